@@ -1,0 +1,23 @@
+//! Embeds the client bundles that npm put into `client/dist`, if it has: without npm the service builds all the same.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+fn main() {
+    for watched in ["migrations", ".sqlx", "client/dist"] {
+        println!("cargo:rerun-if-changed={watched}");
+    }
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("bundles.rs");
+    fs::write(out, bundles(&root.join("client/dist"))).expect("OUT_DIR can be written");
+}
+
+/// The source of a slice of `(file name, contents)`.
+fn bundles(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.retain(|name| name.starts_with("socket.io"));
+    names.sort();
+    let items = names.iter().map(|name| format!("({name:?}, include_bytes!({:?})),", folder.join(name)));
+    format!("&[{}]", items.collect::<String>())
+}

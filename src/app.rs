@@ -1,0 +1,199 @@
+//! The composition root: puts the parts together, serves connections, and takes everything down in order.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use http::Method;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceBuilder;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use tracing::{debug, error, info, warn};
+
+use crate::bus::LocalBus;
+use crate::config::Config;
+use crate::http::{self as web, App};
+use crate::inbox::Inbox;
+use crate::realtime::{self, Realtime};
+use crate::store::{self, OpenError};
+
+/// Pending connections the kernel holds: with 1,024 a herd of reconnecting sockets loses some to one-second retries.
+const BACKLOG: u32 = 4096;
+
+/// After a failed accept: long enough for some descriptor to come free, short enough not to be noticed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the service could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// As configured.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A task that must not end did: its state is unknown, so the process stops and starts over.
+    #[error("the {0} task crashed")]
+    Crashed(&'static str),
+}
+
+/// Opens the listening socket that [`run`] serves.
+///
+/// # Errors
+/// [`Error::Listen`] if the address is taken or not this machine's.
+pub fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Error> {
+    let open = || {
+        let socket = if address.is_ipv6() { tokio::net::TcpSocket::new_v6() } else { tokio::net::TcpSocket::new_v4() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    open().map_err(|source| Error::Listen { address, source })
+}
+
+/// Serves until `shutdown` is cancelled, then drains: no new work, queued work done, sockets told, database closed.
+///
+/// # Errors
+/// Says why the service could not start or go on.
+pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    let opened = store::open(&config.database_url, &config.store()).await?;
+    let (inbox, tasks) =
+        Inbox::new(opened.store, opened.committer, Arc::new(LocalBus), opened.epoch, config.inbox());
+    let writer_stop = CancellationToken::new();
+    let mut writer = tokio::spawn(tasks.writer.run(writer_stop.clone()));
+    let mut heads = tokio::spawn(tasks.heads.run());
+    let mut sweep = tokio::spawn({
+        let (inbox, stop) = (Arc::clone(&inbox), shutdown.clone());
+        async move { inbox.sweep(stop).await }
+    });
+
+    let (realtime, engine) = Realtime::new(&inbox, config.realtime());
+    let app = App::new(Arc::clone(&inbox), config.http(), shutdown.clone());
+    let engine = ServiceBuilder::new().layer(cors()).map_request(realtime::lean).service(engine);
+    let router = web::router(app, &config.socket_path)
+        .route_service(&config.socket_path, engine.clone())
+        .route_service(&format!("{}/", config.socket_path), engine);
+
+    let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
+    println!(
+        "Tidings listens on http://{address}, keeps its data in {}; open http://{address}/ to try it.",
+        opened.place
+    );
+    let connections = TaskTracker::new();
+    let crashed = tokio::select! {
+        () = accept(&listener, &router, &config, &connections, &shutdown) => None,
+        _ = &mut writer => Some("writer"),
+        _ = &mut heads => Some("heads"),
+        _ = &mut sweep => Some("sweep").filter(|_| !shutdown.is_cancelled()),
+    };
+    if let Some(task) = crashed {
+        return Err(Error::Crashed(task));
+    }
+    drop(listener);
+
+    let drain_timeout = Duration::from_secs(config.drain_timeout_secs);
+    info!(timeout_secs = config.drain_timeout_secs, "Stopping");
+    connections.close();
+    let drained = tokio::time::timeout(drain_timeout, async {
+        realtime.announce_drain(drain_timeout).await;
+        realtime.close().await;
+        connections.wait().await;
+        inbox.drained().await;
+    });
+    if drained.await.is_err() {
+        warn!(sockets.open = connections.len(), "Stopped waiting for what is still open");
+    }
+    writer_stop.cancel();
+    match tokio::time::timeout(drain_timeout, writer).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Error::Crashed("writer")),
+        Err(_) => {
+            error!("The database did not finish in time");
+            Err(Error::Crashed("writer"))
+        }
+    }
+}
+
+/// Browsers of 2.x clients send their polls with credentials, so the origin is mirrored instead of `*`.
+fn cors() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::mirror_request())
+        .allow_headers(AllowHeaders::mirror_request())
+        .allow_methods([Method::GET, Method::POST])
+        .allow_credentials(true)
+}
+
+async fn accept(
+    listener: &TcpListener,
+    router: &Router,
+    config: &Config,
+    connections: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(config.header_timeout_secs))
+        .max_buf_size(config.max_header_bytes);
+    let stuck_timeout = Duration::from_secs(config.stuck_timeout_secs);
+    while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, _)) => {
+                if let Err(error) = prepare(&stream, stuck_timeout) {
+                    debug!(%error, "A connection broke before it was served");
+                    continue;
+                }
+                let connection = serve(stream, &http, router.clone(), shutdown.clone());
+                connections.spawn(connection);
+            }
+            // Most of all: no descriptor is free. Those who are connected are served on.
+            Err(error) => {
+                warn!(%error, "Cannot accept a connection, trying again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// What is small goes out at once, and a peer that acknowledges nothing is given up after `stuck_timeout`: the engine
+/// cannot close a socket whose writer is blocked.
+fn prepare(stream: &TcpStream, stuck_timeout: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    SockRef::from(stream).set_tcp_user_timeout(Some(stuck_timeout))?;
+    Ok(())
+}
+
+fn serve(
+    stream: TcpStream,
+    http: &http1::Builder,
+    router: Router,
+    shutdown: CancellationToken,
+) -> impl Future<Output = ()> + Send + 'static {
+    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).with_upgrades();
+    async move {
+        let mut connection = std::pin::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            debug!(%error, "A connection ended");
+        }
+    }
+}
+

@@ -1,0 +1,267 @@
+//! The configuration: one struct, in which a flag, its environment variable and its help are one field.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{http, inbox, realtime, store};
+
+/// A persistent notification service with an offline inbox.
+///
+/// Backends POST to /api; pages log in over Socket.IO, get what they missed, then everything live. Every flag can also be
+/// set by the environment variable beside it.
+#[derive(Debug, Parser)]
+#[command(name = "tidings", version, max_term_width = 120)]
+pub struct Cli {
+    /// What to do; `serve` unless given.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// For every command.
+    #[command(flatten)]
+    pub config: Config,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Command {
+    /// Run the service until SIGTERM or SIGINT (the default).
+    Serve,
+}
+
+/// What becomes of rows that a client was sent and never acked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Unacked {
+    /// They are sent again at every login.
+    Replay,
+    /// They count as delivered once the socket has outlived a heartbeat that was sent after them.
+    Heartbeat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Service")]
+pub struct Config {
+    /// Address and port to listen on; port 0 takes any free one.
+    #[arg(long, env = "TIDINGS_LISTEN", default_value = "127.0.0.1:4001", global = true)]
+    pub listen: SocketAddr,
+    /// Where the data is: sqlite://FILE, created if it is missing.
+    #[arg(long, env = "DATABASE_URL", default_value = "sqlite://tidings.db", global = true, hide_env_values = true)]
+    pub database_url: String,
+    /// Where the Socket.IO engine answers.
+    #[arg(long, env = "TIDINGS_SOCKET_PATH", default_value = "/socket.io", value_parser = socket_path, global = true)]
+    pub socket_path: String,
+    /// What becomes of rows that a client was sent and never acked.
+    #[arg(long, env = "TIDINGS_UNACKED", value_enum, default_value = "replay", global = true)]
+    pub unacked: Unacked,
+    /// How log lines look; they go to standard error.
+    #[arg(long, env = "TIDINGS_LOG_FORMAT", value_enum, default_value = "text", global = true)]
+    pub log_format: LogFormat,
+    /// Which log lines are written, for example `info` or `tidings=debug`.
+    #[arg(long, env = "TIDINGS_LOG", default_value = "info", global = true)]
+    pub log: String,
+    /// How long a stop may take before what is still open is cut, in seconds.
+    #[arg(long, env = "TIDINGS_DRAIN_TIMEOUT_SECS", default_value_t = 10, global = true)]
+    pub drain_timeout_secs: u64,
+
+    /// Bytes of a POST body.
+    #[arg(long, env = "TIDINGS_MAX_BODY_BYTES", default_value_t = 1024 * 1024, global = true, help_heading = "Limits of a push")]
+    pub max_body_bytes: usize,
+    /// Tokens of a push.
+    #[arg(long, env = "TIDINGS_MAX_TOKENS", default_value_t = 10_000, global = true, help_heading = "Limits of a push")]
+    pub max_tokens: usize,
+    /// Bytes of a token.
+    #[arg(long, env = "TIDINGS_MAX_TOKEN_BYTES", default_value_t = 256, global = true, help_heading = "Limits of a push")]
+    pub max_token_bytes: usize,
+    /// Bytes of entityType.
+    #[arg(long, env = "TIDINGS_MAX_ENTITY_TYPE_BYTES", default_value_t = 128, global = true, help_heading = "Limits of a push")]
+    pub max_entity_type_bytes: usize,
+    /// Bytes of data.
+    #[arg(long, env = "TIDINGS_MAX_DATA_BYTES", default_value_t = 64 * 1024, global = true, help_heading = "Limits of a push")]
+    pub max_data_bytes: usize,
+    /// Levels of arrays and objects in data.
+    #[arg(long, env = "TIDINGS_MAX_DEPTH", default_value_t = 64, global = true, help_heading = "Limits of a push")]
+    pub max_depth: usize,
+    /// Bytes of a request's headers.
+    #[arg(long, env = "TIDINGS_MAX_HEADER_BYTES", default_value_t = 16 * 1024, value_parser = at_least_8192, global = true, help_heading = "Limits of a push")]
+    pub max_header_bytes: usize,
+    /// How long a request's headers may take to arrive, and a kept connection may stay idle, in seconds.
+    #[arg(long, env = "TIDINGS_HEADER_TIMEOUT_SECS", default_value_t = 10, global = true, help_heading = "Limits of a push")]
+    pub header_timeout_secs: u64,
+
+    /// Pushes and receipts that may wait to be stored; beyond it they are answered 503 at once.
+    #[arg(long, env = "TIDINGS_WRITE_QUEUE", default_value_t = 4096, value_parser = positive, global = true, help_heading = "Storage")]
+    pub write_queue: usize,
+    /// How long a push waits for the database, in seconds.
+    #[arg(long, env = "TIDINGS_STORE_TIMEOUT_SECS", default_value_t = 5, global = true, help_heading = "Storage")]
+    pub store_timeout_secs: u64,
+    /// Database connections for reading.
+    #[arg(long, env = "TIDINGS_READERS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), global = true, help_heading = "Storage")]
+    pub readers: u32,
+    /// How long an Idempotency-Key is kept, in seconds.
+    #[arg(long, env = "TIDINGS_IDEMPOTENCY_TTL_SECS", default_value_t = 24 * 60 * 60, value_parser = clap::value_parser!(u64).range(..=10 * 365 * 24 * 60 * 60), global = true, help_heading = "Storage")]
+    pub idempotency_ttl_secs: u64,
+    /// A database file of up to this many MiB is checked page by page at start.
+    #[arg(long, env = "TIDINGS_STARTUP_CHECK_MIB", default_value_t = 1024, global = true, help_heading = "Storage")]
+    pub startup_check_mib: u64,
+
+    /// How long a socket may take to log in, in seconds.
+    #[arg(long, env = "TIDINGS_LOGIN_TIMEOUT_SECS", default_value_t = 10, global = true, help_heading = "Sockets")]
+    pub login_timeout_secs: u64,
+    /// Sockets that one token may have.
+    #[arg(long, env = "TIDINGS_MAX_SOCKETS_PER_TOKEN", default_value_t = 50, value_parser = positive, global = true, help_heading = "Sockets")]
+    pub max_sockets_per_token: usize,
+    /// Messages that a client which acks may have unacked; then it gets no more until it acks.
+    #[arg(long, env = "TIDINGS_WINDOW", default_value_t = 64, value_parser = positive, global = true, help_heading = "Sockets")]
+    pub window: usize,
+    /// Rows that are read at a time.
+    #[arg(long, env = "TIDINGS_PAGE", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..), global = true, help_heading = "Sockets")]
+    pub page: u32,
+    /// Newest events that are kept in memory for each token with sockets.
+    #[arg(long, env = "TIDINGS_RING", default_value_t = 64, global = true, help_heading = "Sockets")]
+    pub ring: usize,
+    /// Pages that are read at the same time; other sockets that catch up wait for their turn.
+    #[arg(long, env = "TIDINGS_REPLAYS", default_value_t = 8, value_parser = positive, global = true, help_heading = "Sockets")]
+    pub replays: usize,
+    /// Events of one client that may wait; beyond it they are refused.
+    #[arg(long, env = "TIDINGS_EVENT_QUEUE", default_value_t = 64, value_parser = positive, global = true, help_heading = "Sockets")]
+    pub event_queue: usize,
+    /// How often a socket is asked for a sign of life, in seconds.
+    #[arg(long, env = "TIDINGS_PING_INTERVAL_SECS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Sockets")]
+    pub ping_interval_secs: u64,
+    /// How long the sign of life may take, in seconds.
+    #[arg(long, env = "TIDINGS_PING_TIMEOUT_SECS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Sockets")]
+    pub ping_timeout_secs: u64,
+    /// A socket that takes nothing for this long is closed, in seconds.
+    #[arg(long, env = "TIDINGS_STUCK_TIMEOUT_SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Sockets")]
+    pub stuck_timeout_secs: u64,
+    /// Bytes of one message of a client.
+    #[arg(long, env = "TIDINGS_MAX_MESSAGE_BYTES", default_value_t = 64 * 1024, global = true, help_heading = "Sockets")]
+    pub max_message_bytes: usize,
+    /// How often the newest rev of every connected token is compared with the table, in seconds.
+    #[arg(long, env = "TIDINGS_SWEEP_INTERVAL_SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Sockets")]
+    pub sweep_interval_secs: u64,
+}
+
+/// What a socket gets beyond ping interval and timeout until its rows count as delivered: the answer to a ping that was
+/// queued behind them has then come.
+const HEARTBEAT_GRACE: Duration = Duration::from_secs(5);
+
+impl Config {
+    /// The part that the use cases need.
+    #[must_use]
+    pub fn inbox(&self) -> inbox::Settings {
+        inbox::Settings {
+            write_queue: self.write_queue,
+            store_timeout: Duration::from_secs(self.store_timeout_secs),
+            window: self.window,
+            page: self.page,
+            ring: self.ring,
+            max_sockets_per_token: self.max_sockets_per_token,
+            replays: self.replays,
+            stuck_timeout: Duration::from_secs(self.stuck_timeout_secs),
+            sweep_interval: Duration::from_secs(self.sweep_interval_secs),
+            heartbeat: (self.unacked == Unacked::Heartbeat)
+                .then(|| Duration::from_secs(self.ping_interval_secs + self.ping_timeout_secs) + HEARTBEAT_GRACE),
+        }
+    }
+
+    /// The part that the database needs.
+    #[must_use]
+    pub fn store(&self) -> store::Settings {
+        store::Settings {
+            readers: self.readers,
+            timeout: Duration::from_secs(self.store_timeout_secs),
+            idempotency_ttl: Duration::from_secs(self.idempotency_ttl_secs),
+            startup_check_bytes: self.startup_check_mib.saturating_mul(1024 * 1024),
+        }
+    }
+
+    /// The part that the sockets need.
+    #[must_use]
+    pub fn realtime(&self) -> realtime::Settings {
+        realtime::Settings {
+            path: self.socket_path.clone(),
+            ping_interval: Duration::from_secs(self.ping_interval_secs),
+            ping_timeout: Duration::from_secs(self.ping_timeout_secs),
+            login_timeout: Duration::from_secs(self.login_timeout_secs),
+            event_queue: self.event_queue,
+            max_message_bytes: self.max_message_bytes,
+            max_token_bytes: self.max_token_bytes,
+        }
+    }
+
+    /// The part that the push needs.
+    #[must_use]
+    pub fn http(&self) -> http::Limits {
+        http::Limits {
+            body_bytes: self.max_body_bytes,
+            tokens: self.max_tokens,
+            token_bytes: self.max_token_bytes,
+            entity_type_bytes: self.max_entity_type_bytes,
+            data_bytes: self.max_data_bytes,
+            depth: self.max_depth,
+        }
+    }
+}
+
+fn socket_path(text: &str) -> Result<String, String> {
+    let path = text.trim_end_matches('/');
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-~".contains(c);
+    if path.len() < 2 || !path.starts_with('/') || path.contains("//") || !path.chars().all(plain) {
+        return Err("must be an absolute path of letters, digits, / . _ - ~, such as /ws/socket.io".to_owned());
+    }
+    Ok(path.to_owned())
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("must be a whole number, 1 or more".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+/// The least that the HTTP library can work with.
+fn at_least_8192(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|bytes| *bytes >= 8192).ok_or_else(|| "must be a whole number, 8192 or more".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_variable_named_after_it() {
+        for argument in Cli::command().get_arguments() {
+            let id = argument.get_id().as_str();
+            if !["help", "version"].contains(&id) {
+                let wanted = if id == "database_url" { "DATABASE_URL" } else { &format!("TIDINGS_{}", id.to_uppercase()) };
+                assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(wanted));
+            }
+        }
+    }
+
+    #[test]
+    fn socket_paths_are_absolute_and_plain() {
+        assert_eq!(socket_path("/ws/socket.io/"), Ok("/ws/socket.io".to_owned()));
+        for bad in ["", "/", "ws", "/a b", "/a?b", "//a", "/{a}"] {
+            assert!(socket_path(bad).is_err(), "{bad}");
+        }
+    }
+}

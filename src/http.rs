@@ -1,0 +1,76 @@
+//! HTTP: the push, health, and the pages. Handlers take a request apart, make one call, and put the answer together.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use http::StatusCode;
+use tokio_util::sync::CancellationToken;
+
+use crate::inbox::Inbox;
+
+mod body;
+mod pages;
+mod problem;
+mod push;
+
+pub use problem::Problem;
+
+/// Every bound of the push.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of a body.
+    pub body_bytes: usize,
+    /// Tokens of a push.
+    pub tokens: usize,
+    /// Bytes of a token.
+    pub token_bytes: usize,
+    /// Bytes of `entityType`.
+    pub entity_type_bytes: usize,
+    /// Bytes of `data`.
+    pub data_bytes: usize,
+    /// Levels of `data`.
+    pub depth: usize,
+}
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct App {
+    inbox: Arc<Inbox>,
+    limits: Arc<Limits>,
+    /// Cancelled when the service begins to stop.
+    stopping: CancellationToken,
+}
+
+impl App {
+    /// The state of the handlers.
+    #[must_use]
+    pub fn new(inbox: Arc<Inbox>, limits: Limits, stopping: CancellationToken) -> Self {
+        Self { inbox, limits: Arc::new(limits), stopping }
+    }
+}
+
+/// Everything but the sockets; `socket_path` is where the client bundles are served.
+pub fn router(app: App, socket_path: &str) -> Router {
+    Router::new()
+        .route("/api", post(push::push).get(|| async { "." }))
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/readyz", get(ready))
+        .merge(pages::router(socket_path))
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take this method")
+        })
+        .with_state(app)
+}
+
+/// 200 if a push would probably work: the database answers and the service is not stopping.
+async fn ready(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
+    if app.stopping.is_cancelled() {
+        return Err(Problem::draining());
+    }
+    app.inbox.ping().await.map_err(|error| Problem::store(&error))?;
+    Ok("ready")
+}

@@ -1,0 +1,258 @@
+//! From the bytes of a push to a checked [`NewPush`]: parsing is validation, and every refusal says where.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{Limits, Problem};
+use crate::notification::{NewPush, Payload, PayloadError, Token, TokenError};
+
+/// How a body is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Format {
+    Json,
+    Form,
+}
+
+/// Checks a body.
+pub(super) fn parse(format: Format, body: &[u8], limits: &Limits) -> Result<NewPush, Problem> {
+    match format {
+        Format::Json => parse_json(body, limits),
+        Format::Form => parse_form(body, limits),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields<'a> {
+    #[serde(borrow)]
+    tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    entity_type: Option<Cow<'a, str>>,
+    /// `null` is data like any other; only a missing one is replaced.
+    #[serde(default, deserialize_with = "present")]
+    data: Option<Box<RawValue>>,
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::deserialize(deserializer).map(Some)
+}
+
+fn parse_json(body: &[u8], limits: &Limits) -> Result<NewPush, Problem> {
+    let text = std::str::from_utf8(body)
+        .map_err(|error| invalid(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
+    // serde would take an array for the fields in order.
+    if !text.trim_start().starts_with('{') {
+        return Err(invalid("the body must be a JSON object"));
+    }
+    let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| invalid(format!("the body: {error}")))?;
+    let mut tokens = Tokens::new(limits);
+    match fields.tokens.map(RawValue::get) {
+        None => {}
+        // A single empty text means nobody, as a missing list does.
+        Some("\"\"") => {}
+        Some(list) if list.starts_with('[') => {
+            let list: Vec<&RawValue> = serde_json::from_str(list).map_err(|error| invalid(format!("tokens: {error}")))?;
+            for (at, item) in list.into_iter().enumerate() {
+                tokens.add(&scalar(item.get()).ok_or_else(|| not_a_token(at))?, at)?;
+            }
+        }
+        Some(one) => tokens.add(
+            &scalar(one).ok_or_else(|| invalid("tokens must be a text, a number, or a list of texts and numbers"))?,
+            0,
+        )?,
+    }
+    let data = match fields.data {
+        Some(data) => data,
+        None => RawValue::from_string("{}".to_owned()).expect("it is JSON"),
+    };
+    check(tokens, fields.entity_type.unwrap_or_default().into_owned(), data, limits)
+}
+
+/// A text, or a number as its decimal text.
+fn scalar(json: &str) -> Option<Cow<'_, str>> {
+    match json.as_bytes().first()? {
+        b'"' => serde_json::from_str::<Cow<'_, str>>(json).ok(),
+        b'-' | b'0'..=b'9' if !json.contains(['e', 'E']) => Some(Cow::Borrowed(json)),
+        _ => None,
+    }
+}
+
+fn not_a_token(at: usize) -> Problem {
+    invalid(format!("tokens[{at}] must be a text or a number in decimal digits"))
+}
+
+fn parse_form(body: &[u8], limits: &Limits) -> Result<NewPush, Problem> {
+    let text = std::str::from_utf8(body).map_err(|_| invalid("the body is not a form"))?;
+    let (mut tokens, mut entity_type, mut data) = (Tokens::new(limits), None, None);
+    let mut values = 0;
+    let mut lonely_empty = false;
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = (decode(name, "a name")?, decode(value, name)?);
+        match &*name {
+            "tokens" | "tokens[]" => {
+                lonely_empty = values == 0 && value.is_empty();
+                if !lonely_empty {
+                    tokens.add(&value, values)?;
+                }
+                values += 1;
+            }
+            "entityType" => once(&mut entity_type, &name, value)?,
+            "data" => once(&mut data, &name, value)?,
+            nested if nested.starts_with("data[") => {
+                return Err(invalid("data in a form is one text; send JSON for anything nested"));
+            }
+            _ => {}
+        }
+    }
+    if lonely_empty && values > 1 {
+        return Err(not_a_token(0));
+    }
+    let data = to_raw_value(&data.unwrap_or_default()).expect("a text always serialises");
+    check(tokens, entity_type.unwrap_or_default().into_owned(), data, limits)
+}
+
+fn decode<'a>(encoded: &'a str, name: &str) -> Result<Cow<'a, str>, Problem> {
+    let spaced = encoded.replace('+', " ");
+    let decoded = percent_decode_str(&spaced).decode_utf8();
+    decoded.map(|text| Cow::Owned(text.into_owned())).map_err(|_| invalid(format!("{name} is not UTF-8")))
+}
+
+fn once<'a>(field: &mut Option<Cow<'a, str>>, name: &str, value: Cow<'a, str>) -> Result<(), Problem> {
+    match field.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(invalid(format!("{name} is given twice"))),
+    }
+}
+
+fn check(tokens: Tokens<'_>, entity_type: String, data: Box<RawValue>, limits: &Limits) -> Result<NewPush, Problem> {
+    if entity_type.len() > limits.entity_type_bytes {
+        let detail = format!(
+            "entityType is at most {} bytes long, this one is {}",
+            limits.entity_type_bytes,
+            entity_type.len()
+        );
+        return Err(Problem::too_large("entity_type_too_long", detail));
+    }
+    if entity_type.contains('\0') {
+        return Err(Problem::bad_request("invalid_data", "entityType holds the NUL character"));
+    }
+    let data = Payload::parse(data, limits.data_bytes, limits.depth).map_err(|error| match error {
+        PayloadError::TooLarge { .. } => Problem::too_large("data_too_large", error.to_string()),
+        _ => Problem::bad_request("invalid_data", error.to_string()),
+    })?;
+    Ok(NewPush { tokens: tokens.distinct, entity_type, data })
+}
+
+fn invalid(detail: impl Into<String>) -> Problem {
+    Problem::bad_request("invalid_body", detail)
+}
+
+/// The distinct tokens of a push in the order they come.
+struct Tokens<'l> {
+    limits: &'l Limits,
+    seen: HashSet<Token>,
+    distinct: Vec<Token>,
+}
+
+impl<'l> Tokens<'l> {
+    fn new(limits: &'l Limits) -> Self {
+        Self { limits, seen: HashSet::new(), distinct: Vec::new() }
+    }
+
+    fn add(&mut self, text: &str, at: usize) -> Result<(), Problem> {
+        let token = Token::parse(text, self.limits.token_bytes).map_err(|error| match error {
+            TokenError::TooLong { .. } => Problem::too_large("token_too_long", format!("tokens[{at}]: {error}")),
+            TokenError::Nul => Problem::bad_request("invalid_data", format!("tokens[{at}]: {error}")),
+            TokenError::Empty => invalid(format!("tokens[{at}]: {error}")),
+        })?;
+        if self.seen.insert(token.clone()) {
+            if self.distinct.len() == self.limits.tokens {
+                let detail = format!("a push has at most {} tokens", self.limits.tokens);
+                return Err(Problem::too_large("too_many_tokens", detail));
+            }
+            self.distinct.push(token);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits =
+        Limits { body_bytes: 1000, tokens: 3, token_bytes: 8, entity_type_bytes: 8, data_bytes: 100, depth: 4 };
+
+    fn json(body: &str) -> Result<(Vec<String>, String, String), (&'static str, String)> {
+        shown(parse(Format::Json, body.as_bytes(), &LIMITS))
+    }
+
+    fn form(body: &str) -> Result<(Vec<String>, String, String), (&'static str, String)> {
+        shown(parse(Format::Form, body.as_bytes(), &LIMITS))
+    }
+
+    fn shown(push: Result<NewPush, Problem>) -> Result<(Vec<String>, String, String), (&'static str, String)> {
+        push.map(|push| {
+            let tokens = push.tokens.iter().map(|token| token.as_str().to_owned()).collect();
+            (tokens, push.entity_type, push.data.as_str().to_owned())
+        })
+        .map_err(|problem| (problem.code, problem.detail))
+    }
+
+    fn accepted(tokens: &[&str], entity_type: &str, data: &str) -> (Vec<String>, String, String) {
+        (tokens.iter().map(|&token| token.to_owned()).collect(), entity_type.to_owned(), data.to_owned())
+    }
+
+    #[test]
+    fn tokens_are_a_text_a_number_or_a_list_and_count_once() {
+        assert_eq!(json(r#"{"tokens":"a"}"#), Ok(accepted(&["a"], "", "{}")));
+        assert_eq!(json(r#"{"tokens":42}"#), Ok(accepted(&["42"], "", "{}")));
+        assert_eq!(json(r#"{"tokens":[2,"1","2",1.5]}"#), Ok(accepted(&["2", "1", "1.5"], "", "{}")));
+        assert_eq!(json(r#"{"tokens":[18446744073709551616]}"#).unwrap_err().0, "token_too_long");
+    }
+
+    #[test]
+    fn no_tokens_mean_nobody() {
+        for body in ["{}", r#"{"tokens":null}"#, r#"{"tokens":[]}"#, r#"{"tokens":""}"#] {
+            assert_eq!(json(body), Ok(accepted(&[], "", "{}")));
+        }
+        assert_eq!(form("tokens="), Ok(accepted(&[], "", "\"\"")));
+    }
+
+    #[test]
+    fn data_is_kept_byte_for_byte_and_null_is_data() {
+        assert_eq!(json(r#"{"tokens":"a","data":{ "b":1.10, "a" : 1e400 }}"#).unwrap().2, r#"{ "b":1.10, "a" : 1e400 }"#);
+        assert_eq!(json(r#"{"tokens":"a","data":null}"#).unwrap().2, "null");
+    }
+
+    #[test]
+    fn refusals_say_where() {
+        let code_of = |body| json(body).unwrap_err();
+        assert_eq!(code_of("[1]").1, "the body must be a JSON object");
+        assert_eq!(code_of(r#"{"tokens":["a",null]}"#).1, "tokens[1] must be a text or a number in decimal digits");
+        assert_eq!(code_of(r#"{"tokens":["a",1e3]}"#).1, "tokens[1] must be a text or a number in decimal digits");
+        assert_eq!(code_of(r#"{"tokens":["a",""]}"#).1, "tokens[1]: a token must not be empty");
+        assert_eq!(code_of(r#"{"tokens":["a\u0000"]}"#), ("invalid_data", "tokens[0]: a token must not hold the NUL character".into()));
+        assert_eq!(code_of(r#"{"tokens":[1,2,3,4]}"#), ("too_many_tokens", "a push has at most 3 tokens".into()));
+        assert_eq!(code_of(r#"{"entityType":"123456789"}"#).0, "entity_type_too_long");
+        assert_eq!(code_of("{\"tokens\":\n [1").1, "the body: EOF while parsing a list at line 2 column 3");
+        assert_eq!(code_of(r#"{"data":[[[[[1]]]]]}"#), ("invalid_data", "data nests deeper than 4 levels at byte 4".into()));
+    }
+
+    #[test]
+    fn a_form_repeats_its_tokens_and_its_data_is_a_text() {
+        assert_eq!(
+            form("tokens=1&tokens=b+c&tokens=1&entityType=like&data=You+shall%20not+pass%21"),
+            Ok(accepted(&["1", "b c"], "like", r#""You shall not pass!""#))
+        );
+        assert_eq!(form("tokens=1&tokens=").unwrap_err().1, "tokens[1]: a token must not be empty");
+        assert_eq!(form("tokens=%ff").unwrap_err().1, "tokens is not UTF-8");
+        assert_eq!(form("data=1&data=2").unwrap_err().1, "data is given twice");
+        assert_eq!(form("data[who]=2").unwrap_err().0, "invalid_body");
+    }
+}

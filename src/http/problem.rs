@@ -1,0 +1,80 @@
+//! Errors as `application/problem+json` (RFC 9457) with a stable `code`.
+
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
+use serde_json::json;
+use tracing::error;
+
+use crate::store;
+
+/// An error answer. `detail` is for the client: it says what is wrong and where, and never what the server knows.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub(super) status: StatusCode,
+    pub(super) code: &'static str,
+    pub(super) detail: String,
+}
+
+/// How long a client should wait before it tries again, in seconds.
+const RETRY_AFTER_SECS: HeaderValue = HeaderValue::from_static("1");
+
+impl Problem {
+    /// An error answer with a stable code.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into() }
+    }
+
+    pub(super) fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    pub(super) fn too_large(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail)
+    }
+
+    pub(super) fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+    }
+
+    pub(super) fn draining() -> Self {
+        Self::unavailable("draining", "the service is stopping")
+    }
+
+    /// What a failure of the database means for the client; logs the failure itself.
+    pub(super) fn store(failure: &store::Error) -> Self {
+        error!(error = %failure, "The database failed a request");
+        match failure {
+            store::Error::StorageFull => {
+                Self::unavailable("storage_full", "the disk is full; nothing was stored, try again later")
+            }
+            store::Error::Unavailable(_) => Self::unavailable(
+                "storage_unavailable",
+                "the database does not answer; nothing was stored, try again later",
+            ),
+            store::Error::OutcomeUnknown(_) => Self::unavailable(
+                "outcome_unknown",
+                "the push may be stored or not; a retry with the same Idempotency-Key settles it",
+            ),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason().unwrap_or_default(),
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+            "code": self.code,
+        });
+        let mut response = (self.status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, RETRY_AFTER_SECS);
+        }
+        response
+    }
+}

@@ -1,0 +1,307 @@
+//! The use cases: push, login, ack and read, and the sweep that makes up for lost hints.
+//!
+//! It knows the store and the bus, and no wire format: HTTP and Socket.IO call in here with checked values, and a session
+//! gets its messages through an [`Outlet`].
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::Utc;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::bus::Bus;
+use crate::notification::{Event, Head, NewPush, Pushed, ReceiptKind, Selection, Token};
+use crate::store::{self, Committer, IdempotencyKey, KeyName, KeyedPush, Page, PushOutcome, Receipt, Store};
+use crate::store::{Undelivered, Writer, WriterError, WriterTask};
+
+mod heads;
+mod hub;
+mod pump;
+mod session;
+#[cfg(test)]
+mod tests;
+
+pub use heads::HeadsTask;
+pub use hub::{Hub, Live};
+pub use pump::{Delivery, Outbound, Outlet, OutletError, Pump};
+pub use session::Session;
+
+use heads::Heads;
+use pump::Backlog;
+
+/// Every bound of the use cases.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Jobs that may wait for the writer.
+    pub write_queue: usize,
+    /// How long a push or receipt waits for its commit.
+    pub store_timeout: Duration,
+    /// Messages that an acking client may have unacked.
+    pub window: usize,
+    /// Rows a page of the table holds.
+    pub page: u32,
+    /// Events the hub keeps a token.
+    pub ring: usize,
+    /// Sessions a token may have on this node.
+    pub max_sockets_per_token: usize,
+    /// Pages of the table that are read at a time.
+    pub replays: usize,
+    /// A socket that takes nothing for this long is closed.
+    pub stuck_timeout: Duration,
+    /// How often heads are compared with the table.
+    pub sweep_interval: Duration,
+    /// Rows of a client that never acks count as delivered when its socket is alive this long after they were sent; if
+    /// not set they never do.
+    pub heartbeat: Option<Duration>,
+}
+
+/// The use cases over one database.
+pub struct Inbox {
+    store: Arc<dyn Store>,
+    writer: Writer,
+    hub: Arc<Hub>,
+    bus: Arc<dyn Bus>,
+    heads: Heads,
+    epoch: String,
+    settings: Settings,
+    /// Bounds the memory and the load of reading pages: one huge inbox takes its turn like any other.
+    readers: Semaphore,
+    /// Owner and key of the keyed pushes that wait for their commit.
+    pending_keys: Mutex<HashSet<KeyName>>,
+    sessions: TaskTracker,
+}
+
+/// The tasks that an [`Inbox`] needs running.
+pub struct Tasks {
+    /// Commits; to be stopped last.
+    pub writer: WriterTask,
+    /// Reads heads for logins.
+    pub heads: HeadsTask,
+}
+
+/// Why a push was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// A push with the same idempotency key is being committed.
+    #[error("a push with this Idempotency-Key is in flight")]
+    KeyInFlight,
+    /// The same idempotency key came before with another body.
+    #[error("this Idempotency-Key was used with another body")]
+    KeyMismatch,
+    /// The writer did not do it.
+    #[error(transparent)]
+    Writer(#[from] WriterError),
+}
+
+/// Why a login was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    /// The token has as many sessions on this node as it may.
+    #[error("this token has too many sockets")]
+    TooManySockets,
+    /// The database does not answer.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// What a login is answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Greeting {
+    /// The data set; a cursor from another one means nothing.
+    pub epoch: String,
+    /// The inbox as of the login.
+    pub head: Head,
+    /// How many messages will be replayed.
+    pub undelivered: u64,
+}
+
+/// A session that is attached and has not been sent anything yet.
+pub struct Login {
+    /// To be sent before [`Login::start`].
+    pub greeting: Greeting,
+    /// For the session's receipts and its end.
+    pub session: Arc<Session>,
+    pump: Pump,
+    backlog: Backlog,
+}
+
+impl Inbox {
+    /// Makes the use cases over an open database.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn Store>,
+        committer: Box<dyn Committer>,
+        bus: Arc<dyn Bus>,
+        epoch: String,
+        settings: Settings,
+    ) -> (Arc<Self>, Tasks) {
+        let hub = Arc::new(Hub::new(settings.ring, settings.max_sockets_per_token));
+        let publish = {
+            let (hub, bus) = (Arc::clone(&hub), Arc::clone(&bus));
+            move |events: Vec<(Token, Event)>| {
+                bus.publish(&events);
+                hub.publish(events);
+            }
+        };
+        let (writer, writer_task) = Writer::new(committer, settings.write_queue, settings.store_timeout, publish);
+        let (heads, heads_task) = Heads::new(Arc::clone(&store));
+        let readers = Semaphore::new(settings.replays);
+        let inbox = Self {
+            store,
+            writer,
+            hub,
+            bus,
+            heads,
+            epoch,
+            settings,
+            readers,
+            pending_keys: Mutex::default(),
+            sessions: TaskTracker::new(),
+        };
+        (Arc::new(inbox), Tasks { writer: writer_task, heads: heads_task })
+    }
+
+    /// Stores one row per token and returns after they are durable.
+    ///
+    /// # Errors
+    /// Nothing was written, unless it is [`store::Error::OutcomeUnknown`].
+    pub async fn push(&self, push: NewPush, key: Option<IdempotencyKey>) -> Result<Pushed, PushError> {
+        let _pending = match &key {
+            Some(key) => Some(PendingKey::enter(&self.pending_keys, key).ok_or(PushError::KeyInFlight)?),
+            None => None,
+        };
+        match self.writer.push(KeyedPush { push, key }).await? {
+            PushOutcome::Pushed(pushed) => Ok(pushed),
+            PushOutcome::KeyMismatch => Err(PushError::KeyMismatch),
+        }
+    }
+
+    /// Attaches a session and reads what it missed.
+    ///
+    /// # Errors
+    /// The session is detached again then.
+    pub async fn login(self: &Arc<Self>, token: &Token, batch: bool, outlet: Arc<dyn Outlet>) -> Result<Login, LoginError> {
+        // In this order: whatever is committed after the head was read wakes the session.
+        let attachment = self.hub.attach(token, batch).ok_or(LoginError::TooManySockets)?;
+        self.bus.subscribe(token).await;
+        let head = self.heads.read(token).await?;
+
+        let (mut first, mut undelivered) = (Page { rows: Vec::new(), more: false }, 0);
+        if head.rev > head.delivered_upto {
+            let now = Utc::now();
+            let page = Undelivered { token, after: head.delivered_upto, upto: head.rev, limit: self.settings.page, now };
+            first = self.reading(self.store.undelivered(&page)).await?;
+            undelivered = match first.more {
+                true => self.reading(self.store.count_undelivered(&page)).await?,
+                false => first.rows.len() as u64,
+            };
+        }
+        let session = Arc::clone(&attachment.session);
+        debug!(session = session.id(), ?token, inbox.rev = head.rev, inbox.undelivered = undelivered, "Login");
+        Ok(Login {
+            greeting: Greeting { epoch: self.epoch.clone(), head, undelivered },
+            session,
+            pump: Pump::new(Arc::clone(self), attachment, outlet, batch),
+            backlog: Backlog { head, first },
+        })
+    }
+
+    /// The state that a login would be answered with now.
+    ///
+    /// # Errors
+    /// [`LoginError::Store`] if the database does not answer.
+    pub async fn greeting(&self, token: &Token) -> Result<Greeting, LoginError> {
+        let head = self.heads.read(token).await?;
+        let page = Undelivered { token, after: head.delivered_upto, upto: head.rev, limit: 0, now: Utc::now() };
+        let undelivered = self.reading(self.store.count_undelivered(&page)).await?;
+        Ok(Greeting { epoch: self.epoch.clone(), head, undelivered })
+    }
+
+    /// Marks rows of the session's own inbox; a read returns the inbox's head after the commit.
+    ///
+    /// # Errors
+    /// As for [`Writer::receipt`].
+    pub async fn receipt(
+        &self,
+        session: &Session,
+        kind: ReceiptKind,
+        selection: Selection,
+    ) -> Result<Option<Head>, WriterError> {
+        session.received(&selection, kind == ReceiptKind::Ack);
+        let (token, origin) = (session.token().clone(), Some(session.id()));
+        self.writer.receipt(Receipt { token, kind, selection, origin }).await
+    }
+
+    /// Answers if the database does.
+    ///
+    /// # Errors
+    /// [`store::Error::Unavailable`] if it does not.
+    pub async fn ping(&self) -> Result<(), store::Error> {
+        self.store.ping().await
+    }
+
+    /// Compares the heads of every token that has sessions here with the table, every sweep interval, until `stop`.
+    pub async fn sweep(&self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.settings.sweep_interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks.tick().await;
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            self.hub.forget_old_events();
+            for tokens in self.hub.tokens().chunks(1_000) {
+                match self.store.heads(tokens).await {
+                    Ok(heads) => heads.iter().for_each(|(token, head)| self.hub.hint(token, head.rev)),
+                    Err(error) => warn!(%error, "Cannot sweep, the next one will"),
+                }
+            }
+        }
+    }
+
+    /// Runs work for a session that must be done before the service may stop.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.sessions.spawn(work);
+    }
+
+    /// Waits until every session has ended and its work is done.
+    pub async fn drained(&self) {
+        self.sessions.close();
+        self.sessions.wait().await;
+    }
+
+    /// Runs a read of a page when it is its turn.
+    async fn reading<T>(&self, read: impl Future<Output = Result<T, store::Error>>) -> Result<T, store::Error> {
+        let _turn = self.readers.acquire().await.expect("the semaphore is never closed");
+        read.await
+    }
+}
+
+impl Login {
+    /// Starts to send: what was undelivered, then everything newer.
+    pub fn start(self) {
+        let inbox = Arc::clone(&self.pump.inbox);
+        inbox.sessions.spawn(self.pump.run(self.backlog));
+    }
+}
+
+/// A keyed push in flight; leaves the set when dropped.
+struct PendingKey<'a> {
+    keys: &'a Mutex<HashSet<KeyName>>,
+    name: KeyName,
+}
+
+impl<'a> PendingKey<'a> {
+    fn enter(keys: &'a Mutex<HashSet<KeyName>>, key: &IdempotencyKey) -> Option<Self> {
+        let name = key.name();
+        let fresh = keys.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        fresh.then_some(Self { keys, name })
+    }
+}
+
+impl Drop for PendingKey<'_> {
+    fn drop(&mut self) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+    }
+}

@@ -1,0 +1,218 @@
+//! Who is here: the node's map from token to its sessions, with the newest events of each.
+//!
+//! A hub never decides what a session gets. It wakes pumps and saves them reads: a pump that does not find its next rev
+//! in the ring pages the table. So hints may be lost, doubled, reordered or forged without harm.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use serde_json::value::RawValue;
+
+use super::session::Session;
+use crate::notification::{Event, Rev, Token};
+
+/// A ring forgets its oldest events beyond this many bytes, whatever its length: it bounds the memory of one token.
+const RING_BYTES: usize = 256 * 1024;
+
+/// An event as the sessions of one token share it.
+#[derive(Debug)]
+pub struct Live {
+    /// What happened.
+    pub event: Event,
+    /// Its wire form, made by the first session that sends it.
+    pub encoded: OnceLock<Box<RawValue>>,
+}
+
+impl From<Event> for Live {
+    fn from(event: Event) -> Self {
+        Self { event, encoded: OnceLock::new() }
+    }
+}
+
+/// The map from token to its sessions on this node.
+pub struct Hub {
+    channels: Mutex<HashMap<Token, Arc<Channel>>>,
+    ids: AtomicU64,
+    ring: usize,
+    max_sessions: usize,
+}
+
+/// The sessions of one token on this node.
+pub(super) struct Channel {
+    token: Token,
+    state: Mutex<ChannelState>,
+}
+
+#[derive(Default)]
+struct ChannelState {
+    /// The newest rev that anybody spoke of.
+    top: Rev,
+    /// Counts what raised or could have raised `top`.
+    hints: u64,
+    /// Newest events in rev order; gaps are possible.
+    ring: VecDeque<Arc<Live>>,
+    ring_bytes: usize,
+    /// Whether the ring grew since the last sweep.
+    busy: bool,
+    sessions: Vec<Arc<Session>>,
+}
+
+/// What a pump finds beyond its cursor.
+pub(super) enum Next {
+    /// The next events without a gap.
+    Events(Vec<Arc<Live>>),
+    /// Something is there that the ring does not have. To be given back to [`Channel::settle`].
+    Behind(Behind),
+    /// Nothing.
+    UpToDate,
+}
+
+/// How far ahead of a cursor the hints were when a pump looked.
+pub(super) struct Behind {
+    hints: u64,
+}
+
+/// A session's place in the hub; dropping it detaches the session.
+pub(super) struct Attachment {
+    hub: Arc<Hub>,
+    pub(super) channel: Arc<Channel>,
+    pub(super) session: Arc<Session>,
+}
+
+impl Hub {
+    /// `ring` is the number of events kept a token, `max_sessions` the number of sessions a token may have here.
+    #[must_use]
+    pub fn new(ring: usize, max_sessions: usize) -> Self {
+        Self { channels: Mutex::default(), ids: AtomicU64::new(1), ring, max_sessions }
+    }
+
+    /// Adds a session of this token, unless it has as many as it may. From now on every event of the token wakes it.
+    pub(super) fn attach(self: &Arc<Self>, token: &Token, batch: bool) -> Option<Attachment> {
+        let mut channels = lock(&self.channels);
+        let channel = channels.entry(token.clone()).or_insert_with(|| {
+            Arc::new(Channel { token: token.clone(), state: Mutex::default() })
+        });
+        let mut state = lock(&channel.state);
+        if state.sessions.len() >= self.max_sessions {
+            return None;
+        }
+        let session = Arc::new(Session::new(self.ids.fetch_add(1, Ordering::Relaxed), token.clone(), batch));
+        state.sessions.push(Arc::clone(&session));
+        drop(state);
+        Some(Attachment { hub: Arc::clone(self), channel: Arc::clone(channel), session })
+    }
+
+    /// Takes events after their commit, in rev order per token. Only the writer of this node may call it.
+    pub fn publish(&self, events: Vec<(Token, Event)>) {
+        for (token, event) in events {
+            if let Some(channel) = self.channel(&token) {
+                channel.push(Arc::new(event.into()), self.ring);
+            }
+        }
+    }
+
+    /// Takes what somebody says the newest rev of an inbox is.
+    pub fn hint(&self, token: &Token, rev: Rev) {
+        if let Some(channel) = self.channel(token) {
+            let mut state = lock(&channel.state);
+            state.hints += 1;
+            if rev > state.top {
+                state.top = rev;
+                state.wake();
+            }
+        }
+    }
+
+    /// The tokens that have sessions here.
+    #[must_use]
+    pub fn tokens(&self) -> Vec<Token> {
+        lock(&self.channels).keys().cloned().collect()
+    }
+
+    /// Empties the rings that did not grow since the last call: their events were delivered long ago, or belong to a
+    /// session so slow that it may as well read the table.
+    pub fn forget_old_events(&self) {
+        let channels: Vec<_> = lock(&self.channels).values().cloned().collect();
+        for channel in channels {
+            let mut state = lock(&channel.state);
+            if !std::mem::take(&mut state.busy) {
+                state.ring = VecDeque::new();
+                state.ring_bytes = 0;
+            }
+        }
+    }
+
+    fn channel(&self, token: &Token) -> Option<Arc<Channel>> {
+        lock(&self.channels).get(token).cloned()
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let mut channels = lock(&self.hub.channels);
+        let mut state = lock(&self.channel.state);
+        state.sessions.retain(|session| !Arc::ptr_eq(session, &self.session));
+        if state.sessions.is_empty() {
+            channels.remove(&self.channel.token);
+        }
+    }
+}
+
+impl Channel {
+    fn push(&self, live: Arc<Live>, limit: usize) {
+        let mut state = lock(&self.state);
+        let rev = live.event.rev();
+        state.hints += 1;
+        state.top = state.top.max(rev);
+        // One that comes late or twice is left to the table.
+        if state.ring.back().is_none_or(|newest| newest.event.rev() < rev) {
+            state.busy = true;
+            state.ring_bytes += live.event.weight();
+            state.ring.push_back(live);
+            while state.ring.len() > limit || state.ring_bytes > RING_BYTES {
+                let Some(oldest) = state.ring.pop_front() else { break };
+                state.ring_bytes -= oldest.event.weight();
+            }
+        }
+        state.wake();
+    }
+
+    /// What comes after `cursor`, at most `max` events.
+    pub(super) fn next(&self, cursor: Rev, max: usize) -> Next {
+        let state = lock(&self.state);
+        if state.top <= cursor {
+            return Next::UpToDate;
+        }
+        let start = state.ring.partition_point(|live| live.event.rev() <= cursor);
+        let events: Vec<_> = state
+            .ring
+            .iter()
+            .skip(start)
+            .take(max)
+            .zip(cursor + 1..)
+            .take_while(|(live, expected)| live.event.rev() == *expected)
+            .map(|(live, _)| Arc::clone(live))
+            .collect();
+        if events.is_empty() { Next::Behind(Behind { hints: state.hints }) } else { Next::Events(events) }
+    }
+
+    /// Takes back hints that promised more than the table holds up to `cursor`, unless new ones came in the meantime.
+    pub(super) fn settle(&self, behind: &Behind, cursor: Rev) {
+        let mut state = lock(&self.state);
+        if state.hints == behind.hints {
+            state.top = state.ring.back().map_or(cursor, |newest| newest.event.rev().max(cursor));
+        }
+    }
+}
+
+impl ChannelState {
+    fn wake(&self) {
+        self.sessions.iter().for_each(|session| session.wake());
+    }
+}
+
+/// Locks for a short section. A panic in one cannot leave half a change behind, so poisoning means nothing here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,108 @@
+//! One logged-in socket, as its pump and its incoming events share it.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::notification::{Rev, Selection, Token};
+
+/// One logged-in socket.
+#[derive(Debug)]
+pub struct Session {
+    id: u64,
+    token: Token,
+    changed: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Sent and not acked, oldest first; never longer than the window.
+    in_flight: VecDeque<(Rev, Uuid)>,
+    /// Whether this client acks: only then its silence means that it is behind.
+    acking: bool,
+    ended: bool,
+}
+
+impl Session {
+    /// A client that asks for batches is one that acks.
+    pub(super) fn new(id: u64, token: Token, batch: bool) -> Self {
+        let state = State { in_flight: VecDeque::new(), acking: batch, ended: false };
+        Self { id, token, changed: Notify::new(), state: Mutex::new(state) }
+    }
+
+    /// Unique on this node while the process runs.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Whose inbox it is.
+    #[must_use]
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// Ends the session; its pump stops and detaches it.
+    pub fn end(&self) {
+        self.state().ended = true;
+        self.wake();
+    }
+
+    /// Whether the session was ended.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.state().ended
+    }
+
+    /// Wakes the pump: there may be something to send, or room to send it.
+    pub(super) fn wake(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Returns after the next [`Session::wake`], or at once if there was one since the last call.
+    pub(super) async fn woken(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Whether this client has ever acked, or said that it will.
+    pub(super) fn acking(&self) -> bool {
+        self.state().acking
+    }
+
+    /// How many messages may be sent now. A client that never acks is not limited here.
+    pub(super) fn room(&self, window: usize) -> usize {
+        let state = self.state();
+        if state.acking { window.saturating_sub(state.in_flight.len()) } else { window }
+    }
+
+    /// Notes that a message went out.
+    pub(super) fn sent(&self, rev: Rev, id: Uuid, window: usize) {
+        let mut state = self.state();
+        if state.in_flight.len() >= window {
+            // Only a client that has not acked yet gets here: what it was sent first no longer counts.
+            state.in_flight.pop_front();
+        }
+        state.in_flight.push_back((rev, id));
+    }
+
+    /// Makes room for what the client says it has. `acked` is false for a read, which a page that never acks may also
+    /// send and which therefore promises no acks to come.
+    pub(super) fn received(&self, selection: &Selection, acked: bool) {
+        let mut state = self.state();
+        state.acking |= acked;
+        match selection {
+            Selection::Ids(ids) => state.in_flight.retain(|(_, id)| !ids.contains(id)),
+            Selection::UpTo(upto) => state.in_flight.retain(|(rev, _)| rev > upto),
+            Selection::All => state.in_flight.clear(),
+        }
+        drop(state);
+        self.wake();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

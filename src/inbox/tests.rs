@@ -1,0 +1,370 @@
+//! The pump against a fake database and fake sockets, on a paused clock: whatever happens to hints, reads and buffers,
+//! a session gets everything once and in order.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use chrono::Utc;
+use proptest::prelude::*;
+use serde_json::value::RawValue;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Inbox, Session, Settings};
+use crate::bus::LocalBus;
+use crate::notification::{NewPush, Payload, ReceiptKind, Rev, Selection, Token};
+use crate::store::{Batch, KeyedPush};
+
+mod fake;
+
+use fake::{FakeCommitter, FakeDatabase, FakeSocket, Received};
+
+const SWEEP: Duration = Duration::from_secs(3);
+const WINDOW: usize = 4;
+
+fn settings() -> Settings {
+    Settings {
+        write_queue: 64,
+        store_timeout: Duration::from_secs(5),
+        window: WINDOW,
+        page: 3,
+        ring: 4,
+        max_sockets_per_token: 8,
+        replays: 2,
+        stuck_timeout: Duration::from_secs(30),
+        sweep_interval: SWEEP,
+        heartbeat: None,
+    }
+}
+
+fn token(text: &str) -> Token {
+    Token::parse(text, 256).unwrap()
+}
+
+fn push_to(token: &Token) -> NewPush {
+    let data = Payload::parse(RawValue::from_string("{}".into()).unwrap(), 64, 4).unwrap();
+    NewPush { tokens: vec![token.clone()], entity_type: "like".into(), data }
+}
+
+/// A node over a fake database.
+struct Node {
+    database: Arc<FakeDatabase>,
+    inbox: Arc<Inbox>,
+    token: Token,
+    sessions: Vec<TestSession>,
+}
+
+struct TestSession {
+    session: Arc<Session>,
+    socket: Arc<FakeSocket>,
+    acks: bool,
+    /// The head it logged in at, and what was undelivered then.
+    head: Rev,
+    undelivered: HashSet<Rev>,
+}
+
+impl Node {
+    fn start(settings: Settings) -> Self {
+        let database = Arc::new(FakeDatabase::default());
+        let committer = Box::new(FakeCommitter(Arc::clone(&database)));
+        let store = Arc::clone(&database);
+        let (inbox, tasks) = Inbox::new(store, committer, Arc::new(LocalBus), "epoch".into(), settings);
+        tokio::spawn(tasks.writer.run(CancellationToken::new()));
+        tokio::spawn(tasks.heads.run());
+        tokio::spawn({
+            let inbox = Arc::clone(&inbox);
+            async move { inbox.sweep(CancellationToken::new()).await }
+        });
+        Self { database, inbox, token: token("alice"), sessions: Vec::new() }
+    }
+
+    async fn push(&self) {
+        self.inbox.push(push_to(&self.token), None).await.unwrap();
+    }
+
+    /// Another node commits; this one hears of it only by a hint or the sweep.
+    fn push_elsewhere(&self) -> Rev {
+        let batch = Batch { pushes: vec![KeyedPush { push: push_to(&self.token), key: None }], receipts: vec![] };
+        self.database.apply(&batch, Utc::now());
+        self.database.head(&self.token).rev
+    }
+
+    /// Returns whether the login worked: a failing read refuses it.
+    async fn login(&mut self, batch: bool, buffer: usize) -> bool {
+        let undelivered = self.database.undelivered(&self.token);
+        let socket = FakeSocket::new(buffer);
+        let outlet: Arc<FakeSocket> = Arc::clone(&socket);
+        let Ok(login) = self.inbox.login(&self.token, batch, outlet).await else { return false };
+        let (session, head) = (Arc::clone(&login.session), login.greeting.head.rev);
+        assert_eq!(login.greeting.undelivered, undelivered.len() as u64);
+        login.start();
+        self.sessions.push(TestSession { session, socket, acks: batch, head, undelivered });
+        true
+    }
+
+    async fn receipt(&mut self, at: usize, kind: ReceiptKind, every: usize) {
+        let Some(session) = self.sessions.get_mut(at) else { return };
+        let ids = message_ids(&session.socket).into_iter().step_by(every).collect();
+        session.acks |= kind == ReceiptKind::Ack;
+        let session = Arc::clone(&session.session);
+        self.inbox.receipt(&session, kind, Selection::Ids(ids)).await.unwrap();
+    }
+
+    /// Flushes, acks and sweeps until nothing more comes.
+    async fn settle(&mut self) {
+        self.database.failing_reads.store(0, Ordering::Relaxed);
+        let mut quiet = 0;
+        while quiet < 3 {
+            let before = self.received();
+            for _ in 0..80 {
+                self.sessions.iter().for_each(|session| session.socket.flush());
+                sleep(SWEEP / 60).await;
+            }
+            for at in 0..self.sessions.len() {
+                if self.sessions[at].acks {
+                    self.receipt(at, ReceiptKind::Ack, 1).await;
+                }
+            }
+            quiet = if self.received() == before { quiet + 1 } else { 0 };
+        }
+    }
+
+    fn received(&self) -> usize {
+        self.sessions.iter().map(|session| session.socket.received().len()).sum()
+    }
+
+    /// The promises, session by session.
+    fn check(&self) -> Result<(), TestCaseError> {
+        let history = self.database.history(&self.token);
+        let head = self.database.head(&self.token).rev;
+        for TestSession { session, socket, head: login_head, undelivered, .. } in &self.sessions {
+            let received = socket.received();
+            let revs: Vec<Rev> = received.iter().filter_map(rev_of).collect();
+            prop_assert!(revs.is_sorted_by(|a, b| a < b), "revs must strictly rise: {revs:?}");
+
+            let replayed: HashSet<Rev> = received.iter().filter(|item| is_replay(item)).filter_map(rev_of).collect();
+            prop_assert!(replayed.is_subset(undelivered), "replayed {replayed:?}, undelivered were {undelivered:?}");
+            let still = self.database.undelivered(&self.token);
+            let missed: Vec<_> = undelivered.intersection(&still).filter(|rev| !replayed.contains(rev)).collect();
+            prop_assert!(missed.is_empty(), "undelivered at login and never replayed: {missed:?}");
+            let completed: Vec<_> =
+                received.iter().filter(|item| matches!(item, Received::ReplayComplete { .. })).cloned().collect();
+            prop_assert_eq!(completed, vec![Received::ReplayComplete { count: replayed.len() as u64 }]);
+
+            let live: Vec<Rev> = received.iter().filter(|item| !is_replay(item)).filter_map(rev_of).collect();
+            let expected: Vec<Rev> = (login_head + 1..=head).filter(|rev| !is_own(&history[rev], session)).collect();
+            prop_assert_eq!(live, expected, "everything newer than the login at {}", login_head);
+        }
+        Ok(())
+    }
+}
+
+fn is_own(event: &crate::notification::Event, session: &Session) -> bool {
+    matches!(event, crate::notification::Event::Changed { origin, .. } if *origin == Some(session.id()))
+}
+
+fn is_replay(received: &Received) -> bool {
+    matches!(received, Received::Message { replay: true, .. })
+}
+
+fn rev_of(received: &Received) -> Option<Rev> {
+    match received {
+        Received::Message { rev, .. } | Received::Changed { rev } => Some(*rev),
+        Received::ReplayComplete { .. } => None,
+    }
+}
+
+fn message_ids(socket: &FakeSocket) -> Vec<Uuid> {
+    let ids = socket.received().into_iter().filter_map(|item| match item {
+        Received::Message { id, .. } => Some(id),
+        _ => None,
+    });
+    ids.collect()
+}
+
+/// What can happen to a node.
+#[derive(Debug, Clone)]
+enum Step {
+    Push,
+    /// Another node commits and its hint comes so many times; 0 is a lost one.
+    PushElsewhere { hints: u8 },
+    /// An old hint comes late.
+    OldHint { age: i64 },
+    /// Somebody says what is not so.
+    ForgedHint { ahead: i64, foreign: bool },
+    Login { batch: bool, buffer: usize },
+    Ack { session: usize, every: usize },
+    Read { session: usize, every: usize },
+    Flush { session: usize },
+    FailReads { reads: u32 },
+    Wait { ms: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => Just(Step::Push),
+        4 => (0..3_u8).prop_map(|hints| Step::PushElsewhere { hints }),
+        1 => (0..6_i64).prop_map(|age| Step::OldHint { age }),
+        1 => (prop_oneof![1..4_i64, Just(1 << 60)], any::<bool>())
+            .prop_map(|(ahead, foreign)| Step::ForgedHint { ahead, foreign }),
+        3 => (any::<bool>(), 1..12_usize).prop_map(|(batch, buffer)| Step::Login { batch, buffer }),
+        3 => (0..4_usize, 1..3_usize).prop_map(|(session, every)| Step::Ack { session, every }),
+        2 => (0..4_usize, 1..3_usize).prop_map(|(session, every)| Step::Read { session, every }),
+        3 => (0..4_usize).prop_map(|session| Step::Flush { session }),
+        1 => (1..3_u32).prop_map(|reads| Step::FailReads { reads }),
+        4 => (0..40_u64).prop_map(|ms| Step::Wait { ms }),
+    ]
+}
+
+async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let mut node = Node::start(settings());
+    for step in steps {
+        let head = node.database.head(&node.token).rev;
+        match step {
+            Step::Push => node.push().await,
+            Step::PushElsewhere { hints } => {
+                let rev = node.push_elsewhere();
+                (0..hints).for_each(|_| node.inbox.hub.hint(&node.token, rev));
+            }
+            Step::OldHint { age } => node.inbox.hub.hint(&node.token, head - age),
+            Step::ForgedHint { ahead, foreign } => {
+                let token = if foreign { token("mallory") } else { node.token.clone() };
+                node.inbox.hub.hint(&token, head + ahead);
+            }
+            Step::Login { batch, buffer } => {
+                if node.sessions.len() < 4 {
+                    node.login(batch, buffer).await;
+                }
+            }
+            Step::Ack { session, every } => node.receipt(session, ReceiptKind::Ack, every).await,
+            Step::Read { session, every } => node.receipt(session, ReceiptKind::Read, every).await,
+            Step::Flush { session } => {
+                if let Some(session) = node.sessions.get(session) {
+                    session.socket.flush();
+                }
+            }
+            Step::FailReads { reads } => node.database.failing_reads.store(reads, Ordering::Relaxed),
+            Step::Wait { ms } => sleep(Duration::from_millis(ms)).await,
+        }
+    }
+    node.settle().await;
+    node.check()
+}
+
+/// Runs a test on a clock that jumps to the next timer whenever nothing else is to do.
+fn on_paused_clock<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(test)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_session_gets_everything_once_and_in_order_whatever_happens(steps in prop::collection::vec(step(), 1..60)) {
+        on_paused_clock(run(steps))?;
+    }
+}
+
+#[test]
+fn without_hints_the_sweep_delivers() {
+    on_paused_clock(async {
+        let mut node = Node::start(settings());
+        node.login(false, 100).await;
+        for _ in 0..10 {
+            node.push_elsewhere();
+        }
+        sleep(SWEEP / 2).await;
+        assert_eq!(node.sessions[0].socket.received(), [Received::ReplayComplete { count: 0 }]);
+        sleep(SWEEP).await;
+        node.check().unwrap();
+    });
+}
+
+#[test]
+fn a_client_that_stops_acking_gets_no_more_than_the_window() {
+    on_paused_clock(async {
+        let mut node = Node::start(settings());
+        for _ in 0..20 {
+            node.push().await;
+        }
+        node.login(true, 100).await;
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(message_ids(&node.sessions[0].socket).len(), WINDOW);
+        node.receipt(0, ReceiptKind::Ack, 2).await;
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(message_ids(&node.sessions[0].socket).len(), WINDOW + WINDOW / 2);
+        node.settle().await;
+        node.check().unwrap();
+        assert!(node.sessions[0].socket.batches.lock().unwrap().iter().all(|size| *size <= WINDOW));
+    });
+}
+
+#[test]
+fn a_client_that_never_acks_is_not_limited_by_the_window() {
+    on_paused_clock(async {
+        let mut node = Node::start(settings());
+        for _ in 0..20 {
+            node.push().await;
+        }
+        node.login(false, 100).await;
+        node.receipt(0, ReceiptKind::Read, 5).await;
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(message_ids(&node.sessions[0].socket).len(), 20);
+    });
+}
+
+#[test]
+fn a_socket_that_takes_nothing_is_closed_and_its_session_detached() {
+    on_paused_clock(async {
+        let mut node = Node::start(settings());
+        for _ in 0..5 {
+            node.push().await;
+        }
+        node.login(false, 2).await;
+        sleep(Duration::from_secs(40)).await;
+        let socket = &node.sessions[0].socket;
+        assert!(!socket.closed.load(Ordering::Relaxed), "there is no room even for the close");
+        socket.flush();
+        sleep(Duration::from_secs(2)).await;
+        assert!(socket.closed.load(Ordering::Relaxed));
+        assert!(node.inbox.hub.tokens().is_empty());
+        assert_eq!(node.database.undelivered(&node.token).len(), 5);
+    });
+}
+
+#[test]
+fn in_heartbeat_mode_a_silent_client_counts_as_delivered_after_a_heartbeat() {
+    on_paused_clock(async {
+        let heartbeat = Some(Duration::from_secs(50));
+        let mut node = Node::start(Settings { heartbeat, ..settings() });
+        node.push().await;
+        node.login(false, 100).await;
+        sleep(Duration::from_secs(10)).await;
+        node.push().await;
+        sleep(Duration::from_secs(39)).await;
+        assert_eq!(node.database.undelivered(&node.token).len(), 2);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(node.database.undelivered(&node.token), HashSet::from([2]));
+        node.sessions[0].session.end();
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(node.database.undelivered(&node.token), HashSet::from([2]), "its socket died before");
+    });
+}
+
+#[test]
+fn an_ended_session_leaves_nothing_in_the_hub() {
+    on_paused_clock(async {
+        let mut node = Node::start(settings());
+        for _ in 0..3 {
+            node.login(false, 100).await;
+        }
+        assert_eq!(node.inbox.hub.tokens().len(), 1);
+        node.sessions.iter().for_each(|session| session.session.end());
+        sleep(Duration::from_millis(1)).await;
+        assert!(node.inbox.hub.tokens().is_empty());
+    });
+}

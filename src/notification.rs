@@ -1,0 +1,258 @@
+//! The words of the service as types: tokens, notifications, receipts and the events of an inbox.
+//!
+//! Parsing is validation: a [`Token`] or a [`Payload`] that exists is within its limits, so nothing further in checks
+//! again. No I/O and no wire format of a particular transport here.
+
+use std::fmt;
+use std::sync::Arc;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+mod payload;
+pub use payload::{Payload, PayloadError};
+
+/// A position in one inbox: 1, 2, 3, ... Each value is exactly one event.
+pub type Rev = i64;
+
+/// The address of one inbox, `tokenId` on the wire. Never empty, no NUL, at most the configured number of bytes.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Token(Arc<str>);
+
+/// Why a text is not a token.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// The text is empty.
+    #[error("a token must not be empty")]
+    Empty,
+    /// The text holds U+0000, which one of the databases cannot store.
+    #[error("a token must not hold the NUL character")]
+    Nul,
+    /// The text is longer than the limit, both in bytes.
+    #[error("a token is at most {max} bytes long, this one is {len}")]
+    TooLong {
+        /// Bytes of the text.
+        len: usize,
+        /// The configured limit in bytes.
+        max: usize,
+    },
+}
+
+impl Token {
+    /// Checks and takes a text of at most `max_bytes` bytes.
+    ///
+    /// # Errors
+    /// Says which rule the text breaks.
+    pub fn parse(text: &str, max_bytes: usize) -> Result<Self, TokenError> {
+        if text.is_empty() {
+            return Err(TokenError::Empty);
+        }
+        if text.len() > max_bytes {
+            return Err(TokenError::TooLong { len: text.len(), max: max_bytes });
+        }
+        if text.contains('\0') {
+            return Err(TokenError::Nul);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// A token read back from the database, where only checked ones stand.
+    pub(crate) fn stored(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Shows at most the first four characters: logs never hold whole tokens.
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown: String = self.0.chars().take(if self.0.len() > 8 { 4 } else { 1 }).collect();
+        write!(f, "{shown}..({} bytes)", self.0.len())
+    }
+}
+
+/// What a push says, the same for all its tokens.
+#[derive(Debug)]
+pub struct Content {
+    /// UUIDv7, shared by all rows of the push.
+    pub id: Uuid,
+    /// Free text of the backend, at most the configured number of bytes.
+    pub entity_type: String,
+    /// The JSON text as it was posted, byte for byte.
+    pub data: Box<RawValue>,
+    /// When the row was committed, UTC, whole milliseconds.
+    pub created_at: DateTime<Utc>,
+}
+
+/// One row for one token.
+#[derive(Debug, Clone)]
+pub struct Notification {
+    /// The rev at which it was created; orders the inbox and never changes.
+    pub seq: Rev,
+    /// Shared with the other rows of the push.
+    pub content: Arc<Content>,
+    /// Whether its user has seen it already.
+    pub read: bool,
+}
+
+/// A checked push: what one accepted POST asks for.
+#[derive(Debug)]
+pub struct NewPush {
+    /// Distinct, in the order they were posted.
+    pub tokens: Vec<Token>,
+    /// At most the configured number of bytes, no NUL.
+    pub entity_type: String,
+    /// JSON that both databases can hold and read back.
+    pub data: Payload,
+}
+
+/// What a push became: its id and the `seq` of each token, in the order they were posted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pushed {
+    /// Shared by all rows of the push.
+    pub id: Uuid,
+    /// One entry a token.
+    pub results: Vec<(Token, Rev)>,
+}
+
+/// What a client says about rows of its own inbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReceiptKind {
+    /// "This device has it": marks rows delivered.
+    Ack,
+    /// "The user saw it": marks rows read, and delivered with it.
+    Read,
+}
+
+/// Which rows a receipt is about. Never touches rows of another token, nor any newer than it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// The rows with these ids; ids of other inboxes select nothing.
+    Ids(Vec<Uuid>),
+    /// Every row up to and including this rev.
+    UpTo(Rev),
+    /// Every row that is committed when the receipt is.
+    All,
+}
+
+/// A change to rows that were already there, as it stands in `inbox_change`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: ChangeKind,
+    /// The inbox's unread rows after it.
+    pub unread: i64,
+}
+
+/// What a [`Change`] did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ChangeKind {
+    /// These rows were read.
+    Read(Vec<Uuid>),
+    /// Every row up to this rev was read.
+    ReadUpTo(Rev),
+}
+
+/// What happened at one rev of an inbox.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A notification was created.
+    New(Notification),
+    /// Rows that were already there changed.
+    Changed {
+        /// The rev it took.
+        rev: Rev,
+        /// What happened.
+        change: Change,
+        /// When, UTC.
+        at: DateTime<Utc>,
+        /// The session that asked for it, which has its answer already; not stored.
+        origin: Option<SessionId>,
+    },
+}
+
+/// Names a session on its node while the process runs.
+pub type SessionId = u64;
+
+impl Event {
+    /// The rev it stands at.
+    #[must_use]
+    pub fn rev(&self) -> Rev {
+        match self {
+            Self::New(notification) => notification.seq,
+            Self::Changed { rev, .. } => *rev,
+        }
+    }
+
+    /// Roughly the bytes it keeps in memory, for bounding queues.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        256 + match self {
+            Self::New(notification) => notification.content.data.get().len() + notification.content.entity_type.len(),
+            Self::Changed { change: Change { kind: ChangeKind::Read(ids), .. }, .. } => ids.len() * size_of::<Uuid>(),
+            Self::Changed { .. } => 0,
+        }
+    }
+}
+
+/// The state of an inbox at its newest rev. All zero for a token that never got anything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Head {
+    /// The newest rev.
+    pub rev: Rev,
+    /// Rows not read.
+    pub unread: i64,
+    /// Every row at or below this rev is delivered.
+    pub delivered_upto: Rev,
+}
+
+/// The one text form of a point in time: UTC with milliseconds, `2026-01-02T03:04:05.678Z`.
+#[must_use]
+pub fn timestamp(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_refuses_what_cannot_be_stored_or_is_too_long() {
+        assert_eq!(Token::parse("", 8), Err(TokenError::Empty));
+        assert_eq!(Token::parse("a\0b", 8), Err(TokenError::Nul));
+        assert_eq!(Token::parse("ééééé", 8), Err(TokenError::TooLong { len: 10, max: 8 }));
+        assert_eq!(Token::parse("éééé", 8).unwrap().as_str(), "éééé");
+    }
+
+    #[test]
+    fn debug_of_a_token_never_shows_it_whole() {
+        let token = Token::parse("alice@example.com", 256).unwrap();
+        assert_eq!(format!("{token:?}"), "alic..(17 bytes)");
+        assert_eq!(format!("{:?}", Token::parse("1234", 256).unwrap()), "1..(4 bytes)");
+    }
+
+    #[test]
+    fn changes_have_the_documented_json() {
+        let id = Uuid::nil();
+        let read = Change { kind: ChangeKind::Read(vec![id]), unread: 3 };
+        let up_to = Change { kind: ChangeKind::ReadUpTo(17), unread: 0 };
+        assert_eq!(
+            serde_json::to_string(&read).unwrap(),
+            r#"{"read":["00000000-0000-0000-0000-000000000000"],"unread":3}"#
+        );
+        assert_eq!(serde_json::to_string(&up_to).unwrap(), r#"{"readUpTo":17,"unread":0}"#);
+        for change in [read, up_to] {
+            assert_eq!(serde_json::from_str::<Change>(&serde_json::to_string(&change).unwrap()).unwrap(), change);
+        }
+    }
+}

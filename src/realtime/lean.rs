@@ -1,0 +1,65 @@
+//! Makes the requests of sockets small before the engine keeps them.
+//!
+//! The engine keeps headers and URI for as long as the socket lives. As hyper hands them over they are slices of its
+//! read buffer, so each idle socket would pin 16 KiB of it. A copy of what the engine looks at is a few hundred bytes.
+
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use hyper::upgrade::OnUpgrade;
+
+/// What the engine reads to answer a request.
+const KEPT: [HeaderName; 7] =
+    [CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE];
+
+/// Copies what the engine needs of a request and lets go of the rest.
+///
+/// A request without a protocol version is one of the first clients, which did not send it: it gets `EIO=3`, as the
+/// Node server assumes.
+pub fn lean<B>(request: Request<B>) -> Request<B> {
+    let (mut parts, body) = request.into_parts();
+    let mut headers = HeaderMap::with_capacity(KEPT.len());
+    for name in KEPT {
+        if let Some(value) = parts.headers.get(&name).and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok()) {
+            headers.insert(name, value);
+        }
+    }
+    let query = parts.uri.query().unwrap_or_default();
+    let has_version = query.split('&').any(|pair| pair.starts_with("EIO="));
+    let version = if has_version { "" } else { "EIO=3&" };
+    let copy = format!("{}?{version}{query}", parts.uri.path());
+    // It was a valid path and query before, and still is one with the version in front.
+    parts.uri = copy.parse::<Uri>().unwrap_or_default();
+    parts.headers = headers;
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    parts.extensions.clear();
+    if let Some(upgrade) = upgrade {
+        parts.extensions.insert(upgrade);
+    }
+    Request::from_parts(parts, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_what_the_engine_reads_and_nothing_else() {
+        let request = Request::builder()
+            .uri("/socket.io/?EIO=4&transport=websocket")
+            .header("upgrade", "websocket")
+            .header("cookie", "long")
+            .extension("somebody's")
+            .body(())
+            .unwrap();
+        let lean = lean(request);
+        assert_eq!(lean.uri(), "/socket.io/?EIO=4&transport=websocket");
+        assert_eq!(lean.headers().len(), 1);
+        assert!(lean.extensions().is_empty());
+    }
+
+    #[test]
+    fn a_request_without_a_protocol_version_gets_the_oldest() {
+        let request = Request::builder().uri("/socket.io/?transport=polling").body(()).unwrap();
+        assert_eq!(lean(request).uri(), "/socket.io/?EIO=3&transport=polling");
+    }
+}

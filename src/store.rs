@@ -1,0 +1,277 @@
+//! The only place with SQL: reads behind [`Store`], and one path for all writes, the group-committing [`Writer`].
+//!
+//! A database is a pair: a [`Store`] that many tasks read through, and a [`Committer`] that owns one writing connection
+//! and runs one transaction at a time. The logic stays above this seam; a second database adds a file here and nothing
+//! elsewhere.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::notification::{Event, Head, NewPush, Notification, Pushed, ReceiptKind, Rev, Selection, SessionId, Token};
+
+mod sqlite;
+mod writer;
+
+pub use writer::{Writer, WriterError, WriterTask};
+
+/// Reads. Every list has a limit in rows and stops early at [`PAGE_BYTES`].
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// The heads of these inboxes in one query; a token that never got anything is missing from the answer.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database does not answer.
+    async fn heads(&self, tokens: &[Token]) -> Result<HashMap<Token, Head>, Error>;
+
+    /// The undelivered notifications with `after < seq <= upto`, in `seq` order.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database does not answer.
+    async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error>;
+
+    /// How many notifications [`Store::undelivered`] would return without its limits.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database does not answer.
+    async fn count_undelivered(&self, page: &Undelivered<'_>) -> Result<u64, Error>;
+
+    /// Every event with `rev > after`, in `rev` order.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database does not answer.
+    async fn events(&self, token: &Token, after: Rev, limit: u32) -> Result<Page<Event>, Error>;
+
+    /// Answers if the database does.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if it does not.
+    async fn ping(&self) -> Result<(), Error>;
+}
+
+/// Which undelivered notifications to read.
+#[derive(Debug, Clone, Copy)]
+pub struct Undelivered<'a> {
+    /// Whose.
+    pub token: &'a Token,
+    /// Only rows above this one.
+    pub after: Rev,
+    /// Only rows up to and including this one.
+    pub upto: Rev,
+    /// At most this many rows.
+    pub limit: u32,
+    /// Rows that expired by then are left out.
+    pub now: DateTime<Utc>,
+}
+
+/// Rows in order; `more` says that a limit ended the page, not the data.
+#[derive(Debug)]
+pub struct Page<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// Whether to ask again from the last row on.
+    pub more: bool,
+}
+
+/// A page ends after this many bytes of `data` and names, whatever its row limit: it bounds the memory of one reader.
+pub const PAGE_BYTES: usize = 256 * 1024;
+
+/// Collects rows until a page is full.
+pub(crate) struct PageBuilder<T> {
+    pub(crate) page: Page<T>,
+    bytes: usize,
+    limit: usize,
+}
+
+impl<T> PageBuilder<T> {
+    pub(crate) fn new(limit: u32) -> Self {
+        Self { page: Page { rows: Vec::new(), more: false }, bytes: 0, limit: limit as usize }
+    }
+
+    /// Adds a row of `weight` bytes and says whether the page is now full.
+    pub(crate) fn add(&mut self, row: T, weight: usize) -> bool {
+        self.page.rows.push(row);
+        self.bytes += weight;
+        self.page.more = self.page.rows.len() >= self.limit || self.bytes >= PAGE_BYTES;
+        self.page.more
+    }
+}
+
+/// The writing connection of one database. It is used by one task at a time.
+#[async_trait]
+pub trait Committer: Send {
+    /// Runs the whole batch in one transaction and returns after it is durable.
+    ///
+    /// Receipts come before pushes, so a receipt for all rows never touches a row of its own batch.
+    ///
+    /// # Errors
+    /// Nothing of the batch was written, unless it is [`Error::OutcomeUnknown`].
+    async fn commit(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, Error>;
+
+    /// Closes the database, readers included, after the last commit.
+    async fn close(&mut self);
+}
+
+/// What one transaction is to do.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Pushes in the order they came.
+    pub pushes: Vec<KeyedPush>,
+    /// Receipts in the order they came.
+    pub receipts: Vec<Receipt>,
+}
+
+/// A push and, if the producer sent one, its idempotency key.
+#[derive(Debug)]
+pub struct KeyedPush {
+    /// What to store.
+    pub push: NewPush,
+    /// No two pushes of one batch have the same.
+    pub key: Option<IdempotencyKey>,
+}
+
+/// An `Idempotency-Key` with what it was sent with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey {
+    /// The producer; keys of different producers never meet.
+    pub owner: String,
+    /// 1..=255 visible characters.
+    pub key: String,
+    /// Lower-case hex SHA-256 of the body.
+    pub body_sha256: String,
+}
+
+/// What makes a key unique: its producer and its text.
+pub type KeyName = (String, String);
+
+impl IdempotencyKey {
+    /// The key without what it was sent with.
+    #[must_use]
+    pub fn name(&self) -> KeyName {
+        (self.owner.clone(), self.key.clone())
+    }
+}
+
+/// A client's word about rows of its own inbox.
+#[derive(Debug)]
+pub struct Receipt {
+    /// Whose inbox.
+    pub token: Token,
+    /// Delivered or read.
+    pub kind: ReceiptKind,
+    /// Which rows.
+    pub selection: Selection,
+    /// The session that says so, if one does; comes back in the event.
+    pub origin: Option<SessionId>,
+}
+
+/// What one transaction did; `pushes` and `receipts` are in the batch's order.
+#[derive(Debug)]
+pub struct Committed {
+    /// One outcome a push.
+    pub pushes: Vec<PushOutcome>,
+    /// For each read, its inbox after the transaction's receipts and before its pushes. Nothing for an ack: it changes
+    /// no counter.
+    pub receipts: Vec<Option<Head>>,
+    /// What live sessions must hear, in `rev` order per token.
+    pub events: Vec<(Token, Event)>,
+}
+
+/// What became of a push.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PushOutcome {
+    /// Its rows are durable, by this transaction or by an earlier one with the same idempotency key.
+    Pushed(Pushed),
+    /// The key came before with another body; nothing was written.
+    KeyMismatch,
+}
+
+/// Why the database did not do it, by what the caller can do.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// No space: try again when some was freed. Nothing was written.
+    #[error("the disk that holds the database is full")]
+    StorageFull,
+    /// It does not answer or refuses: try again later. Nothing was written.
+    #[error("the database is not available: {0}")]
+    Unavailable(Arc<str>),
+    /// The commit failed or timed out half way: the rows may be there or not. A retry with the same key settles it.
+    #[error("the outcome of the commit is unknown: {0}")]
+    OutcomeUnknown(Arc<str>),
+}
+
+/// How to open a database.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Connections for reading.
+    pub readers: u32,
+    /// How long one statement may wait for the database.
+    pub timeout: Duration,
+    /// How long an idempotency key is kept.
+    pub idempotency_ttl: Duration,
+    /// A database file up to this size is checked page by page at start; 0 never.
+    pub startup_check_bytes: u64,
+}
+
+/// An open database.
+pub struct Opened {
+    /// For reading.
+    pub store: Arc<dyn Store>,
+    /// For writing; belongs to the [`Writer`].
+    pub committer: Box<dyn Committer>,
+    /// The random id of the data set.
+    pub epoch: String,
+    /// Where the data is, for people.
+    pub place: String,
+}
+
+/// Why a database cannot be opened; says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The URL names no database this binary can open.
+    #[error("{0:?} is not a database URL: use sqlite://FILE, for example sqlite://tidings.db")]
+    Url(String),
+    /// Another process has it.
+    #[error("another process is using {0:?}: one process per SQLite file")]
+    Locked(PathBuf),
+    /// The file or its log is damaged.
+    #[error("{path:?} is damaged: {problem}. Restore a backup; nothing was changed")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        problem: String,
+    },
+    /// The library linked in is too old to be safe.
+    #[error("SQLite {0} can corrupt a write-ahead log: 3.51.3 or newer is needed")]
+    Version(String),
+    /// The operating system refuses.
+    #[error("cannot open {path:?}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database refuses.
+    #[error("cannot open the database: {0}")]
+    Sql(#[from] sqlx::Error),
+    /// The migrations cannot be applied.
+    #[error("cannot migrate the database: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+}
+
+/// Opens and migrates the database that `url` names, creating it if it is missing.
+///
+/// # Errors
+/// Says why it cannot be opened and what to do.
+pub async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenError> {
+    if url.starts_with("sqlite:") {
+        return sqlite::open(url, settings).await;
+    }
+    Err(OpenError::Url(url.to_owned()))
+}

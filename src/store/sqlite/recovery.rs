@@ -1,0 +1,109 @@
+//! What is checked before a SQLite file is used: that nobody else uses it, that its pages are sound, and that its
+//! write-ahead log still holds every commit that was made.
+//!
+//! SQLite takes a log that was cut short for a crash in mid-write and starts without the missing commits. The shared
+//! memory file beside the log outlives a killed process and says how many frames were committed, so the two are
+//! compared. It is trusted only if it belongs to the same log (equal salts): after a power cut it may be older.
+//! Source of the offsets: <https://sqlite.org/walformat.html>.
+
+use std::fs::{File, TryLockError};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use sqlx::{Row, SqliteConnection};
+use tracing::info;
+
+use super::{OpenError, damaged_or, log_opened};
+
+/// Bytes of the shared memory file up to and including `nBackfill`.
+const SHM_HEADER: usize = 100;
+
+/// Bytes of the log's own header.
+const WAL_HEADER: usize = 32;
+
+/// Takes the file for this process until the returned handle is dropped.
+pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
+    let lock_path = beside(path, ".lock");
+    let io = |source| OpenError::Io { path: lock_path.clone(), source };
+    let file = File::options().create(true).write(true).truncate(false).open(&lock_path).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
+        Err(TryLockError::Error(source)) => Err(io(source)),
+    }
+}
+
+/// How many frames of the log the last process committed and had not copied into the file yet; 0 when there is nothing
+/// to go by. To be asked before SQLite opens the file, because that rewrites the answer.
+pub(super) fn promised_frames(path: &Path) -> i64 {
+    let Some(shm) = head_of::<SHM_HEADER>(&beside(path, "-shm")) else { return 0 };
+    let word = |at: usize| u32::from_ne_bytes([shm[at], shm[at + 1], shm[at + 2], shm[at + 3]]);
+    let (initialised, frames, checkpointed) = (shm[12] == 1, word(16), word(96));
+    if !initialised || checkpointed >= frames {
+        return 0;
+    }
+    match head_of::<WAL_HEADER>(&beside(path, "-wal")) {
+        Some(wal) if wal[16..24] != shm[32..40] => 0,
+        _ => i64::from(frames),
+    }
+}
+
+/// Refuses a file whose log lost commits or, up to `check_bytes` of size, whose pages are not sound.
+pub(super) async fn check(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    promised: i64,
+    check_bytes: u64,
+) -> Result<(), OpenError> {
+    let damaged = |problem: String| OpenError::Damaged { path: path.to_owned(), problem };
+    let log = log_state(connection).await.map_err(|error| damaged_or(error, path))?;
+    if log.frames < promised {
+        let found = log.frames.max(0);
+        return Err(damaged(format!(
+            "its write-ahead log ends after {found} of {promised} committed pages, so commits are missing"
+        )));
+    }
+    log_opened(path, log.frames);
+
+    let size = std::fs::metadata(path).map_or(0, |meta| meta.len());
+    if size > check_bytes {
+        info!(file.bytes = size, "Skipped the page check, the file is larger than --startup-check-mib");
+        return Ok(());
+    }
+    // A pragma is not a query that the macros could describe.
+    let found: Vec<String> = sqlx::query_scalar("pragma quick_check(3)")
+        .fetch_all(connection)
+        .await
+        .map_err(|error| damaged_or(error, path))?;
+    if found != ["ok"] {
+        return Err(damaged(found.join("; ")));
+    }
+    Ok(())
+}
+
+/// Pages in the log.
+pub(super) struct LogState {
+    /// All of them.
+    pub(super) frames: i64,
+    /// Those that are in the file already.
+    pub(super) checkpointed: i64,
+}
+
+/// Looks at the log without copying anything.
+pub(super) async fn log_state(connection: &mut SqliteConnection) -> Result<LogState, sqlx::Error> {
+    // A pragma is not a query that the macros could describe.
+    let row = sqlx::query("pragma wal_checkpoint(noop)").fetch_one(connection).await?;
+    Ok(LogState { frames: row.try_get(1)?, checkpointed: row.try_get(2)? })
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn head_of<const N: usize>(path: &Path) -> Option<[u8; N]> {
+    let mut head = [0; N];
+    File::open(path).ok()?.read_exact(&mut head).ok()?;
+    Some(head)
+}

@@ -1,0 +1,209 @@
+//! The one way in for writes: group commit.
+//!
+//! Handlers send jobs into a bounded queue; the worker takes all that is queued, runs one transaction, answers every
+//! job and hands the events to the hub. There is no timer: the commit in flight is the window in which the next batch
+//! gathers. It must not answer a job before the transaction is durable, nor publish events out of `rev` order.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tracing::{debug, error, info};
+
+use super::{Batch, Committer, Error, KeyName, KeyedPush, PushOutcome, Receipt};
+use crate::notification::{Event, Head, Token};
+
+/// A transaction takes at most this many rows, so that no commit holds up the jobs behind it for long.
+const MAX_BATCH_ROWS: usize = 10_000;
+
+/// A transaction takes at most this many jobs: the answers of one batch stay in memory together.
+const MAX_BATCH_JOBS: usize = 4_096;
+
+/// Why a write was not done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WriterError {
+    /// The queue is full: try again in a moment. Nothing was written.
+    #[error("the write queue is full")]
+    Busy,
+    /// The service is stopping. Nothing was written.
+    #[error("the service is stopping")]
+    Stopped,
+    /// The database did not do it.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+/// The handle that everything writes through; cheap to clone.
+#[derive(Clone)]
+pub struct Writer {
+    jobs: mpsc::Sender<Job>,
+    timeout: Duration,
+}
+
+enum Job {
+    Push(KeyedPush, oneshot::Sender<Result<PushOutcome, Error>>),
+    Receipt(Receipt, oneshot::Sender<Result<Option<Head>, Error>>),
+}
+
+impl Job {
+    /// The key of a keyed push. Two with the same must not meet in one batch: the second has to find the first's answer.
+    fn key(&self) -> Option<KeyName> {
+        match self {
+            Self::Push(KeyedPush { key: Some(key), .. }, _) => Some(key.name()),
+            _ => None,
+        }
+    }
+
+    fn rows(&self) -> usize {
+        match self {
+            Self::Push(keyed, _) => keyed.push.tokens.len(),
+            Self::Receipt(..) => 1,
+        }
+    }
+}
+
+/// The worker half of a [`Writer`], to be run by one task.
+pub struct WriterTask {
+    jobs: mpsc::Receiver<Job>,
+    committer: Box<dyn Committer>,
+    publish: Box<dyn Fn(Vec<(Token, Event)>) + Send>,
+}
+
+impl Writer {
+    /// Makes a writer whose queue holds `queue` jobs and whose callers wait at most `timeout` for an answer.
+    ///
+    /// `publish` gets the events of each transaction after its commit, in `rev` order per token.
+    #[must_use]
+    pub fn new(
+        committer: Box<dyn Committer>,
+        queue: usize,
+        timeout: Duration,
+        publish: impl Fn(Vec<(Token, Event)>) + Send + 'static,
+    ) -> (Self, WriterTask) {
+        // A job is a checked body (at most the body limit, 1 MiB unless configured) and about 200 bytes; when the queue
+        // is full the caller is told `Busy` at once.
+        let (sender, receiver) = mpsc::channel(queue);
+        (Self { jobs: sender, timeout }, WriterTask { jobs: receiver, committer, publish: Box::new(publish) })
+    }
+
+    /// Stores one row per token and returns after they are durable.
+    ///
+    /// # Errors
+    /// [`WriterError::Busy`] and [`WriterError::Stopped`] at once; [`Error::OutcomeUnknown`] if the answer does not come
+    /// in time.
+    pub async fn push(&self, push: KeyedPush) -> Result<PushOutcome, WriterError> {
+        let (sender, answer) = oneshot::channel();
+        self.send(Job::Push(push, sender))?;
+        self.wait(answer).await
+    }
+
+    /// Marks rows delivered or read. After the commit a read returns the inbox's head, an ack nothing.
+    ///
+    /// # Errors
+    /// As for [`Writer::push`].
+    pub async fn receipt(&self, receipt: Receipt) -> Result<Option<Head>, WriterError> {
+        let (sender, answer) = oneshot::channel();
+        self.send(Job::Receipt(receipt, sender))?;
+        self.wait(answer).await
+    }
+
+    fn send(&self, job: Job) -> Result<(), WriterError> {
+        self.jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => WriterError::Busy,
+            TrySendError::Closed(_) => WriterError::Stopped,
+        })
+    }
+
+    async fn wait<T>(&self, answer: oneshot::Receiver<Result<T, Error>>) -> Result<T, WriterError> {
+        match tokio::time::timeout(self.timeout, answer).await {
+            Ok(Ok(result)) => Ok(result?),
+            Ok(Err(_)) => Err(Error::OutcomeUnknown("the writer stopped".into()).into()),
+            Err(_) => Err(Error::OutcomeUnknown("the database did not answer in time".into()).into()),
+        }
+    }
+}
+
+impl WriterTask {
+    /// Runs until every [`Writer`] is gone or `stop` is cancelled, then commits what is still queued.
+    pub async fn run(mut self, stop: tokio_util::sync::CancellationToken) {
+        let mut held = None;
+        loop {
+            let mut jobs = Vec::new();
+            let mut rows = 0;
+            let first = match held.take() {
+                Some(job) => Some(job),
+                None => tokio::select! {
+                    job = self.jobs.recv() => job,
+                    () = stop.cancelled(), if !self.jobs.is_closed() => {
+                        self.jobs.close();
+                        continue;
+                    }
+                },
+            };
+            let Some(first) = first else { break };
+            let mut next = Some(first);
+            let mut keys = HashSet::new();
+            while let Some(job) = next {
+                let repeated = job.key().is_some_and(|key| !keys.insert(key));
+                if repeated || (rows > 0 && rows + job.rows() > MAX_BATCH_ROWS) {
+                    held = Some(job);
+                    break;
+                }
+                rows += job.rows();
+                jobs.push(job);
+                next = if jobs.len() < MAX_BATCH_JOBS { self.jobs.try_recv().ok() } else { None };
+            }
+            self.commit(jobs, rows).await;
+        }
+        self.committer.close().await;
+        info!("Writer stopped, its queue is empty");
+    }
+
+    async fn commit(&mut self, jobs: Vec<Job>, rows: usize) {
+        let mut batch = Batch::default();
+        let (mut push_answers, mut receipt_answers) = (Vec::new(), Vec::new());
+        for job in jobs {
+            match job {
+                // Nobody waits for it any more and nothing was written yet: leave it out.
+                Job::Push(_, answer) if answer.is_closed() => {}
+                Job::Push(push, answer) => {
+                    batch.pushes.push(push);
+                    push_answers.push(answer);
+                }
+                Job::Receipt(receipt, answer) => {
+                    batch.receipts.push(receipt);
+                    receipt_answers.push(answer);
+                }
+            }
+        }
+        if batch.pushes.is_empty() && batch.receipts.is_empty() {
+            return;
+        }
+        let (pushes, receipts) = (batch.pushes.len(), batch.receipts.len());
+        let started = Instant::now();
+        match self.committer.commit(&batch, now_millis()).await {
+            Ok(committed) => {
+                let duration_ms = started.elapsed().as_millis();
+                debug!(batch.pushes = pushes, batch.receipts = receipts, batch.rows = rows, duration_ms, "Committed");
+                // Live delivery first: it is what the sessions wait for, and it takes no lock that an answer needs.
+                (self.publish)(committed.events);
+                push_answers.into_iter().zip(committed.pushes).for_each(|(to, outcome)| drop(to.send(Ok(outcome))));
+                receipt_answers.into_iter().zip(committed.receipts).for_each(|(to, head)| drop(to.send(Ok(head))));
+            }
+            Err(error) => {
+                error!(batch.pushes = pushes, batch.receipts = receipts, %error, "Commit failed");
+                push_answers.into_iter().for_each(|to| drop(to.send(Err(error.clone()))));
+                receipt_answers.into_iter().for_each(|to| drop(to.send(Err(error.clone()))));
+            }
+        }
+    }
+}
+
+/// Now in whole milliseconds, so that what is sent live is what the table will say.
+fn now_millis() -> DateTime<Utc> {
+    let now = Utc::now();
+    now.duration_trunc(TimeDelta::milliseconds(1)).unwrap_or(now)
+}
