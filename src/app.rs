@@ -24,6 +24,8 @@ use crate::inbox::Inbox;
 use crate::realtime::{self, Realtime};
 use crate::store::{self, OpenError};
 
+mod settings;
+
 /// Pending connections the kernel holds: with 1,024 a herd of reconnecting sockets loses some to one-second retries.
 const BACKLOG: u32 = 4096;
 
@@ -68,9 +70,8 @@ pub fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Error> {
 /// # Errors
 /// Says why the service could not start or go on.
 pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let opened = store::open(&config.database_url, &config.store()).await?;
-    let (inbox, tasks) =
-        Inbox::new(opened.store, opened.committer, Arc::new(LocalBus), opened.epoch, config.inbox());
+    let opened = store::open(&config.database_url, &(&config).into()).await?;
+    let (inbox, tasks) = Inbox::new(opened.store, opened.committer, Arc::new(LocalBus), opened.epoch, (&config).into());
     let writer_stop = CancellationToken::new();
     let mut writer = tokio::spawn(tasks.writer.run(writer_stop.clone()));
     let mut heads = tokio::spawn(tasks.heads.run());
@@ -79,8 +80,8 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         async move { inbox.sweep(stop).await }
     });
 
-    let (realtime, engine) = Realtime::new(&inbox, config.realtime());
-    let app = App::new(Arc::clone(&inbox), config.http(), shutdown.clone());
+    let (realtime, engine) = Realtime::new(&inbox, (&config).into());
+    let app = App::new(Arc::clone(&inbox), (&config).into(), shutdown.clone());
     let engine = ServiceBuilder::new().layer(cors()).map_request(realtime::lean).service(engine);
     let router = web::router(app, &config.socket_path)
         .route_service(&config.socket_path, engine.clone())
@@ -196,4 +197,3 @@ fn serve(
         }
     }
 }
-

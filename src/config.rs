@@ -1,11 +1,8 @@
 //! The configuration: one struct, in which a flag, its environment variable and its help are one field.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-
-use crate::{http, inbox, realtime, store};
 
 /// A persistent notification service with an offline inbox.
 ///
@@ -77,13 +74,31 @@ pub struct Config {
     #[arg(long, env = "TIDINGS_MAX_BODY_BYTES", default_value_t = 1024 * 1024, global = true, help_heading = "Limits of a push")]
     pub max_body_bytes: usize,
     /// Tokens of a push.
-    #[arg(long, env = "TIDINGS_MAX_TOKENS", default_value_t = 10_000, global = true, help_heading = "Limits of a push")]
+    #[arg(
+        long,
+        env = "TIDINGS_MAX_TOKENS",
+        default_value_t = 10_000,
+        global = true,
+        help_heading = "Limits of a push"
+    )]
     pub max_tokens: usize,
     /// Bytes of a token.
-    #[arg(long, env = "TIDINGS_MAX_TOKEN_BYTES", default_value_t = 256, global = true, help_heading = "Limits of a push")]
+    #[arg(
+        long,
+        env = "TIDINGS_MAX_TOKEN_BYTES",
+        default_value_t = 256,
+        global = true,
+        help_heading = "Limits of a push"
+    )]
     pub max_token_bytes: usize,
     /// Bytes of entityType.
-    #[arg(long, env = "TIDINGS_MAX_ENTITY_TYPE_BYTES", default_value_t = 128, global = true, help_heading = "Limits of a push")]
+    #[arg(
+        long,
+        env = "TIDINGS_MAX_ENTITY_TYPE_BYTES",
+        default_value_t = 128,
+        global = true,
+        help_heading = "Limits of a push"
+    )]
     pub max_entity_type_bytes: usize,
     /// Bytes of data.
     #[arg(long, env = "TIDINGS_MAX_DATA_BYTES", default_value_t = 64 * 1024, global = true, help_heading = "Limits of a push")]
@@ -95,7 +110,13 @@ pub struct Config {
     #[arg(long, env = "TIDINGS_MAX_HEADER_BYTES", default_value_t = 16 * 1024, value_parser = at_least_8192, global = true, help_heading = "Limits of a push")]
     pub max_header_bytes: usize,
     /// How long a request's headers may take to arrive, and a kept connection may stay idle, in seconds.
-    #[arg(long, env = "TIDINGS_HEADER_TIMEOUT_SECS", default_value_t = 10, global = true, help_heading = "Limits of a push")]
+    #[arg(
+        long,
+        env = "TIDINGS_HEADER_TIMEOUT_SECS",
+        default_value_t = 10,
+        global = true,
+        help_heading = "Limits of a push"
+    )]
     pub header_timeout_secs: u64,
 
     /// Pushes and receipts that may wait to be stored; beyond it they are answered 503 at once.
@@ -152,68 +173,6 @@ pub struct Config {
     pub sweep_interval_secs: u64,
 }
 
-/// What a socket gets beyond ping interval and timeout until its rows count as delivered: the answer to a ping that was
-/// queued behind them has then come.
-const HEARTBEAT_GRACE: Duration = Duration::from_secs(5);
-
-impl Config {
-    /// The part that the use cases need.
-    #[must_use]
-    pub fn inbox(&self) -> inbox::Settings {
-        inbox::Settings {
-            write_queue: self.write_queue,
-            store_timeout: Duration::from_secs(self.store_timeout_secs),
-            window: self.window,
-            page: self.page,
-            ring: self.ring,
-            max_sockets_per_token: self.max_sockets_per_token,
-            replays: self.replays,
-            stuck_timeout: Duration::from_secs(self.stuck_timeout_secs),
-            sweep_interval: Duration::from_secs(self.sweep_interval_secs),
-            heartbeat: (self.unacked == Unacked::Heartbeat)
-                .then(|| Duration::from_secs(self.ping_interval_secs + self.ping_timeout_secs) + HEARTBEAT_GRACE),
-        }
-    }
-
-    /// The part that the database needs.
-    #[must_use]
-    pub fn store(&self) -> store::Settings {
-        store::Settings {
-            readers: self.readers,
-            timeout: Duration::from_secs(self.store_timeout_secs),
-            idempotency_ttl: Duration::from_secs(self.idempotency_ttl_secs),
-            startup_check_bytes: self.startup_check_mib.saturating_mul(1024 * 1024),
-        }
-    }
-
-    /// The part that the sockets need.
-    #[must_use]
-    pub fn realtime(&self) -> realtime::Settings {
-        realtime::Settings {
-            path: self.socket_path.clone(),
-            ping_interval: Duration::from_secs(self.ping_interval_secs),
-            ping_timeout: Duration::from_secs(self.ping_timeout_secs),
-            login_timeout: Duration::from_secs(self.login_timeout_secs),
-            event_queue: self.event_queue,
-            max_message_bytes: self.max_message_bytes,
-            max_token_bytes: self.max_token_bytes,
-        }
-    }
-
-    /// The part that the push needs.
-    #[must_use]
-    pub fn http(&self) -> http::Limits {
-        http::Limits {
-            body_bytes: self.max_body_bytes,
-            tokens: self.max_tokens,
-            token_bytes: self.max_token_bytes,
-            entity_type_bytes: self.max_entity_type_bytes,
-            data_bytes: self.max_data_bytes,
-            depth: self.max_depth,
-        }
-    }
-}
-
 fn socket_path(text: &str) -> Result<String, String> {
     let path = text.trim_end_matches('/');
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-~".contains(c);
@@ -251,7 +210,8 @@ mod tests {
         for argument in Cli::command().get_arguments() {
             let id = argument.get_id().as_str();
             if !["help", "version"].contains(&id) {
-                let wanted = if id == "database_url" { "DATABASE_URL" } else { &format!("TIDINGS_{}", id.to_uppercase()) };
+                let wanted =
+                    if id == "database_url" { "DATABASE_URL" } else { &format!("TIDINGS_{}", id.to_uppercase()) };
                 assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(wanted));
             }
         }

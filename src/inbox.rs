@@ -184,7 +184,12 @@ impl Inbox {
     ///
     /// # Errors
     /// The session is detached again then.
-    pub async fn login(self: &Arc<Self>, token: &Token, batch: bool, outlet: Arc<dyn Outlet>) -> Result<Login, LoginError> {
+    pub async fn login(
+        self: &Arc<Self>,
+        token: &Token,
+        batch: bool,
+        outlet: Arc<dyn Outlet>,
+    ) -> Result<Login, LoginError> {
         // In this order: whatever is committed after the head was read wakes the session.
         let attachment = self.hub.attach(token, batch).ok_or(LoginError::TooManySockets)?;
         self.bus.subscribe(token).await;
@@ -193,7 +198,8 @@ impl Inbox {
         let (mut first, mut undelivered) = (Page { rows: Vec::new(), more: false }, 0);
         if head.rev > head.delivered_upto {
             let now = Utc::now();
-            let page = Undelivered { token, after: head.delivered_upto, upto: head.rev, limit: self.settings.page, now };
+            let page =
+                Undelivered { token, after: head.delivered_upto, upto: head.rev, limit: self.settings.page, now };
             first = self.reading(self.store.undelivered(&page)).await?;
             undelivered = match first.more {
                 true => self.reading(self.store.count_undelivered(&page)).await?,

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
-use socketioxide::{SocketIo, handler::ConnectHandler};
 use socketioxide::{ParserConfig, service::SocketIoService};
+use socketioxide::{SocketIo, handler::ConnectHandler};
 
 use crate::inbox::Inbox;
 

@@ -14,7 +14,11 @@ use chrono::{DateTime, Utc};
 
 use crate::notification::{Event, Head, NewPush, Notification, Pushed, ReceiptKind, Rev, Selection, SessionId, Token};
 
+#[cfg(test)]
+pub(crate) mod fake;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use writer::{Writer, WriterError, WriterTask};

@@ -55,7 +55,8 @@ fn parse_json(body: &[u8], limits: &Limits) -> Result<NewPush, Problem> {
         // A single empty text means nobody, as a missing list does.
         Some("\"\"") => {}
         Some(list) if list.starts_with('[') => {
-            let list: Vec<&RawValue> = serde_json::from_str(list).map_err(|error| invalid(format!("tokens: {error}")))?;
+            let list: Vec<&RawValue> =
+                serde_json::from_str(list).map_err(|error| invalid(format!("tokens: {error}")))?;
             for (at, item) in list.into_iter().enumerate() {
                 tokens.add(&scalar(item.get()).ok_or_else(|| not_a_token(at))?, at)?;
             }
@@ -131,11 +132,8 @@ fn once<'a>(field: &mut Option<Cow<'a, str>>, name: &str, value: Cow<'a, str>) -
 
 fn check(tokens: Tokens<'_>, entity_type: String, data: Box<RawValue>, limits: &Limits) -> Result<NewPush, Problem> {
     if entity_type.len() > limits.entity_type_bytes {
-        let detail = format!(
-            "entityType is at most {} bytes long, this one is {}",
-            limits.entity_type_bytes,
-            entity_type.len()
-        );
+        let detail =
+            format!("entityType is at most {} bytes long, this one is {}", limits.entity_type_bytes, entity_type.len());
         return Err(Problem::too_large("entity_type_too_long", detail));
     }
     if entity_type.contains('\0') {
@@ -226,7 +224,10 @@ mod tests {
 
     #[test]
     fn data_is_kept_byte_for_byte_and_null_is_data() {
-        assert_eq!(json(r#"{"tokens":"a","data":{ "b":1.10, "a" : 1e400 }}"#).unwrap().2, r#"{ "b":1.10, "a" : 1e400 }"#);
+        assert_eq!(
+            json(r#"{"tokens":"a","data":{ "b":1.10, "a" : 1e400 }}"#).unwrap().2,
+            r#"{ "b":1.10, "a" : 1e400 }"#
+        );
         assert_eq!(json(r#"{"tokens":"a","data":null}"#).unwrap().2, "null");
     }
 
@@ -237,11 +238,17 @@ mod tests {
         assert_eq!(code_of(r#"{"tokens":["a",null]}"#).1, "tokens[1] must be a text or a number in decimal digits");
         assert_eq!(code_of(r#"{"tokens":["a",1e3]}"#).1, "tokens[1] must be a text or a number in decimal digits");
         assert_eq!(code_of(r#"{"tokens":["a",""]}"#).1, "tokens[1]: a token must not be empty");
-        assert_eq!(code_of(r#"{"tokens":["a\u0000"]}"#), ("invalid_data", "tokens[0]: a token must not hold the NUL character".into()));
+        assert_eq!(
+            code_of(r#"{"tokens":["a\u0000"]}"#),
+            ("invalid_data", "tokens[0]: a token must not hold the NUL character".into())
+        );
         assert_eq!(code_of(r#"{"tokens":[1,2,3,4]}"#), ("too_many_tokens", "a push has at most 3 tokens".into()));
         assert_eq!(code_of(r#"{"entityType":"123456789"}"#).0, "entity_type_too_long");
         assert_eq!(code_of("{\"tokens\":\n [1").1, "the body: EOF while parsing a list at line 2 column 3");
-        assert_eq!(code_of(r#"{"data":[[[[[1]]]]]}"#), ("invalid_data", "data nests deeper than 4 levels at byte 4".into()));
+        assert_eq!(
+            code_of(r#"{"data":[[[[[1]]]]]}"#),
+            ("invalid_data", "data nests deeper than 4 levels at byte 4".into())
+        );
     }
 
     #[test]

@@ -21,7 +21,8 @@ const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const BUNDLE_ETAG: &str = concat!("\"tidings-", env!("CARGO_PKG_VERSION"), "\"");
 
 pub(super) fn router(socket_path: &str) -> Router<App> {
-    let index: &'static str = include_str!("../../client/demo/index.html").replace("{{SOCKET_PATH}}", socket_path).leak();
+    let index: &'static str =
+        include_str!("../../client/demo/index.html").replace("{{SOCKET_PATH}}", socket_path).leak();
     Router::new()
         .route("/", get(move || page("text/html; charset=utf-8", index)))
         .route("/demo.js", get(|| page(JAVASCRIPT, include_str!("../../client/demo/demo.js"))))

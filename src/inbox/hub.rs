@@ -90,9 +90,9 @@ impl Hub {
     /// Adds a session of this token, unless it has as many as it may. From now on every event of the token wakes it.
     pub(super) fn attach(self: &Arc<Self>, token: &Token, batch: bool) -> Option<Attachment> {
         let mut channels = lock(&self.channels);
-        let channel = channels.entry(token.clone()).or_insert_with(|| {
-            Arc::new(Channel { token: token.clone(), state: Mutex::default() })
-        });
+        let channel = channels
+            .entry(token.clone())
+            .or_insert_with(|| Arc::new(Channel { token: token.clone(), state: Mutex::default() }));
         let mut state = lock(&channel.state);
         if state.sessions.len() >= self.max_sessions {
             return None;

@@ -16,11 +16,12 @@ use uuid::Uuid;
 use super::{Inbox, Session, Settings};
 use crate::bus::LocalBus;
 use crate::notification::{NewPush, Payload, ReceiptKind, Rev, Selection, Token};
+use crate::store::fake::{FakeCommitter, FakeDatabase};
 use crate::store::{Batch, KeyedPush};
 
-mod fake;
+mod socket;
 
-use fake::{FakeCommitter, FakeDatabase, FakeSocket, Received};
+use socket::{FakeSocket, Received};
 
 const SWEEP: Duration = Duration::from_secs(3);
 const WINDOW: usize = 4;
@@ -190,17 +191,39 @@ fn message_ids(socket: &FakeSocket) -> Vec<Uuid> {
 enum Step {
     Push,
     /// Another node commits and its hint comes so many times; 0 is a lost one.
-    PushElsewhere { hints: u8 },
+    PushElsewhere {
+        hints: u8,
+    },
     /// An old hint comes late.
-    OldHint { age: i64 },
+    OldHint {
+        age: i64,
+    },
     /// Somebody says what is not so.
-    ForgedHint { ahead: i64, foreign: bool },
-    Login { batch: bool, buffer: usize },
-    Ack { session: usize, every: usize },
-    Read { session: usize, every: usize },
-    Flush { session: usize },
-    FailReads { reads: u32 },
-    Wait { ms: u64 },
+    ForgedHint {
+        ahead: i64,
+        foreign: bool,
+    },
+    Login {
+        batch: bool,
+        buffer: usize,
+    },
+    Ack {
+        session: usize,
+        every: usize,
+    },
+    Read {
+        session: usize,
+        every: usize,
+    },
+    Flush {
+        session: usize,
+    },
+    FailReads {
+        reads: u32,
+    },
+    Wait {
+        ms: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 use socketioxide::extract::{AckSender, SocketRef};
 use socketioxide::{SendError, SocketError};
-use tracing::{debug, error, info_span, warn};
 use tracing::Instrument;
+use tracing::{debug, error, info_span, warn};
 
 use super::Settings;
 use super::wire::{self, Answer, ClientEvent, Refusal};

@@ -3,7 +3,9 @@
 //! The engine keeps headers and URI for as long as the socket lives. As hyper hands them over they are slices of its
 //! read buffer, so each idle socket would pin 16 KiB of it. A copy of what the engine looks at is a few hundred bytes.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use hyper::upgrade::OnUpgrade;
 

@@ -91,8 +91,7 @@ fn login(payload: &Value, max_token_bytes: usize) -> Result<LoginRequest, Refusa
         Value::Number(number) => number.to_string(),
         _ => return Err(Refusal::invalid("user_login needs tokenId, a text or a number")),
     };
-    let token =
-        Token::parse(&text, max_token_bytes).map_err(|error| Refusal::invalid(format!("tokenId: {error}")))?;
+    let token = Token::parse(&text, max_token_bytes).map_err(|error| Refusal::invalid(format!("tokenId: {error}")))?;
     let batch = match &payload["batch"] {
         Value::Null => false,
         Value::Bool(batch) => *batch,

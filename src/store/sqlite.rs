@@ -101,9 +101,8 @@ pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenE
 }
 
 async fn check_version(connection: &mut SqliteConnection) -> Result<(), OpenError> {
-    let version = sqlx::query_scalar!(r#"select sqlite_version() as "version!: String" -- sqlite"#)
-        .fetch_one(connection)
-        .await?;
+    let version =
+        sqlx::query_scalar!(r#"select sqlite_version() as "version!: String" -- sqlite"#).fetch_one(connection).await?;
     let number = |text: &str| text.split('.').map(|part| part.parse().unwrap_or(0)).collect::<Vec<u32>>();
     if number(&version) < number(FIRST_SAFE_VERSION) {
         return Err(OpenError::Version(version));

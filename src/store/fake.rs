@@ -1,25 +1,24 @@
-//! A database and sockets in memory, which fail, stall and forget on command.
+//! A database in memory that fails on command: the reference for what a real one does, and a stand-in in tests.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::inbox::{Delivery, Live, Outbound, Outlet, OutletError};
+use super::{Batch, Committed, Committer, Error, Page, PageBuilder, PushOutcome, Receipt, Store, Undelivered};
 use crate::notification::{
     Change, ChangeKind, Content, Event, Head, Notification, Pushed, ReceiptKind, Rev, Selection, Token,
 };
-use crate::store::{Batch, Committed, Committer, Error, Page, PageBuilder, PushOutcome, Receipt, Store, Undelivered};
 
 /// Every inbox, as simply as can be.
 #[derive(Default)]
-pub(super) struct FakeDatabase {
+pub(crate) struct FakeDatabase {
     inboxes: Mutex<HashMap<Token, Vec<Row>>>,
     /// How many of the next reads fail.
-    pub(super) failing_reads: AtomicU32,
+    pub(crate) failing_reads: AtomicU32,
 }
 
 #[derive(Clone)]
@@ -29,30 +28,26 @@ struct Row {
 }
 
 impl FakeDatabase {
-    pub(super) fn head(&self, token: &Token) -> Head {
+    pub(crate) fn head(&self, token: &Token) -> Head {
         let inboxes = self.inboxes.lock().unwrap();
-        let Some(rows) = inboxes.get(token) else { return Head::default() };
-        let unread = rows.iter().filter(|row| matches!(&row.event, Event::New(new) if !new.read)).count();
-        let first_undelivered = rows.iter().find(|row| !row.delivered).map(|row| row.event.rev() - 1);
-        let rev = rows.len() as Rev;
-        Head { rev, unread: unread as i64, delivered_upto: first_undelivered.unwrap_or(rev) }
+        inboxes.get(token).map(|rows| head(rows)).unwrap_or_default()
     }
 
     /// The revs of the rows that would be replayed.
-    pub(super) fn undelivered(&self, token: &Token) -> HashSet<Rev> {
+    pub(crate) fn undelivered(&self, token: &Token) -> HashSet<Rev> {
         let inboxes = self.inboxes.lock().unwrap();
         let rows = inboxes.get(token).into_iter().flatten();
         rows.filter(|row| !row.delivered).map(|row| row.event.rev()).collect()
     }
 
     /// Every event of an inbox by rev.
-    pub(super) fn history(&self, token: &Token) -> BTreeMap<Rev, Event> {
+    pub(crate) fn history(&self, token: &Token) -> BTreeMap<Rev, Event> {
         let inboxes = self.inboxes.lock().unwrap();
         inboxes.get(token).into_iter().flatten().map(|row| (row.event.rev(), row.event.clone())).collect()
     }
 
     /// What a commit does; also used for one that another node makes.
-    pub(super) fn apply(&self, batch: &Batch, now: DateTime<Utc>) -> Committed {
+    pub(crate) fn apply(&self, batch: &Batch, now: DateTime<Utc>) -> Committed {
         let mut inboxes = self.inboxes.lock().unwrap();
         let mut events = Vec::new();
         let receipts = batch
@@ -62,7 +57,7 @@ impl FakeDatabase {
                 let rows = inboxes.entry(receipt.token.clone()).or_default();
                 let changed = mark(rows, receipt, now);
                 events.extend(changed.map(|event| (receipt.token.clone(), event)));
-                (receipt.kind == ReceiptKind::Read).then(|| Head { rev: rows.len() as Rev, ..Head::default() })
+                (receipt.kind == ReceiptKind::Read).then(|| head(rows))
             })
             .collect();
         let pushes = batch
@@ -95,6 +90,13 @@ impl FakeDatabase {
     }
 }
 
+fn head(rows: &[Row]) -> Head {
+    let unread = rows.iter().filter(|row| matches!(&row.event, Event::New(new) if !new.read)).count();
+    let first_undelivered = rows.iter().find(|row| !row.delivered).map(|row| row.event.rev() - 1);
+    let rev = rows.len() as Rev;
+    Head { rev, unread: unread as i64, delivered_upto: first_undelivered.unwrap_or(rev) }
+}
+
 /// Marks rows and returns the change, if it takes a rev.
 fn mark(rows: &mut Vec<Row>, receipt: &Receipt, now: DateTime<Utc>) -> Option<Event> {
     let top = rows.len() as Rev;
@@ -121,7 +123,7 @@ fn mark(rows: &mut Vec<Row>, receipt: &Receipt, now: DateTime<Utc>) -> Option<Ev
         Selection::UpTo(upto) => ChangeKind::ReadUpTo(upto.min(top)),
         Selection::All => ChangeKind::ReadUpTo(top),
     };
-    let change = Change { kind, unread: 0 };
+    let change = Change { kind, unread: head(rows).unread };
     let event = Event::Changed { rev: top + 1, change, at: now, origin: receipt.origin };
     rows.push(Row { event: event.clone(), delivered: true });
     Some(event)
@@ -172,7 +174,7 @@ impl Store for FakeDatabase {
 }
 
 /// The writing end of a [`FakeDatabase`].
-pub(super) struct FakeCommitter(pub(super) Arc<FakeDatabase>);
+pub(crate) struct FakeCommitter(pub(crate) Arc<FakeDatabase>);
 
 #[async_trait]
 impl Committer for FakeCommitter {
@@ -182,81 +184,4 @@ impl Committer for FakeCommitter {
     }
 
     async fn close(&mut self) {}
-}
-
-/// What a socket was sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Received {
-    Message { rev: Rev, id: Uuid, replay: bool },
-    Changed { rev: Rev },
-    ReplayComplete { count: u64 },
-}
-
-/// A socket that remembers what it was sent and takes no more than its buffer has room for.
-pub(super) struct FakeSocket {
-    received: Mutex<Vec<Received>>,
-    /// The sizes of the batches.
-    pub(super) batches: Mutex<Vec<usize>>,
-    buffer: usize,
-    buffered: AtomicUsize,
-    pub(super) closed: AtomicBool,
-}
-
-impl FakeSocket {
-    pub(super) fn new(buffer: usize) -> Arc<Self> {
-        Arc::new(Self {
-            received: Mutex::default(),
-            batches: Mutex::default(),
-            buffer,
-            buffered: AtomicUsize::new(0),
-            closed: AtomicBool::new(false),
-        })
-    }
-
-    /// The network took everything that was buffered.
-    pub(super) fn flush(&self) {
-        self.buffered.store(0, Ordering::Relaxed);
-    }
-
-    pub(super) fn received(&self) -> Vec<Received> {
-        self.received.lock().unwrap().clone()
-    }
-
-    fn take(&self, live: &Live, replay: bool) {
-        let received = match &live.event {
-            Event::New(new) => Received::Message { rev: new.seq, id: new.content.id, replay },
-            Event::Changed { rev, .. } => Received::Changed { rev: *rev },
-        };
-        self.received.lock().unwrap().push(received);
-    }
-}
-
-impl Outlet for FakeSocket {
-    fn send(&self, outbound: &Outbound<'_>) -> Result<(), OutletError> {
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(OutletError::Closed);
-        }
-        if self.buffered.fetch_add(1, Ordering::Relaxed) >= self.buffer {
-            self.buffered.fetch_sub(1, Ordering::Relaxed);
-            return Err(OutletError::Full);
-        }
-        match outbound {
-            Outbound::Message(live, delivery) => self.take(live, *delivery == Delivery::Replay),
-            Outbound::Messages(lives, delivery) => {
-                self.batches.lock().unwrap().push(lives.len());
-                lives.iter().for_each(|live| self.take(live, *delivery == Delivery::Replay));
-            }
-            Outbound::Changed(live) => self.take(live, false),
-            Outbound::ReplayComplete { count, .. } => {
-                self.received.lock().unwrap().push(Received::ReplayComplete { count: *count });
-            }
-        }
-        Ok(())
-    }
-
-    fn close(&self) -> bool {
-        let room = self.buffered.load(Ordering::Relaxed) < self.buffer;
-        self.closed.fetch_or(room, Ordering::Relaxed);
-        room
-    }
 }

@@ -1,0 +1,27 @@
+.PHONY: run test bench lint client tools
+
+NPM_CI = npm ci --no-audit --no-fund
+
+run: client                     ## Builds and starts the service on 127.0.0.1:4001.
+	cargo run --release --locked
+
+test: tools client              ## Installs what tests need and runs all of them.
+	scripts/test
+
+bench: tools                    ## Runs a bounded load beside a Node server and prints one table.
+	scripts/bench
+
+lint:                           ## What the gate checks besides the tests.
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	scripts/modules
+	scripts/prepare --check
+
+tools:                          ## Installs the Debian packages that tests need, where they are missing.
+	scripts/tools
+
+client: client/dist/socket.io.js ## Puts the Socket.IO client bundles where the build embeds them.
+
+client/dist/socket.io.js: client/package-lock.json
+	if command -v npm >/dev/null; then cd client && $(NPM_CI) && npm run build && touch dist/socket.io.js; \
+	else echo "npm is missing: the service is built without the Socket.IO client bundle"; fi

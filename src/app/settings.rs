@@ -1,0 +1,66 @@
+//! The parts of the configuration as the modules below take them: they know their bounds, not the command line.
+
+use std::time::Duration;
+
+use crate::config::{Config, Unacked};
+use crate::{http, inbox, realtime, store};
+
+/// What a socket gets beyond ping interval and timeout until its rows count as delivered: the answer to a ping that was
+/// queued behind them has then come.
+const HEARTBEAT_GRACE: Duration = Duration::from_secs(5);
+
+impl From<&Config> for inbox::Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            write_queue: config.write_queue,
+            store_timeout: Duration::from_secs(config.store_timeout_secs),
+            window: config.window,
+            page: config.page,
+            ring: config.ring,
+            max_sockets_per_token: config.max_sockets_per_token,
+            replays: config.replays,
+            stuck_timeout: Duration::from_secs(config.stuck_timeout_secs),
+            sweep_interval: Duration::from_secs(config.sweep_interval_secs),
+            heartbeat: (config.unacked == Unacked::Heartbeat)
+                .then(|| Duration::from_secs(config.ping_interval_secs + config.ping_timeout_secs) + HEARTBEAT_GRACE),
+        }
+    }
+}
+
+impl From<&Config> for store::Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            readers: config.readers,
+            timeout: Duration::from_secs(config.store_timeout_secs),
+            idempotency_ttl: Duration::from_secs(config.idempotency_ttl_secs),
+            startup_check_bytes: config.startup_check_mib.saturating_mul(1024 * 1024),
+        }
+    }
+}
+
+impl From<&Config> for realtime::Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            path: config.socket_path.clone(),
+            ping_interval: Duration::from_secs(config.ping_interval_secs),
+            ping_timeout: Duration::from_secs(config.ping_timeout_secs),
+            login_timeout: Duration::from_secs(config.login_timeout_secs),
+            event_queue: config.event_queue,
+            max_message_bytes: config.max_message_bytes,
+            max_token_bytes: config.max_token_bytes,
+        }
+    }
+}
+
+impl From<&Config> for http::Limits {
+    fn from(config: &Config) -> Self {
+        Self {
+            body_bytes: config.max_body_bytes,
+            tokens: config.max_tokens,
+            token_bytes: config.max_token_bytes,
+            entity_type_bytes: config.max_entity_type_bytes,
+            data_bytes: config.max_data_bytes,
+            depth: config.max_depth,
+        }
+    }
+}
