@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use http::Method;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -13,7 +13,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceBuilder;
+use tower::Layer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tracing::{debug, error, info, warn};
 
@@ -21,7 +21,7 @@ use crate::bus::LocalBus;
 use crate::config::Config;
 use crate::http::{self as web, App};
 use crate::inbox::Inbox;
-use crate::realtime::{self, Realtime};
+use crate::realtime::{Line, Realtime};
 use crate::store::{self, OpenError};
 
 mod settings;
@@ -80,9 +80,9 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         async move { inbox.sweep(stop).await }
     });
 
-    let (realtime, engine) = Realtime::new(&inbox, (&config).into());
+    let realtime = Realtime::new(&inbox, (&config).into());
     let app = App::new(Arc::clone(&inbox), (&config).into(), shutdown.clone());
-    let engine = ServiceBuilder::new().layer(cors()).map_request(realtime::lean).service(engine);
+    let engine = cors().layer(realtime.service());
     let router = web::router(app, &config.socket_path)
         .route_service(&config.socket_path, engine.clone())
         .route_service(&format!("{}/", config.socket_path), engine);
@@ -167,8 +167,7 @@ async fn accept(
     }
 }
 
-/// What is small goes out at once, and a peer that acknowledges nothing is given up after `stuck_timeout`: the engine
-/// cannot close a socket whose writer is blocked.
+/// What is small goes out at once, and a peer that acknowledges nothing is given up after `stuck_timeout`.
 fn prepare(stream: &TcpStream, stuck_timeout: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
@@ -182,7 +181,9 @@ fn serve(
     router: Router,
     shutdown: CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).with_upgrades();
+    let line = Line::new(stream);
+    let service = TowerToHyperService::new(Extension(line.hang_up()).layer(router));
+    let connection = http.serve_connection(TokioIo::new(line), service).with_upgrades();
     async move {
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {

@@ -3,6 +3,7 @@
 //! Parsing is validation: a [`Token`] or a [`Payload`] that exists is within its limits, so nothing further in checks
 //! again. No I/O and no wire format of a particular transport here.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -57,6 +58,20 @@ impl Token {
             return Err(TokenError::Nul);
         }
         Ok(Self(text.into()))
+    }
+
+    /// The text of a token that is written as JSON: a text, or a number as its decimal text, digit for digit. `None` for
+    /// anything else.
+    ///
+    /// # Errors
+    /// The text is no Unicode: it holds a lone surrogate.
+    pub fn text_of_json(json: &RawValue) -> Result<Option<Cow<'_, str>>, serde_json::Error> {
+        let json = json.get();
+        match json.as_bytes().first() {
+            Some(b'"') => serde_json::from_str(json).map(Some),
+            Some(b'-' | b'0'..=b'9') if !json.contains(['e', 'E']) => Ok(Some(Cow::Borrowed(json))),
+            _ => Ok(None),
+        }
     }
 
     /// A token read back from the database, where only checked ones stand.

@@ -7,20 +7,27 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
-use socketioxide::{ParserConfig, service::SocketIoService};
-use socketioxide::{SocketIo, handler::ConnectHandler};
+use socketioxide::extract::SocketRef;
+use socketioxide::handler::ConnectHandler;
+use socketioxide::service::SocketIoService;
+use socketioxide::{ParserConfig, ProtocolVersion, SocketIo, TransportType};
+use tower::{Service, ServiceBuilder, ServiceExt};
 
 use crate::inbox::Inbox;
 
 mod client;
 mod lean;
+mod line;
 mod wire;
 
-pub use lean::lean;
+pub use line::{HangUp, Line};
 
-use client::Client;
+use client::{Client, Incoming};
+use line::CurrentLine;
 
 /// Every bound of the transport.
 #[derive(Debug, Clone)]
@@ -44,38 +51,133 @@ pub struct Settings {
 /// Read buffer of a websocket: clients send little, and each idle socket keeps it.
 const WS_READ_BUFFER: usize = 512;
 
+/// The engine cuts the answer to a poll at this many bytes and keeps the packet that did not fit for the next poll, but
+/// forgets it when the client upgrades to a websocket in between. So no answer may reach the limit: 128 packets of any
+/// configured size do not. Bodies that clients post are limited by [`Settings::max_poll_bytes`] instead.
+const POLL_BYTES: u64 = i32::MAX as u64;
+
+/// Messages that a client may group in one poll.
+const MESSAGES_PER_POLL: usize = 16;
+
+impl Settings {
+    /// Bytes of one body that a polling client posts.
+    fn max_poll_bytes(&self) -> usize {
+        self.max_message_bytes.saturating_mul(MESSAGES_PER_POLL)
+    }
+}
+
+/// How long a client that was disconnected may take to close its connection itself.
+const HANG_UP_AFTER: Duration = Duration::from_secs(1);
+
 /// The Socket.IO side of the service.
 #[derive(Clone)]
 pub struct Realtime {
     io: SocketIo,
+    service: SocketIoService<axum::Router>,
+    inbox: Arc<Inbox>,
+    settings: Arc<Settings>,
 }
 
 impl Realtime {
-    /// Makes the engine and the service that answers below [`Settings::path`].
+    /// Makes the engine.
     #[must_use]
-    pub fn new(inbox: &Arc<Inbox>, settings: Settings) -> (Self, SocketIoService<axum::Router>) {
+    pub fn new(inbox: &Arc<Inbox>, settings: Settings) -> Self {
         let (service, io) = SocketIo::builder()
             .req_path(settings.path.clone())
             .ping_interval(settings.ping_interval)
             .ping_timeout(settings.ping_timeout)
             .connect_timeout(settings.login_timeout)
-            .max_payload(settings.max_message_bytes as u64)
+            .max_payload(POLL_BYTES)
             .ws_read_buffer_size(WS_READ_BUFFER)
             .ws_max_message_size(settings.max_message_bytes)
             .ws_max_frame_size(settings.max_message_bytes)
             .with_parser(ParserConfig::common().max_incoming_binary_buf_size(settings.max_message_bytes))
             .build_with_inner_svc(axum::Router::new());
-        let settings = Arc::new(settings);
+        let realtime = Self { io, service, inbox: Arc::clone(inbox), settings: Arc::new(settings) };
         let connected = |_: SocketRef| std::future::ready(());
-        let inbox = Arc::clone(inbox);
         // As a middleware, because that runs before the client is told that it is connected: handlers registered later
         // would miss a login that comes at once.
-        let register = move |socket: SocketRef| {
-            listen(&socket, &inbox, &settings);
-            std::future::ready(Ok::<(), Infallible>(()))
+        let register = {
+            let realtime = realtime.clone();
+            move |socket: SocketRef| {
+                realtime.listen(&socket);
+                std::future::ready(Ok::<(), Infallible>(()))
+            }
         };
-        io.ns("/", connected.with(register));
-        (Self { io }, service)
+        realtime.io.ns("/", connected.with(register));
+        realtime
+    }
+
+    /// The service that answers below [`Settings::path`]. It finds a [`HangUp`] for the connection in each request.
+    pub fn service(
+        &self,
+    ) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+    {
+        let realtime = self.clone();
+        ServiceBuilder::new()
+            .map_request(move |request| realtime.admit(request))
+            .map_response(IntoResponse::into_response)
+            .service(self.service.clone())
+    }
+
+    /// Makes a request small, and notes which connection the socket uses from now on.
+    fn admit(&self, request: Request) -> Request {
+        let line = request.extensions().get::<HangUp>().cloned();
+        let mut request = lean::lean(request, self.settings.max_poll_bytes());
+        let Some(line) = line else { return request };
+        let query = request.uri().query().unwrap_or_default();
+        match lean::parameter(query, "sid") {
+            None => {
+                request.extensions_mut().insert(CurrentLine::new(line));
+            }
+            Some(sid) if lean::parameter(query, "transport") == Some("websocket") => {
+                let socket = sid.parse().ok().and_then(|sid| self.io.get_socket(sid));
+                if let Some(current) = socket.as_ref().and_then(current_line) {
+                    current.replace(line);
+                }
+            }
+            Some(_) => {}
+        }
+        request
+    }
+
+    /// Registers the handlers of one socket. The body of a handler runs in the order the events came, what it returns
+    /// does not: so the event goes into the socket's queue in the body. One handler for all events costs an idle socket
+    /// less memory than one each.
+    fn listen(&self, socket: &SocketRef) {
+        let client = Client::new(self.clone());
+        Client::expect_login(&client, socket.clone());
+        let gone = Arc::clone(&client);
+        socket.on_fallback(move |socket: SocketRef, event: Incoming| {
+            client.take(socket, event);
+            std::future::ready(())
+        });
+        socket.on_disconnect(move || {
+            gone.leave();
+            std::future::ready(())
+        });
+    }
+
+    /// Tells a socket that it is disconnected, and hangs up if it does not go.
+    async fn disconnect(&self, socket: SocketRef) {
+        socket.clone().disconnect().ok();
+        tokio::time::sleep(HANG_UP_AFTER).await;
+        self.hang_up(&socket).await;
+    }
+
+    /// Ends the connection of a socket at once, whatever it is doing.
+    async fn hang_up(&self, socket: &SocketRef) {
+        if socket.transport_type() == TransportType::Websocket {
+            if let Some(line) = current_line(socket) {
+                line.hang_up();
+            }
+            return;
+        }
+        // A polling session has no connection of its own; it ends like one whose client says goodbye.
+        let (version, goodbye) = if socket.protocol() == ProtocolVersion::V4 { (3, "1:1") } else { (4, "1") };
+        let uri = format!("{}/?EIO={version}&transport=polling&sid={}", self.settings.path, socket.id);
+        let request = Request::post(uri).body(Body::from(goodbye)).expect("the path was checked and ids are plain");
+        self.service.clone().oneshot(request).await.ok();
     }
 
     /// Tells every socket that the server goes away and when to come back.
@@ -91,19 +193,6 @@ impl Realtime {
     }
 }
 
-/// Registers the handlers of one socket. The body of a handler runs in the order the events came, what it returns does
-/// not: so the event goes into the socket's queue in the body. One handler for all events costs an idle socket less
-/// memory than one each.
-fn listen(socket: &SocketRef, inbox: &Arc<Inbox>, settings: &Arc<Settings>) {
-    let client = Client::new(Arc::clone(inbox), Arc::clone(settings));
-    Client::expect_login(&client, socket.clone());
-    let gone = Arc::clone(&client);
-    socket.on_fallback(move |socket: SocketRef, Event(name): Event, TryData(payload): TryData<_>, ack: AckSender| {
-        client.take(socket, &name, payload, ack);
-        std::future::ready(())
-    });
-    socket.on_disconnect(move || {
-        gone.leave();
-        std::future::ready(())
-    });
+fn current_line(socket: &SocketRef) -> Option<&CurrentLine> {
+    socket.req_parts().extensions.get()
 }

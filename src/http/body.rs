@@ -31,7 +31,7 @@ struct Fields<'a> {
     #[serde(borrow)]
     tokens: Option<&'a RawValue>,
     #[serde(borrow)]
-    entity_type: Option<Cow<'a, str>>,
+    entity_type: Option<&'a RawValue>,
     /// `null` is data like any other; only a missing one is replaced.
     #[serde(default, deserialize_with = "present")]
     data: Option<Box<RawValue>>,
@@ -45,41 +45,42 @@ fn parse_json(body: &[u8], limits: &Limits) -> Result<NewPush, Problem> {
     let text = std::str::from_utf8(body)
         .map_err(|error| invalid(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
     // serde would take an array for the fields in order.
-    if !text.trim_start().starts_with('{') {
+    if text.trim_ascii_start().starts_with(|start| start != '{') {
         return Err(invalid("the body must be a JSON object"));
     }
     let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| invalid(format!("the body: {error}")))?;
     let mut tokens = Tokens::new(limits);
-    match fields.tokens.map(RawValue::get) {
+    match fields.tokens {
         None => {}
         // A single empty text means nobody, as a missing list does.
-        Some("\"\"") => {}
-        Some(list) if list.starts_with('[') => {
+        Some(empty) if empty.get() == "\"\"" => {}
+        Some(list) if list.get().starts_with('[') => {
             let list: Vec<&RawValue> =
-                serde_json::from_str(list).map_err(|error| invalid(format!("tokens: {error}")))?;
+                serde_json::from_str(list.get()).map_err(|error| invalid(format!("tokens: {error}")))?;
             for (at, item) in list.into_iter().enumerate() {
-                tokens.add(&scalar(item.get()).ok_or_else(|| not_a_token(at))?, at)?;
+                let text = Token::text_of_json(item).map_err(|error| unstorable(&format!("tokens[{at}]"), &error))?;
+                tokens.add(&text.ok_or_else(|| not_a_token(at))?, at)?;
             }
         }
-        Some(one) => tokens.add(
-            &scalar(one).ok_or_else(|| invalid("tokens must be a text, a number, or a list of texts and numbers"))?,
-            0,
-        )?,
+        Some(one) => {
+            let text = Token::text_of_json(one).map_err(|error| unstorable("tokens", &error))?;
+            let wanted = || invalid("tokens must be a text, a number, or a list of texts and numbers");
+            tokens.add(&text.ok_or_else(wanted)?, 0)?;
+        }
     }
-    let data = match fields.data {
-        Some(data) => data,
-        None => RawValue::from_string("{}".to_owned()).expect("it is JSON"),
+    let entity_type: Cow<'_, str> = match fields.entity_type.map(RawValue::get) {
+        None => Cow::default(),
+        Some(text) if text.starts_with('"') => {
+            serde_json::from_str(text).map_err(|error| unstorable("entityType", &error))?
+        }
+        Some(_) => return Err(invalid("entityType must be a text")),
     };
-    check(tokens, fields.entity_type.unwrap_or_default().into_owned(), data, limits)
+    check(tokens, entity_type.into_owned(), fields.data, limits)
 }
 
-/// A text, or a number as its decimal text.
-fn scalar(json: &str) -> Option<Cow<'_, str>> {
-    match json.as_bytes().first()? {
-        b'"' => serde_json::from_str::<Cow<'_, str>>(json).ok(),
-        b'-' | b'0'..=b'9' if !json.contains(['e', 'E']) => Some(Cow::Borrowed(json)),
-        _ => None,
-    }
+/// A text that is JSON and still no Unicode: it holds a lone surrogate.
+fn unstorable(field: &str, error: &serde_json::Error) -> Problem {
+    Problem::bad_request("invalid_data", format!("{field}: {error}"))
 }
 
 fn not_a_token(at: usize) -> Problem {
@@ -113,7 +114,7 @@ fn parse_form(body: &[u8], limits: &Limits) -> Result<NewPush, Problem> {
     if lonely_empty && values > 1 {
         return Err(not_a_token(0));
     }
-    let data = to_raw_value(&data.unwrap_or_default()).expect("a text always serialises");
+    let data = data.map(|text| to_raw_value(&text).expect("a text always serialises"));
     check(tokens, entity_type.unwrap_or_default().into_owned(), data, limits)
 }
 
@@ -130,7 +131,13 @@ fn once<'a>(field: &mut Option<Cow<'a, str>>, name: &str, value: Cow<'a, str>) -
     }
 }
 
-fn check(tokens: Tokens<'_>, entity_type: String, data: Box<RawValue>, limits: &Limits) -> Result<NewPush, Problem> {
+fn check(
+    tokens: Tokens<'_>,
+    entity_type: String,
+    data: Option<Box<RawValue>>,
+    limits: &Limits,
+) -> Result<NewPush, Problem> {
+    let data = data.unwrap_or_else(|| RawValue::from_string("{}".to_owned()).expect("it is JSON"));
     if entity_type.len() > limits.entity_type_bytes {
         let detail =
             format!("entityType is at most {} bytes long, this one is {}", limits.entity_type_bytes, entity_type.len());
@@ -219,7 +226,7 @@ mod tests {
         for body in ["{}", r#"{"tokens":null}"#, r#"{"tokens":[]}"#, r#"{"tokens":""}"#] {
             assert_eq!(json(body), Ok(accepted(&[], "", "{}")));
         }
-        assert_eq!(form("tokens="), Ok(accepted(&[], "", "\"\"")));
+        assert_eq!(form("tokens="), Ok(accepted(&[], "", "{}")));
     }
 
     #[test]
@@ -234,6 +241,9 @@ mod tests {
     #[test]
     fn refusals_say_where() {
         let code_of = |body| json(body).unwrap_err();
+        assert_eq!(code_of("").1, "the body: EOF while parsing a value at line 1 column 0");
+        assert_eq!(code_of(r#"{"entityType":5}"#).1, "entityType must be a text");
+        assert_eq!(code_of(r#"{"tokens":["\ud800"]}"#).0, "invalid_data");
         assert_eq!(code_of("[1]").1, "the body must be a JSON object");
         assert_eq!(code_of(r#"{"tokens":["a",null]}"#).1, "tokens[1] must be a text or a number in decimal digits");
         assert_eq!(code_of(r#"{"tokens":["a",1e3]}"#).1, "tokens[1] must be a text or a number in decimal digits");

@@ -52,8 +52,8 @@ pub trait Outlet: Send + Sync {
     /// [`OutletError::Full`] if its buffer has no room now; nothing was queued then.
     fn send(&self, outbound: &Outbound<'_>) -> Result<(), OutletError>;
 
-    /// Closes the socket; false if its buffer has no room for that now.
-    fn close(&self) -> bool;
+    /// Closes the socket, whatever its buffer holds.
+    fn close(&self);
 }
 
 /// Why an [`Outlet`] did not take a message.
@@ -215,32 +215,23 @@ impl Pump {
     async fn send(&mut self, outbound: &Outbound<'_>) -> Result<(), Ended> {
         let mut stuck: Option<Instant> = None;
         loop {
-            if self.session().ended() {
-                return Err(Ended);
-            }
             if let Some(pause) = self.pace.before_sending() {
                 self.sleep(pause).await?;
             }
-            match self.outlet.send(outbound) {
+            match self.attachment.session.send(|| self.outlet.send(outbound)).ok_or(Ended)? {
                 Ok(()) => return Ok(()),
                 Err(OutletError::Closed) => return Err(Ended),
                 Err(OutletError::Full) => {
                     self.pace.full();
                     let since = *stuck.get_or_insert_with(Instant::now);
                     if since.elapsed() > self.inbox.settings.stuck_timeout {
-                        return self.close_stuck().await;
+                        warn!(session = self.session().id(), "A socket takes nothing any more, closing it");
+                        self.outlet.close();
+                        return Err(Ended);
                     }
                 }
             }
         }
-    }
-
-    async fn close_stuck(&mut self) -> Result<(), Ended> {
-        warn!(session = self.session().id(), "A socket takes nothing any more, closing it");
-        while !self.outlet.close() {
-            self.sleep(MAX_PAUSE).await?;
-        }
-        Err(Ended)
     }
 
     /// Sleeps, unless the session ends before.

@@ -45,7 +45,7 @@ impl Session {
         &self.token
     }
 
-    /// Ends the session; its pump stops and detaches it.
+    /// Ends the session; its pump stops and detaches it. Nothing is sent to it any more once this returns.
     pub fn end(&self) {
         self.state().ended = true;
         self.wake();
@@ -55,6 +55,12 @@ impl Session {
     #[must_use]
     pub fn ended(&self) -> bool {
         self.state().ended
+    }
+
+    /// Sends something, unless the session has ended; it cannot end meanwhile.
+    pub(super) fn send<T>(&self, send: impl FnOnce() -> T) -> Option<T> {
+        let state = self.state();
+        (!state.ended).then(send)
     }
 
     /// Wakes the pump: there may be something to send, or room to send it.

@@ -348,11 +348,10 @@ fn a_socket_that_takes_nothing_is_closed_and_its_session_detached() {
             node.push().await;
         }
         node.login(false, 2).await;
-        sleep(Duration::from_secs(40)).await;
+        sleep(Duration::from_secs(29)).await;
         let socket = &node.sessions[0].socket;
-        assert!(!socket.closed.load(Ordering::Relaxed), "there is no room even for the close");
-        socket.flush();
-        sleep(Duration::from_secs(2)).await;
+        assert!(!socket.closed.load(Ordering::Relaxed));
+        sleep(Duration::from_secs(3)).await;
         assert!(socket.closed.load(Ordering::Relaxed));
         assert!(node.inbox.hub.tokens().is_empty());
         assert_eq!(node.database.undelivered(&node.token).len(), 5);

@@ -4,31 +4,37 @@
 //! that receipts of one kind that wait together become one.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use serde_json::Value;
+use hyper::body::Bytes;
+use socketioxide::adapter::LocalAdapter;
 use socketioxide::extract::{AckSender, SocketRef};
+use socketioxide::handler::{FromMessageParts, Value as RawEvent};
+use socketioxide::socket::Socket;
 use socketioxide::{SendError, SocketError};
-use tracing::Instrument;
-use tracing::{debug, error, info_span, warn};
+use tracing::{Instrument, error, info_span, warn};
 
-use super::Settings;
-use super::wire::{self, Answer, ClientEvent, Refusal};
-use crate::inbox::{Inbox, LoginError, Outbound, Outlet, OutletError, Session};
+use super::Realtime;
+use super::wire::{self, Answer, ClientEvent, Refusal, Refused};
+use crate::inbox::{LoginError, Outbound, Outlet, OutletError, Session};
 use crate::notification::{ReceiptKind, Selection};
 use crate::store::WriterError;
 
+/// Refusals that may wait to be sent, about 150 bytes each. A client that earns more is closed.
+const MAX_REFUSALS: usize = 1024;
+
 /// One connected socket.
 pub(super) struct Client {
-    inbox: Arc<Inbox>,
-    settings: Arc<Settings>,
+    realtime: Realtime,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     /// Events that wait, at most `event_queue`; each is at most one message of the client. When it is full the client is
-    /// told `too_many_events`.
+    /// told `too_many_events`, for which there is room apart.
     waiting: VecDeque<Command>,
     /// Whether a worker runs.
     working: bool,
@@ -36,21 +42,27 @@ struct State {
     gone: bool,
 }
 
-/// An event and its acknowledgement callback.
+/// What waits for the worker, with its acknowledgement callback.
 struct Command {
-    event: ClientEvent,
-    ack: AckSender,
+    work: Work,
+    callback: Callback,
+}
+
+enum Work {
+    Do(ClientEvent),
+    /// It will not be done.
+    Refuse(Refused),
 }
 
 impl Client {
-    pub(super) fn new(inbox: Arc<Inbox>, settings: Arc<Settings>) -> Arc<Self> {
-        Arc::new(Self { inbox, settings, state: Mutex::default() })
+    pub(super) fn new(realtime: Realtime) -> Arc<Self> {
+        Arc::new(Self { realtime, state: Mutex::default() })
     }
 
     /// Closes the socket unless it logs in in time.
     pub(super) fn expect_login(client: &Arc<Self>, socket: SocketRef) {
         let client = Arc::downgrade(client);
-        let Some(timeout) = client.upgrade().map(|client| client.settings.login_timeout) else { return };
+        let Some(timeout) = client.upgrade().map(|client| client.realtime.settings.login_timeout) else { return };
         tokio::spawn(async move {
             tokio::time::sleep(timeout).await;
             let Some(client) = client.upgrade() else { return };
@@ -61,44 +73,41 @@ impl Client {
             if silent {
                 let refusal = Refusal::new("login_timeout", "no user_login came in time");
                 socket.emit("login_error", &refusal).ok();
-                socket.disconnect().ok();
+                client.realtime.disconnect(socket).await;
             }
         });
     }
 
     /// Takes an event in the order it came.
-    pub(super) fn take(
-        self: &Arc<Self>,
-        socket: SocketRef,
-        name: &str,
-        payload: Result<Value, impl std::error::Error>,
-        ack: AckSender,
-    ) {
-        let payload = payload.unwrap_or(Value::Null);
-        let event = match wire::parse(name, payload, self.settings.max_token_bytes) {
-            Ok(Some(event)) => event,
+    pub(super) fn take(self: &Arc<Self>, socket: SocketRef, Incoming { packet, callback }: Incoming) {
+        let work = match wire::parse(&packet, self.realtime.settings.max_token_bytes) {
+            Ok(Some(event)) => Work::Do(event),
             Ok(None) => return,
-            Err(refusal) => {
-                if name == wire::USER_LOGIN {
-                    socket.emit("login_error", &refusal).ok();
-                }
-                answer(ack, &Answer::Refused(&refusal));
-                return;
-            }
+            Err(refused) => Work::Refuse(refused),
         };
         let mut state = self.state();
         if state.gone {
             return;
         }
-        if state.waiting.len() >= self.settings.event_queue {
+        let waiting = state.waiting.len();
+        if waiting >= self.realtime.settings.event_queue + MAX_REFUSALS {
+            state.gone = true;
             drop(state);
-            let refusal = Refusal::new("too_many_events", "too many events wait, send this one again later");
-            answer(ack, &Answer::Refused(&refusal));
+            warn!("A client sends more than it can be answered, closing its socket");
+            let realtime = self.realtime.clone();
+            tokio::spawn(async move { realtime.hang_up(&socket).await });
             return;
         }
-        state.waiting.push_back(Command { event, ack });
+        let work = match work {
+            Work::Do(event) if waiting >= self.realtime.settings.event_queue => {
+                let refusal = Refusal::new("too_many_events", "too many events wait, send this one again later");
+                Work::Refuse(Refused { refusal, login: matches!(event, ClientEvent::Login(_)) })
+            }
+            work => work,
+        };
+        state.waiting.push_back(Command { work, callback });
         if !std::mem::replace(&mut state.working, true) {
-            self.inbox.spawn(Arc::clone(self).work(socket));
+            self.realtime.inbox.spawn(Arc::clone(self).work(socket));
         }
     }
 
@@ -112,39 +121,42 @@ impl Client {
     }
 
     async fn work(self: Arc<Self>, socket: SocketRef) {
-        while let Some((command, merged)) = self.next() {
-            match command.event {
-                ClientEvent::Login(request) => {
+        while let Some((Command { work, callback }, merged)) = self.next() {
+            match work {
+                Work::Do(ClientEvent::Login(request)) => {
                     let span = info_span!("socket.login", token = ?request.token);
-                    self.login(&socket, request, command.ack).instrument(span).await;
+                    self.login(&socket, request, &callback).instrument(span).await;
                 }
-                ClientEvent::Receipt(kind, selection) => {
+                Work::Do(ClientEvent::Receipt(kind, selection)) => {
                     let outcome = self.receipt(kind, selection).await;
-                    let answered = match &outcome {
-                        Ok(None) => Answer::Done,
-                        Ok(Some(head)) => Answer::Head { rev: head.rev, unread: head.unread },
-                        Err(refusal) => Answer::Refused(refusal),
+                    let answer = match &outcome {
+                        Ok(None) => Answer::DONE,
+                        Ok(Some(head)) => Answer::from(*head),
+                        Err(refusal) => Answer::from(refusal),
                     };
-                    answer(command.ack, &answered);
-                    merged.into_iter().for_each(|ack| answer(ack, &answered));
+                    self.answer(&callback, &answer).await;
+                    for callback in &merged {
+                        self.answer(callback, &answer).await;
+                    }
                 }
-                ClientEvent::Logout => {
+                Work::Do(ClientEvent::Logout) => {
                     let session = self.state().session.take();
                     match session {
                         Some(session) => {
                             session.end();
                             Self::expect_login(&self, socket.clone());
-                            answer(command.ack, &Answer::Done);
+                            self.answer(&callback, &Answer::DONE).await;
                         }
-                        None => answer(command.ack, &Answer::Refused(&not_logged_in())),
+                        None => self.answer(&callback, &Answer::from(&not_logged_in())).await,
                     }
                 }
+                Work::Refuse(Refused { refusal, login }) => self.refuse(&socket, &refusal, login, &callback).await,
             }
         }
     }
 
     /// The next event, with the callbacks of those that were merged into it.
-    fn next(&self) -> Option<(Command, Vec<AckSender>)> {
+    fn next(&self) -> Option<(Command, Vec<Callback>)> {
         let mut state = self.state();
         let Some(mut command) = state.waiting.pop_front() else {
             state.working = false;
@@ -152,48 +164,72 @@ impl Client {
             return None;
         };
         let mut merged = Vec::new();
-        if let ClientEvent::Receipt(kind, selection) = &mut command.event {
-            while let Some(Command { event: ClientEvent::Receipt(next_kind, next), .. }) = state.waiting.front_mut() {
+        if let Work::Do(ClientEvent::Receipt(kind, selection)) = &mut command.work {
+            while let Some(Command { work: Work::Do(ClientEvent::Receipt(next_kind, next)), .. }) =
+                state.waiting.front_mut()
+            {
                 if next_kind != kind || !merge(selection, next) {
                     break;
                 }
-                merged.extend(state.waiting.pop_front().map(|command| command.ack));
+                merged.extend(state.waiting.pop_front().map(|command| command.callback));
             }
         }
         Some((command, merged))
     }
 
-    async fn login(self: &Arc<Self>, socket: &SocketRef, request: wire::LoginRequest, ack: AckSender) {
+    async fn login(self: &Arc<Self>, socket: &SocketRef, request: wire::LoginRequest, callback: &Callback) {
         let current = self.state().session.clone();
         let refusal = match current {
             Some(session) if *session.token() != request.token => {
                 Refusal::new("already_logged_in", "this socket is logged in as another token, log out first")
             }
             // The page asks again what it has: it gets the state, and nothing twice.
-            Some(_) => match self.inbox.greeting(&request.token).await {
-                Ok(greeting) => return answer(ack, &Answer::from(&greeting)),
+            Some(_) => match self.realtime.inbox.greeting(&request.token).await {
+                Ok(greeting) => return self.answer(callback, &Answer::from(&greeting)).await,
                 Err(error) => login_refusal(&error),
             },
             None => {
-                let outlet = Arc::new(SocketOutlet { socket: socket.clone() });
-                match self.inbox.login(&request.token, request.batch, outlet).await {
+                let outlet = Arc::new(SocketOutlet { realtime: self.realtime.clone(), socket: socket.clone() });
+                match self.realtime.inbox.login(&request.token, request.batch, outlet).await {
                     Ok(login) => {
-                        let mut state = self.state();
-                        if state.gone {
-                            return;
+                        let gone = {
+                            let mut state = self.state();
+                            state.session = Some(Arc::clone(&login.session));
+                            state.gone
+                        };
+                        if !gone {
+                            self.answer(callback, &Answer::from(&login.greeting)).await;
+                            login.start();
                         }
-                        state.session = Some(Arc::clone(&login.session));
-                        drop(state);
-                        answer(ack, &Answer::from(&login.greeting));
-                        login.start();
                         return;
                     }
                     Err(error) => login_refusal(&error),
                 }
             }
         };
-        socket.emit("login_error", &refusal).ok();
-        answer(ack, &Answer::Refused(&refusal));
+        self.refuse(socket, &refusal, true, callback).await;
+    }
+
+    /// A refused login is also an event: old pages give no callback.
+    async fn refuse(&self, socket: &SocketRef, refusal: &Refusal, login: bool, callback: &Callback) {
+        if login {
+            self.until_taken(|| socket.emit("login_error", refusal)).await;
+        }
+        self.answer(callback, &Answer::from(refusal)).await;
+    }
+
+    /// Calls the client's callback, if it gave one.
+    async fn answer(&self, callback: &Callback, answer: &Answer<'_>) {
+        self.until_taken(|| callback.send(answer)).await;
+    }
+
+    /// Sends something, waiting while the socket's buffer is full and the socket is there.
+    async fn until_taken(&self, send: impl Fn() -> Result<(), SendError>) {
+        let mut pause = Duration::from_millis(1);
+        while matches!(send(), Err(SendError::Socket(SocketError::InternalChannelFull))) && !self.state().gone {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
     }
 
     async fn receipt(
@@ -202,7 +238,7 @@ impl Client {
         selection: Selection,
     ) -> Result<Option<crate::notification::Head>, Refusal> {
         let session = self.state().session.clone().ok_or_else(not_logged_in)?;
-        self.inbox.receipt(&session, kind, selection).await.map_err(|error| match error {
+        self.realtime.inbox.receipt(&session, kind, selection).await.map_err(|error| match error {
             WriterError::Busy => Refusal::new("unavailable", "the service is busy, send this again later"),
             WriterError::Stopped => Refusal::new("unavailable", "the service is stopping"),
             WriterError::Store(error) => {
@@ -241,16 +277,39 @@ fn login_refusal(error: &LoginError) -> Refusal {
     }
 }
 
-/// Calls the client's callback, if it gave one. It is lost if the socket's buffer has no room: a client that gets no
-/// answer asks again.
-fn answer(ack: AckSender, answer: &Answer<'_>) {
-    if let Err(error) = ack.send(answer) {
-        debug!(%error, "Cannot answer an event");
+/// An event as the library hands it over.
+pub(super) struct Incoming {
+    /// A JSON array of the name and its arguments. The library would parse it too, but into numbers that round.
+    packet: String,
+    callback: Callback,
+}
+
+/// The acknowledgement callback of an event, if the client gave one. The library's own can be tried only once, and is
+/// lost when the socket's buffer is full at that moment.
+struct Callback {
+    socket: Arc<Socket>,
+    id: Option<i64>,
+}
+
+impl FromMessageParts<LocalAdapter> for Incoming {
+    type Error = Infallible;
+
+    fn from_message_parts(socket: &Arc<Socket>, event: &mut RawEvent, id: &Option<i64>) -> Result<Self, Infallible> {
+        let packet = event.as_str().map(|text| text.as_str().to_owned()).unwrap_or_default();
+        Ok(Self { packet, callback: Callback { socket: Arc::clone(socket), id: *id } })
+    }
+}
+
+impl Callback {
+    fn send(&self, answer: &Answer<'_>) -> Result<(), SendError> {
+        let Ok(sender) = AckSender::from_message_parts(&self.socket, &mut RawEvent::Bytes(Bytes::new()), &self.id);
+        sender.send(answer)
     }
 }
 
 /// Sends to one socket.
 struct SocketOutlet {
+    realtime: Realtime,
     socket: SocketRef,
 }
 
@@ -266,7 +325,8 @@ impl Outlet for SocketOutlet {
         })
     }
 
-    fn close(&self) -> bool {
-        !matches!(self.socket.clone().disconnect(), Err(SocketError::InternalChannelFull))
+    fn close(&self) {
+        let (realtime, socket) = (self.realtime.clone(), self.socket.clone());
+        tokio::spawn(async move { realtime.hang_up(&socket).await });
     }
 }

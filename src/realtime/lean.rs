@@ -3,21 +3,23 @@
 //! The engine keeps headers and URI for as long as the socket lives. As hyper hands them over they are slices of its
 //! read buffer, so each idle socket would pin 16 KiB of it. A copy of what the engine looks at is a few hundred bytes.
 
+use axum::body::Body;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use http_body_util::Limited;
 use hyper::upgrade::OnUpgrade;
 
 /// What the engine reads to answer a request.
 const KEPT: [HeaderName; 7] =
     [CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE];
 
-/// Copies what the engine needs of a request and lets go of the rest.
+/// Copies what the engine needs of a request and lets go of the rest. Of its body at most `max_bytes` are read.
 ///
 /// A request without a protocol version is one of the first clients, which did not send it: it gets `EIO=3`, as the
 /// Node server assumes.
-pub fn lean<B>(request: Request<B>) -> Request<B> {
+pub(super) fn lean(request: Request<Body>, max_bytes: usize) -> Request<Body> {
     let (mut parts, body) = request.into_parts();
     let mut headers = HeaderMap::with_capacity(KEPT.len());
     for name in KEPT {
@@ -26,8 +28,7 @@ pub fn lean<B>(request: Request<B>) -> Request<B> {
         }
     }
     let query = parts.uri.query().unwrap_or_default();
-    let has_version = query.split('&').any(|pair| pair.starts_with("EIO="));
-    let version = if has_version { "" } else { "EIO=3&" };
+    let version = if parameter(query, "EIO").is_some() { "" } else { "EIO=3&" };
     let copy = format!("{}?{version}{query}", parts.uri.path());
     // It was a valid path and query before, and still is one with the version in front.
     parts.uri = copy.parse::<Uri>().unwrap_or_default();
@@ -37,7 +38,12 @@ pub fn lean<B>(request: Request<B>) -> Request<B> {
     if let Some(upgrade) = upgrade {
         parts.extensions.insert(upgrade);
     }
-    Request::from_parts(parts, body)
+    Request::from_parts(parts, Body::new(Limited::new(body, max_bytes)))
+}
+
+/// The value of a parameter of a query, as it was sent.
+pub(super) fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
 
 #[cfg(test)]
@@ -51,9 +57,9 @@ mod tests {
             .header("upgrade", "websocket")
             .header("cookie", "long")
             .extension("somebody's")
-            .body(())
+            .body(Body::empty())
             .unwrap();
-        let lean = lean(request);
+        let lean = lean(request, 100);
         assert_eq!(lean.uri(), "/socket.io/?EIO=4&transport=websocket");
         assert_eq!(lean.headers().len(), 1);
         assert!(lean.extensions().is_empty());
@@ -61,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_request_without_a_protocol_version_gets_the_oldest() {
-        let request = Request::builder().uri("/socket.io/?transport=polling").body(()).unwrap();
-        assert_eq!(lean(request).uri(), "/socket.io/?EIO=3&transport=polling");
+        let request = Request::builder().uri("/socket.io/?transport=polling").body(Body::empty()).unwrap();
+        assert_eq!(lean(request, 100).uri(), "/socket.io/?EIO=3&transport=polling");
     }
 }

@@ -1,6 +1,6 @@
 //! The events of the wire protocol: names, payloads, answers.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use socketioxide::SendError;
@@ -8,10 +8,9 @@ use socketioxide::extract::SocketRef;
 use uuid::Uuid;
 
 use crate::inbox::{Delivery, Greeting, Live, Outbound};
-use crate::notification::{Change, ChangeKind, Event, Notification, ReceiptKind, Rev, Selection, Token, timestamp};
-
-/// The event that a client logs in with.
-pub(super) const USER_LOGIN: &str = "user_login";
+use crate::notification::{
+    Change, ChangeKind, Event, Head, Notification, ReceiptKind, Rev, Selection, Token, timestamp,
+};
 
 /// A checked event of a client.
 #[derive(Debug, PartialEq)]
@@ -47,55 +46,81 @@ impl Refusal {
 }
 
 /// What an acknowledgement callback gets.
+#[derive(Serialize)]
+#[serde(untagged)]
 pub(super) enum Answer<'a> {
-    Greeting(&'a Greeting),
-    Done,
-    Head { rev: Rev, unread: i64 },
-    Refused(&'a Refusal),
+    Greeting { ok: bool, epoch: &'a str, rev: Rev, unread: i64, undelivered: u64 },
+    Head { ok: bool, rev: Rev, unread: i64 },
+    Done { ok: bool },
+    Refused { ok: bool, code: &'static str, message: &'a str },
+}
+
+impl Answer<'_> {
+    pub(super) const DONE: Self = Self::Done { ok: true };
 }
 
 impl<'a> From<&'a Greeting> for Answer<'a> {
-    fn from(greeting: &'a Greeting) -> Self {
-        Self::Greeting(greeting)
+    fn from(Greeting { epoch, head, undelivered }: &'a Greeting) -> Self {
+        Self::Greeting { ok: true, epoch, rev: head.rev, unread: head.unread, undelivered: *undelivered }
     }
 }
 
-impl Serialize for Answer<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Greeting(Greeting { epoch, head, undelivered }) => {
-                json!({"ok": true, "epoch": epoch, "rev": head.rev, "unread": head.unread, "undelivered": undelivered})
-            }
-            Self::Done => json!({"ok": true}),
-            Self::Head { rev, unread } => json!({"ok": true, "rev": rev, "unread": unread}),
-            Self::Refused(Refusal { code, message }) => json!({"ok": false, "code": code, "message": message}),
-        }
-        .serialize(serializer)
+impl From<Head> for Answer<'_> {
+    fn from(head: Head) -> Self {
+        Self::Head { ok: true, rev: head.rev, unread: head.unread }
     }
 }
 
-/// Checks an event; `None` for one that the protocol does not know, which is ignored as Socket.IO servers do.
-pub(super) fn parse(name: &str, payload: Value, max_token_bytes: usize) -> Result<Option<ClientEvent>, Refusal> {
-    Ok(Some(match name {
-        USER_LOGIN => ClientEvent::Login(login(&payload, max_token_bytes)?),
-        "ack" => ClientEvent::Receipt(ReceiptKind::Ack, selection(payload, false)?),
-        "read" => ClientEvent::Receipt(ReceiptKind::Read, selection(payload, true)?),
-        "user_logout" => ClientEvent::Logout,
+impl<'a> From<&'a Refusal> for Answer<'a> {
+    fn from(Refusal { code, message }: &'a Refusal) -> Self {
+        Self::Refused { ok: false, code, message }
+    }
+}
+
+/// An event that was refused.
+#[derive(Debug, PartialEq)]
+pub(super) struct Refused {
+    pub(super) refusal: Refusal,
+    /// Whether it was a login.
+    pub(super) login: bool,
+}
+
+/// Checks an event, given as the packet's JSON: an array of the name and its arguments. `None` for one that the protocol
+/// does not know, which is ignored as Socket.IO servers do.
+pub(super) fn parse(packet: &str, max_token_bytes: usize) -> Result<Option<ClientEvent>, Refused> {
+    let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(packet) else { return Ok(None) };
+    let name = items.first().and_then(|name| serde_json::from_str::<String>(name.get()).ok()).unwrap_or_default();
+    let payload = items.get(1).copied();
+    let event = match name.as_str() {
+        "user_login" => login(payload, max_token_bytes).map(ClientEvent::Login),
+        "ack" => selection(value(payload), false).map(|rows| ClientEvent::Receipt(ReceiptKind::Ack, rows)),
+        "read" => selection(value(payload), true).map(|rows| ClientEvent::Receipt(ReceiptKind::Read, rows)),
+        "user_logout" => Ok(ClientEvent::Logout),
         _ => return Ok(None),
-    }))
+    };
+    event.map(Some).map_err(|refusal| Refused { refusal, login: name == "user_login" })
 }
 
-fn login(payload: &Value, max_token_bytes: usize) -> Result<LoginRequest, Refusal> {
-    let text = match &payload["tokenId"] {
-        Value::String(text) => text.clone(),
-        Value::Number(number) => number.to_string(),
-        _ => return Err(Refusal::invalid("user_login needs tokenId, a text or a number")),
-    };
+/// No payload at all is as good as null.
+fn value(payload: Option<&RawValue>) -> Value {
+    payload.and_then(|payload| serde_json::from_str(payload.get()).ok()).unwrap_or_default()
+}
+
+fn login(payload: Option<&RawValue>, max_token_bytes: usize) -> Result<LoginRequest, Refusal> {
+    #[derive(Deserialize)]
+    struct Fields<'a> {
+        #[serde(borrow, rename = "tokenId")]
+        token: Option<&'a RawValue>,
+        batch: Option<Value>,
+    }
+    let needed = || Refusal::invalid("user_login needs an object with tokenId, a text or a number");
+    let fields: Fields<'_> = payload.and_then(|payload| serde_json::from_str(payload.get()).ok()).ok_or_else(needed)?;
+    let text = fields.token.and_then(|token| Token::text_of_json(token).ok().flatten()).ok_or_else(needed)?;
     let token = Token::parse(&text, max_token_bytes).map_err(|error| Refusal::invalid(format!("tokenId: {error}")))?;
-    let batch = match &payload["batch"] {
-        Value::Null => false,
-        Value::Bool(batch) => *batch,
-        _ => return Err(Refusal::invalid("batch must be true or false")),
+    let batch = match fields.batch {
+        None => false,
+        Some(Value::Bool(batch)) => batch,
+        Some(_) => return Err(Refusal::invalid("batch must be true or false")),
     };
     Ok(LoginRequest { token, batch })
 }
@@ -241,7 +266,7 @@ mod tests {
     const ID: &str = "0198c0de-0000-7000-8000-000000000001";
 
     fn parsed(name: &str, payload: Value) -> Result<Option<ClientEvent>, String> {
-        parse(name, payload, 8).map_err(|refusal| refusal.message)
+        parse(&json!([name, payload]).to_string(), 8).map_err(|refused| refused.refusal.message)
     }
 
     #[test]
@@ -275,7 +300,12 @@ mod tests {
             let payload = json!({"tokenId": token, "userId": 42, "socketId": "someone else's"});
             assert_eq!(parsed("user_login", payload), Ok(Some(ClientEvent::Login(request))));
         }
-        assert!(parsed("user_login", json!({"userId": 1})).is_err());
+        for packet in ["[\"user_login\"]", "[\"user_login\",[1]]", "[\"user_login\",{\"userId\":1}]"] {
+            assert!(parse(packet, 8).unwrap_err().login, "{packet}");
+        }
+        let large = parse("[\"user_login\",{\"tokenId\":18446744073709551617}]", 32).unwrap();
+        let token = Token::parse("18446744073709551617", 32).unwrap();
+        assert_eq!(large, Some(ClientEvent::Login(LoginRequest { token, batch: false })), "digit for digit");
         assert!(parsed("user_login", json!({"tokenId": "too long!"})).is_err());
         assert!(parsed("user_login", json!({"tokenId": "1", "batch": "yes"})).is_err());
     }

@@ -18,14 +18,20 @@ use super::{OpenError, damaged_or, log_opened};
 /// Bytes of the shared memory file up to and including `nBackfill`.
 const SHM_HEADER: usize = 100;
 
+/// Comparing the indexes as well takes about ten times as long as looking at every page (measured: 3.6 s and 0.35 s for
+/// 360 MB), so it is done for files smaller by this factor.
+const FULL_CHECK_SHARE: u64 = 4;
+
 /// Bytes of the log's own header.
 const WAL_HEADER: usize = 32;
 
-/// Takes the file for this process until the returned handle is dropped.
+/// Takes the file for this process until the returned handle is dropped, creating it if it is missing.
+///
+/// The lock is on the file itself, so it holds by whatever name another process calls it. SQLite's own locks are of
+/// another kind, which do not meet these; but closing the handle would drop them, so it must outlive the connections.
 pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
-    let lock_path = beside(path, ".lock");
-    let io = |source| OpenError::Io { path: lock_path.clone(), source };
-    let file = File::options().create(true).write(true).truncate(false).open(&lock_path).map_err(io)?;
+    let io = |source| OpenError::Io { path: path.to_owned(), source };
+    let file = File::options().create(true).write(true).truncate(false).open(path).map_err(io)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
@@ -48,7 +54,8 @@ pub(super) fn promised_frames(path: &Path) -> i64 {
     }
 }
 
-/// Refuses a file whose log lost commits or, up to `check_bytes` of size, whose pages are not sound.
+/// Refuses a file whose log lost commits or, up to `check_bytes` of size, whose pages are not sound. Up to a quarter of
+/// that its indexes are compared with their rows as well.
 pub(super) async fn check(
     connection: &mut SqliteConnection,
     path: &Path,
@@ -70,11 +77,11 @@ pub(super) async fn check(
         info!(file.bytes = size, "Skipped the page check, the file is larger than --startup-check-mib");
         return Ok(());
     }
+    let check =
+        if size <= check_bytes / FULL_CHECK_SHARE { "pragma integrity_check(3)" } else { "pragma quick_check(3)" };
     // A pragma is not a query that the macros could describe.
-    let found: Vec<String> = sqlx::query_scalar("pragma quick_check(3)")
-        .fetch_all(connection)
-        .await
-        .map_err(|error| damaged_or(error, path))?;
+    let found: Vec<String> =
+        sqlx::query_scalar(check).fetch_all(connection).await.map_err(|error| damaged_or(error, path))?;
     if found != ["ok"] {
         return Err(damaged(found.join("; ")));
     }

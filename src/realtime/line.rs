@@ -1,0 +1,112 @@
+//! The TCP connection under a socket, and the one sure way to end it.
+//!
+//! The engine cannot close a connection whose writer is blocked, nor one whose client ignores that it was disconnected.
+//! So the service keeps a weak hold on each connection, with which it hangs up on the socket itself.
+
+use std::io;
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A connection that can be hung up from outside.
+pub struct Line {
+    stream: Arc<TcpStream>,
+}
+
+/// Ends a [`Line`]; does not keep it open.
+#[derive(Debug, Clone)]
+pub struct HangUp(Weak<TcpStream>);
+
+/// The connection that a socket uses now: it changes when a polling client upgrades to a websocket.
+#[derive(Debug, Clone)]
+pub(super) struct CurrentLine(Arc<Mutex<HangUp>>);
+
+impl Line {
+    /// Takes over a connection.
+    #[must_use]
+    pub fn new(stream: TcpStream) -> Self {
+        Self { stream: Arc::new(stream) }
+    }
+
+    /// The means to end it.
+    #[must_use]
+    pub fn hang_up(&self) -> HangUp {
+        HangUp(Arc::downgrade(&self.stream))
+    }
+}
+
+impl HangUp {
+    fn now(&self) {
+        if let Some(stream) = self.0.upgrade() {
+            // Fails if the other end was faster.
+            SockRef::from(&*stream).shutdown(Shutdown::Both).ok();
+        }
+    }
+}
+
+impl CurrentLine {
+    pub(super) fn new(line: HangUp) -> Self {
+        Self(Arc::new(Mutex::new(line)))
+    }
+
+    pub(super) fn replace(&self, line: HangUp) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = line;
+    }
+
+    pub(super) fn hang_up(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).now();
+    }
+}
+
+impl AsyncRead for Line {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.stream.poll_read_ready(context))?;
+            match self.stream.try_read(buffer.initialize_unfilled()) {
+                Ok(bytes) => {
+                    buffer.advance(bytes);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Line {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(context))?;
+            match self.stream.try_write_vectored(slices) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&*self.stream).shutdown(Shutdown::Write))
+    }
+}

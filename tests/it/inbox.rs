@@ -1,0 +1,8 @@
+//! The inbox over Socket.IO: login and replay, live delivery, receipts, the window, and who may do what.
+
+mod flow;
+mod heartbeat;
+mod login;
+mod receipts;
+mod replay;
+mod strangers;

@@ -1,0 +1,20 @@
+//! Black-box tests: every test starts the real binary on a free port with a database of its own and talks to it over
+//! loopback, as a backend, a browser, an admin and a fault would. Nothing here imports the crate.
+//!
+//! The pieces: [`server`] (the child process), [`api`] (pushing), [`socket`] and [`polling`] (a Socket.IO client that can
+//! misbehave), [`table`] (the database as an admin sees it), [`proxy`] (a network that fails), [`load`] (seeded producers
+//! and readers) and [`oracle`] (what must hold of everything they saw). The tests: [`start`], [`push`], [`inbox`], [`faults`].
+
+mod api;
+mod load;
+mod oracle;
+mod polling;
+mod proxy;
+mod server;
+mod socket;
+mod table;
+
+mod faults;
+mod inbox;
+mod push;
+mod start;

@@ -1,0 +1,6 @@
+//! Pushing over HTTP: what is accepted and stored, what is refused and how, idempotency, and more than the writer takes.
+
+mod accepted;
+mod idempotency;
+mod overload;
+mod refused;

@@ -1,0 +1,159 @@
+//! The database as an admin sees it: through the `sqlite3` command, read-only, beside the running server.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::server::PATIENCE;
+
+/// A handle on one database file.
+#[derive(Clone)]
+pub(crate) struct Table {
+    path: PathBuf,
+    /// The command that runs `sqlite3` where the file is visible, if that is elsewhere.
+    inside: Vec<String>,
+}
+
+/// All of it at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) inboxes: Vec<Inbox>,
+    pub(crate) notifications: Vec<Row>,
+    pub(crate) changes: Vec<Change>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Inbox {
+    pub(crate) token: String,
+    pub(crate) rev: i64,
+    pub(crate) unread: i64,
+    pub(crate) delivered_upto: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) token: String,
+    pub(crate) seq: i64,
+    pub(crate) id: String,
+    pub(crate) entity_type: String,
+    pub(crate) created_at: String,
+    pub(crate) delivered_at: Option<String>,
+    pub(crate) read_at: Option<String>,
+    pub(crate) data: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Change {
+    pub(crate) token: String,
+    pub(crate) rev: i64,
+    /// JSON text.
+    pub(crate) change: String,
+}
+
+impl Table {
+    pub(crate) fn new(path: &Path, inside: Vec<String>) -> Self {
+        Self { path: path.to_owned(), inside }
+    }
+
+    /// The rows of one query as JSON objects.
+    pub(crate) async fn query(&self, sql: &str) -> Vec<Value> {
+        let output = self.run(&["-readonly", "-json"], sql).await;
+        assert!(output.status.success(), "sqlite3 failed: {}\n{sql}", String::from_utf8_lossy(&output.stderr));
+        if output.stdout.trim_ascii().is_empty() {
+            return Vec::new();
+        }
+        serde_json::from_slice(&output.stdout).expect("sqlite3 writes JSON")
+    }
+
+    /// The one value of a query that has one.
+    pub(crate) async fn value(&self, sql: &str) -> Value {
+        let rows = self.query(sql).await;
+        assert_eq!(rows.len(), 1, "one row was expected from {sql}");
+        rows[0].as_object().and_then(|row| row.values().next().cloned()).expect("a row has a column")
+    }
+
+    pub(crate) async fn count(&self, sql: &str) -> i64 {
+        self.value(sql).await.as_i64().unwrap_or_else(|| panic!("a number was expected from {sql}"))
+    }
+
+    /// The rows of one token in `seq` order.
+    pub(crate) async fn rows(&self, token: &str) -> Vec<Row> {
+        self.snapshot().await.notifications.into_iter().filter(|row| row.token == token).collect()
+    }
+
+    pub(crate) async fn inbox(&self, token: &str) -> Option<Inbox> {
+        self.snapshot().await.inboxes.into_iter().find(|inbox| inbox.token == token)
+    }
+
+    /// Everything at one moment: a single statement sees a single state.
+    pub(crate) async fn snapshot(&self) -> Snapshot {
+        let rows = self
+            .query(
+                "select
+                   (select json_group_array(json_object('token', token, 'rev', rev, 'unread', unread,
+                      'delivered_upto', delivered_upto)) from (select * from inbox order by token)) as inboxes,
+                   (select json_group_array(json_object('token', token, 'seq', seq, 'id', id, 'entity_type', entity_type,
+                      'created_at', created_at, 'delivered_at', delivered_at, 'read_at', read_at, 'data', data))
+                      from (select * from notification order by token, seq)) as notifications,
+                   (select json_group_array(json_object('token', token, 'rev', rev, 'change', change))
+                      from (select * from inbox_change order by token, rev)) as changes",
+            )
+            .await;
+        let text = |name: &str| rows[0][name].as_str().expect("an array as text").to_owned();
+        Snapshot {
+            inboxes: serde_json::from_str(&text("inboxes")).expect("rows of inbox"),
+            notifications: serde_json::from_str(&text("notifications")).expect("rows of notification"),
+            changes: serde_json::from_str(&text("changes")).expect("rows of inbox_change"),
+        }
+    }
+
+    /// What `pragma integrity_check` says; `ok` when all is well.
+    pub(crate) async fn integrity(&self) -> String {
+        self.value("pragma integrity_check").await.as_str().unwrap_or_default().to_owned()
+    }
+
+    async fn run(&self, options: &[&str], sql: &str) -> std::process::Output {
+        let mut words = self.inside.iter().map(String::as_str).chain(["sqlite3"]);
+        let mut command = Command::new(words.next().expect("at least sqlite3"));
+        command.args(words).args(options).args(["-cmd", ".timeout 10000"]).arg(&self.path).arg(sql);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let output = timeout(PATIENCE, command.output()).await.expect("sqlite3 answers in time");
+        output.expect("the sqlite3 command is installed (Debian package sqlite3)")
+    }
+}
+
+/// A foreign connection that holds the write lock of a database until it is dropped or released.
+pub(crate) struct WriteLock {
+    child: tokio::process::Child,
+}
+
+impl WriteLock {
+    /// Takes the lock with the `sqlite3` command and waits until it is held.
+    pub(crate) async fn take(database: &Path) -> Self {
+        use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+        let mut child = Command::new("sqlite3")
+            .arg("-bail")
+            .arg(database)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the sqlite3 command is installed (Debian package sqlite3)");
+        let stdin = child.stdin.as_mut().expect("stdin is piped");
+        stdin.write_all(b".timeout 10000\nbegin immediate;\nselect 'held';\n").await.expect("sqlite3 listens");
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
+        let line = timeout(PATIENCE, lines.next_line()).await.expect("the lock is free in time").expect("text");
+        assert_eq!(line.as_deref(), Some("held"));
+        Self { child }
+    }
+
+    /// Lets go of it without a change.
+    pub(crate) async fn release(mut self) {
+        drop(self.child.stdin.take());
+        timeout(PATIENCE, self.child.wait()).await.expect("sqlite3 ends").expect("can be waited for");
+    }
+}
