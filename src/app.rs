@@ -110,8 +110,8 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
     let drained = tokio::time::timeout(drain_timeout, async {
         realtime.announce_drain(drain_timeout).await;
         realtime.close().await;
+        inbox.drain().await;
         connections.wait().await;
-        inbox.drained().await;
     });
     if drained.await.is_err() {
         warn!(sockets.open = connections.len(), "Stopped waiting for what is still open");

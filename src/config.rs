@@ -218,6 +218,18 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_lists_every_flag_with_its_variable_and_default() {
+        let readme = include_str!("../README.md");
+        for argument in Cli::command().get_arguments().filter(|argument| argument.get_env().is_some()) {
+            let flag = argument.get_long().unwrap();
+            let variable = argument.get_env().unwrap().to_str().unwrap();
+            let default = argument.get_default_values()[0].to_str().unwrap();
+            let row = format!("| `--{flag}` | `{variable}` | `{default}` | ");
+            assert!(readme.contains(&row), "the README's table needs the row {row}");
+        }
+    }
+
+    #[test]
     fn socket_paths_are_absolute_and_plain() {
         assert_eq!(socket_path("/ws/socket.io/"), Ok("/ws/socket.io".to_owned()));
         for bad in ["", "/", "ws", "/a b", "/a?b", "//a", "/{a}"] {

@@ -271,8 +271,9 @@ impl Inbox {
         self.sessions.spawn(work);
     }
 
-    /// Waits until every session has ended and its work is done.
-    pub async fn drained(&self) {
+    /// Ends every session and waits until what they asked for is done.
+    pub async fn drain(&self) {
+        self.hub.end_sessions();
         self.sessions.close();
         self.sessions.wait().await;
     }

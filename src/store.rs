@@ -81,7 +81,7 @@ pub struct Page<T> {
     pub more: bool,
 }
 
-/// A page ends after this many bytes of `data` and names, whatever its row limit: it bounds the memory of one reader.
+/// A page ends after this many bytes of `data`, whatever its row limit: it bounds the memory of one reader.
 pub const PAGE_BYTES: usize = 256 * 1024;
 
 /// Collects rows until a page is full.
@@ -250,6 +250,9 @@ pub enum OpenError {
         /// What was found.
         problem: String,
     },
+    /// No space for it.
+    #[error("no space for {0:?}: the disk is full")]
+    Full(PathBuf),
     /// The library linked in is too old to be safe.
     #[error("SQLite {0} can corrupt a write-ahead log: 3.51.3 or newer is needed")]
     Version(String),

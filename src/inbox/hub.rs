@@ -130,6 +130,12 @@ impl Hub {
         lock(&self.channels).keys().cloned().collect()
     }
 
+    /// Ends every session.
+    pub(super) fn end_sessions(&self) {
+        let channels: Vec<_> = lock(&self.channels).values().cloned().collect();
+        channels.iter().for_each(|channel| lock(&channel.state).sessions.iter().for_each(|session| session.end()));
+    }
+
     /// Empties the rings that did not grow since the last call: their events were delivered long ago, or belong to a
     /// session so slow that it may as well read the table.
     pub fn forget_old_events(&self) {

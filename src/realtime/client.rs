@@ -14,6 +14,7 @@ use socketioxide::extract::{AckSender, SocketRef};
 use socketioxide::handler::{FromMessageParts, Value as RawEvent};
 use socketioxide::socket::Socket;
 use socketioxide::{SendError, SocketError};
+use tokio::time::Instant;
 use tracing::{Instrument, error, info_span, warn};
 
 use super::Realtime;
@@ -39,6 +40,8 @@ struct State {
     /// Whether a worker runs.
     working: bool,
     session: Option<Arc<Session>>,
+    /// When the newest wait for a login ends.
+    login_by: Option<Instant>,
     gone: bool,
 }
 
@@ -59,16 +62,18 @@ impl Client {
         Arc::new(Self { realtime, state: Mutex::default() })
     }
 
-    /// Closes the socket unless it logs in in time.
+    /// Closes the socket unless it logs in in time, from now on.
     pub(super) fn expect_login(client: &Arc<Self>, socket: SocketRef) {
+        let timeout = client.realtime.settings.login_timeout;
+        let deadline = Instant::now() + timeout;
+        client.state().login_by = Some(deadline);
         let client = Arc::downgrade(client);
-        let Some(timeout) = client.upgrade().map(|client| client.realtime.settings.login_timeout) else { return };
         tokio::spawn(async move {
-            tokio::time::sleep(timeout).await;
+            tokio::time::sleep_until(deadline).await;
             let Some(client) = client.upgrade() else { return };
             let silent = {
                 let state = client.state();
-                state.session.is_none() && !state.gone && !state.working
+                state.login_by == Some(deadline) && state.session.is_none() && !state.gone && !state.working
             };
             if silent {
                 let refusal = Refusal::new("login_timeout", "no user_login came in time");

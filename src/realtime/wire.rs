@@ -265,7 +265,7 @@ mod tests {
 
     const ID: &str = "0198c0de-0000-7000-8000-000000000001";
 
-    fn parsed(name: &str, payload: Value) -> Result<Option<ClientEvent>, String> {
+    fn parsed(name: &str, payload: &Value) -> Result<Option<ClientEvent>, String> {
         parse(&json!([name, payload]).to_string(), 8).map_err(|refused| refused.refusal.message)
     }
 
@@ -279,17 +279,17 @@ mod tests {
             (json!({"upTo": 17}), Selection::UpTo(17)),
             (json!({"all": true}), Selection::All),
         ] {
-            assert_eq!(parsed("read", payload), Ok(Some(ClientEvent::Receipt(ReceiptKind::Read, selection))));
+            assert_eq!(parsed("read", &payload), Ok(Some(ClientEvent::Receipt(ReceiptKind::Read, selection))));
         }
     }
 
     #[test]
     fn bad_receipts_are_refused_with_where() {
-        assert_eq!(parsed("ack", json!({"ids": [ID, 7]})), Err("ids[1] is not an id".into()));
-        assert_eq!(parsed("ack", json!({"upTo": -1})), Err("upTo must be a rev: a whole number, 0 or more".into()));
+        assert_eq!(parsed("ack", &json!({"ids": [ID, 7]})), Err("ids[1] is not an id".into()));
+        assert_eq!(parsed("ack", &json!({"upTo": -1})), Err("upTo must be a rev: a whole number, 0 or more".into()));
         for payload in [json!(null), json!({}), json!({"all": true}), json!({"ids": [ID], "upTo": 1}), json!(7)] {
             let wanted = "exactly one of {ids: [...]}, {upTo: rev}, an id or a list of ids is needed";
-            assert_eq!(parsed("ack", payload), Err(wanted.into()));
+            assert_eq!(parsed("ack", &payload), Err(wanted.into()));
         }
     }
 
@@ -298,7 +298,7 @@ mod tests {
         for token in [json!("42"), json!(42)] {
             let request = LoginRequest { token: Token::parse("42", 8).unwrap(), batch: false };
             let payload = json!({"tokenId": token, "userId": 42, "socketId": "someone else's"});
-            assert_eq!(parsed("user_login", payload), Ok(Some(ClientEvent::Login(request))));
+            assert_eq!(parsed("user_login", &payload), Ok(Some(ClientEvent::Login(request))));
         }
         for packet in ["[\"user_login\"]", "[\"user_login\",[1]]", "[\"user_login\",{\"userId\":1}]"] {
             assert!(parse(packet, 8).unwrap_err().login, "{packet}");
@@ -306,12 +306,12 @@ mod tests {
         let large = parse("[\"user_login\",{\"tokenId\":18446744073709551617}]", 32).unwrap();
         let token = Token::parse("18446744073709551617", 32).unwrap();
         assert_eq!(large, Some(ClientEvent::Login(LoginRequest { token, batch: false })), "digit for digit");
-        assert!(parsed("user_login", json!({"tokenId": "too long!"})).is_err());
-        assert!(parsed("user_login", json!({"tokenId": "1", "batch": "yes"})).is_err());
+        assert!(parsed("user_login", &json!({"tokenId": "too long!"})).is_err());
+        assert!(parsed("user_login", &json!({"tokenId": "1", "batch": "yes"})).is_err());
     }
 
     #[test]
     fn events_of_other_protocols_are_ignored() {
-        assert_eq!(parsed("typing", json!({})), Ok(None));
+        assert_eq!(parsed("typing", &json!({})), Ok(None));
     }
 }

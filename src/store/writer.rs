@@ -16,8 +16,9 @@ use tracing::{debug, error, info};
 use super::{Batch, Committer, Error, KeyName, KeyedPush, PushOutcome, Receipt};
 use crate::notification::{Event, Head, Token};
 
-/// A transaction takes at most this many rows, so that no commit holds up the jobs behind it for long.
-const MAX_BATCH_ROWS: usize = 10_000;
+/// A transaction takes at most this many rows. A commit writes each page once however many of its rows changed, so large
+/// ones are cheap; this many take about a third of a second, for which the jobs behind it wait.
+const MAX_BATCH_ROWS: usize = 50_000;
 
 /// A transaction takes at most this many jobs: the answers of one batch stay in memory together.
 const MAX_BATCH_JOBS: usize = 4_096;
@@ -65,11 +66,14 @@ impl Job {
     }
 }
 
+/// Takes the events of a transaction after its commit.
+type Publish = Box<dyn Fn(Vec<(Token, Event)>) + Send>;
+
 /// The worker half of a [`Writer`], to be run by one task.
 pub struct WriterTask {
     jobs: mpsc::Receiver<Job>,
     committer: Box<dyn Committer>,
-    publish: Box<dyn Fn(Vec<(Token, Event)>) + Send>,
+    publish: Publish,
 }
 
 impl Writer {

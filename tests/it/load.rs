@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::api::{Answer, Api, Pushed};
 use crate::oracle::{History, Outcome, Post, Receipt, Received, Rows, Session, Tick, assert_sound};
-use crate::server::TestServer;
+use crate::server::{PATIENCE, TestServer};
 use crate::socket::{Dial, Event, Gone, Message, Socket};
 
 /// A small generator (splitmix64): good enough to vary a load, and the same on every machine.
@@ -54,9 +54,9 @@ impl Seeded {
         self.below(100) < percent
     }
 
-    /// A time between two, in milliseconds.
-    pub(crate) fn millis(&mut self, from: u64, to: u64) -> Duration {
-        Duration::from_millis(from + self.below(to - from))
+    /// From one up to but without another.
+    pub(crate) fn between(&mut self, from: u64, to: u64) -> u64 {
+        from + self.below(to - from)
     }
 
     pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
@@ -70,6 +70,7 @@ impl Seeded {
 pub(crate) struct Recorder {
     clock: Arc<AtomicU64>,
     marks: Arc<AtomicU64>,
+    accepted: Arc<watch::Sender<u64>>,
     history: Arc<Mutex<History>>,
 }
 
@@ -100,6 +101,14 @@ impl Recorder {
         })
     }
 
+    /// Waits until that many more pushes have been accepted.
+    pub(crate) async fn accepts_more(&self, count: u64) {
+        let mut accepted = self.accepted.subscribe();
+        let goal = *accepted.borrow() + count;
+        let wait = accepted.wait_for(|accepted| *accepted >= goal);
+        timeout(PATIENCE, wait).await.expect("pushes are accepted in time").expect("the recorder is there");
+    }
+
     /// Posts and writes down what became of it; the outcome as well.
     pub(crate) async fn post(
         &self,
@@ -120,6 +129,9 @@ impl Recorder {
             data: data.to_owned(),
             outcome: outcome.clone(),
         });
+        if matches!(outcome, Outcome::Ok { .. }) {
+            self.accepted.send_modify(|count| *count += 1);
+        }
         outcome
     }
 

@@ -10,6 +10,7 @@ mod load;
 mod oracle;
 mod polling;
 mod proxy;
+mod readme;
 mod server;
 mod socket;
 mod table;

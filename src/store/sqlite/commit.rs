@@ -60,20 +60,22 @@ impl Committer for SqliteCommitter {
 }
 
 impl SqliteCommitter {
+    /// Each statement crosses to the connection's thread and back, which costs more than a small one does itself. So the
+    /// usual batch is two: one from the begin to the revs, and one for the rows and the commit.
     async fn transaction(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, Error> {
-        let connection = &mut self.connection;
-        sqlx::query!("begin immediate -- sqlite").execute(&mut *connection).await.map_err(unavailable)?;
-        let mut transaction = Transaction { connection, now, now_text: timestamp(now), events: Vec::new() };
-        let receipts = transaction.receipts(&batch.receipts).await.map_err(unavailable)?;
-        let pushes = transaction.pushes(&batch.pushes, now + self.idempotency_ttl).await?;
-        let events = transaction.events;
-        sqlx::query!("commit -- sqlite").execute(&mut self.connection).await.map_err(|error| {
-            match result_code(&error) {
-                Some(13) => Error::StorageFull,
-                _ => Error::OutcomeUnknown(error.to_string().into()),
-            }
-        })?;
-        Ok(Committed { pushes, receipts, events })
+        let acks = Selected::of(&batch.receipts, ReceiptKind::Ack);
+        let reads = Selected::of(&batch.receipts, ReceiptKind::Read);
+        let mut transaction =
+            Transaction { connection: &mut self.connection, now, now_text: timestamp(now), events: Vec::new() };
+        let mut revs = transaction.begin(&acks, &batch.pushes).await?;
+        let heads = transaction.read(&reads).await.map_err(unavailable)?;
+        revs.extend(heads.iter().map(|(token, head)| (token.clone(), head.rev)));
+        let receipts = batch.receipts.iter().map(|receipt| match receipt.kind {
+            ReceiptKind::Ack => None,
+            ReceiptKind::Read => Some(heads.get(receipt.token.as_str()).copied().unwrap_or_default()),
+        });
+        let pushes = transaction.pushes(&batch.pushes, revs, now + self.idempotency_ttl).await?;
+        Ok(Committed { pushes, receipts: receipts.collect(), events: transaction.events })
     }
 }
 
@@ -85,76 +87,56 @@ struct Transaction<'c> {
 }
 
 impl Transaction<'_> {
-    async fn receipts(&mut self, receipts: &[Receipt]) -> Result<Vec<Option<Head>>, sqlx::Error> {
-        if receipts.is_empty() {
-            return Ok(Vec::new());
-        }
-        let acks = Selected::of(receipts, ReceiptKind::Ack);
-        let reads = Selected::of(receipts, ReceiptKind::Read);
-        self.ack(&acks).await?;
-        let mut heads = self.heads(&reads.tokens()).await?;
-        self.read(&reads, &mut heads).await?;
-        self.advance(&acks.tokens().union(&reads.tokens()).copied().collect()).await?;
-        Ok(receipts
-            .iter()
-            .map(|receipt| match receipt.kind {
-                ReceiptKind::Ack => None,
-                ReceiptKind::Read => Some(heads.get(receipt.token.as_str()).copied().unwrap_or_default()),
-            })
-            .collect())
+    /// Begins, marks what was acked delivered, and returns the revs of the inboxes that get something.
+    async fn begin(&mut self, acks: &Selected<'_>, pushes: &[KeyedPush]) -> Result<HashMap<String, Rev>, Error> {
+        let (ids, upto) = (json(&acks.ids), json(&acks.upto.iter().collect::<Vec<_>>()));
+        let acked = json(&acks.tokens());
+        let targets = json(&pushes.iter().flat_map(|push| &push.push.tokens).collect::<BTreeSet<_>>());
+        let revs = sqlx::query_scalar!(
+            r#"begin immediate;
+
+            update notification set delivered_at = ?
+            from (select value ->> 0 as token, value ->> 1 as id from json_each(?)) as acked
+            where notification.id = acked.id and notification.token = acked.token and delivered_at is null;
+
+            update notification set delivered_at = ?
+            from (select value ->> 0 as token, value ->> 1 as upto from json_each(?)) as acked
+            where notification.token = acked.token
+                and seq > (select delivered_upto from inbox where inbox.token = acked.token) and seq <= acked.upto
+                and delivered_at is null;
+
+            -- Each step passes only rows that became delivered since the last: over an inbox's life that is its length.
+            update inbox set delivered_upto = coalesce(
+                (select seq - 1 from notification
+                where notification.token = inbox.token and seq > inbox.delivered_upto and delivered_at is null
+                order by seq limit 1),
+                rev)
+            where token in (select value from json_each(?));
+
+            select json_group_array(json_array(token, rev)) as "revs!: String"
+            from inbox where token in (select value from json_each(?));"#,
+            self.now_text,
+            ids,
+            self.now_text,
+            upto,
+            acked,
+            targets
+        )
+        .fetch_one(&mut *self.connection)
+        .await
+        .map_err(unavailable)?;
+        Ok(super::parse::<Vec<(String, Rev)>>(&revs)?.into_iter().collect())
     }
 
-    async fn ack(&mut self, acks: &Selected<'_>) -> Result<(), sqlx::Error> {
-        if !acks.ids.is_empty() {
-            let ids = json(&acks.ids);
-            sqlx::query!(
-                "update notification set delivered_at = ?2
-                from (select value ->> 0 as token, value ->> 1 as id from json_each(?1)) as acked
-                where notification.id = acked.id and notification.token = acked.token and delivered_at is null",
-                ids,
-                self.now_text
-            )
-            .execute(&mut *self.connection)
-            .await?;
-        }
-        if !acks.upto.is_empty() {
-            let upto = json(&acks.upto.iter().collect::<Vec<_>>());
-            sqlx::query!(
-                "update notification set delivered_at = ?2
-                from (select value ->> 0 as token, value ->> 1 as upto from json_each(?1)) as acked
-                where notification.token = acked.token
-                    and seq > (select delivered_upto from inbox where inbox.token = acked.token) and seq <= acked.upto
-                    and delivered_at is null",
-                upto,
-                self.now_text
-            )
-            .execute(&mut *self.connection)
-            .await?;
-        }
-        Ok(())
-    }
-
-    async fn heads(&mut self, tokens: &BTreeSet<&str>) -> Result<HashMap<String, Head>, sqlx::Error> {
-        if tokens.is_empty() {
+    /// Marks rows read and returns the heads of the readers' inboxes; every inbox in which any changed takes one rev for
+    /// the ids and one for the high-water mark.
+    async fn read(&mut self, reads: &Selected<'_>) -> Result<HashMap<String, Head>, sqlx::Error> {
+        if reads.origins.is_empty() {
             return Ok(HashMap::new());
         }
-        let tokens = json(tokens);
-        let rows = sqlx::query!(
-            "select token, rev, unread, delivered_upto from inbox where token in (select value from json_each(?1))",
-            tokens
-        )
-        .fetch_all(&mut *self.connection)
-        .await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| (row.token, Head { rev: row.rev, unread: row.unread, delivered_upto: row.delivered_upto }))
-            .collect())
-    }
-
-    /// Marks rows read; every inbox in which any changed takes one rev for the ids and one for the high-water mark.
-    async fn read(&mut self, reads: &Selected<'_>, heads: &mut HashMap<String, Head>) -> Result<(), sqlx::Error> {
         let by_id = self.read_ids(reads).await?;
         let by_mark = self.read_upto(reads).await?;
+        let mut heads = self.heads(&reads.tokens()).await?;
         let mut changes = Vec::new();
         for (token, head) in heads.iter_mut() {
             let top = head.rev;
@@ -171,7 +153,7 @@ impl Transaction<'_> {
             }
         }
         if changes.is_empty() {
-            return Ok(());
+            return Ok(heads);
         }
         let mut rows = Vec::with_capacity(changes.len());
         for (token, rev, kind, unread) in changes {
@@ -191,14 +173,32 @@ impl Transaction<'_> {
         .await?;
         let changed = json(&heads.iter().map(|(token, head)| (token, head.rev, head.unread)).collect::<Vec<_>>());
         sqlx::query!(
-            "update inbox set rev = changed.rev, unread = changed.unread
+            "update inbox set rev = changed.rev, unread = changed.unread, delivered_upto = coalesce(
+                (select seq - 1 from notification
+                where notification.token = inbox.token and seq > inbox.delivered_upto and delivered_at is null
+                order by seq limit 1),
+                changed.rev)
             from (select value ->> 0 as token, value ->> 1 as rev, value ->> 2 as unread from json_each(?1)) as changed
             where inbox.token = changed.token",
             changed
         )
         .execute(&mut *self.connection)
         .await?;
-        Ok(())
+        Ok(heads)
+    }
+
+    async fn heads(&mut self, tokens: &BTreeSet<&str>) -> Result<HashMap<String, Head>, sqlx::Error> {
+        let tokens = json(tokens);
+        let rows = sqlx::query!(
+            "select token, rev, unread, delivered_upto from inbox where token in (select value from json_each(?1))",
+            tokens
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| (row.token, Head { rev: row.rev, unread: row.unread, delivered_upto: row.delivered_upto }))
+            .collect())
     }
 
     async fn read_ids(&mut self, reads: &Selected<'_>) -> Result<HashMap<String, Vec<Uuid>>, sqlx::Error> {
@@ -247,36 +247,25 @@ impl Transaction<'_> {
         Ok(changed)
     }
 
-    /// Moves the low-water marks up to the row before the first undelivered one. Each step passes only rows that have
-    /// become delivered since the last, so the work over an inbox's life is its length.
-    async fn advance(&mut self, tokens: &BTreeSet<&str>) -> Result<(), sqlx::Error> {
-        let tokens = json(tokens);
-        sqlx::query!(
-            "update inbox set delivered_upto = coalesce(
-                (select seq - 1 from notification
-                where notification.token = inbox.token and seq > inbox.delivered_upto and delivered_at is null
-                order by seq limit 1),
-                rev)
-            where token in (select value from json_each(?1))",
-            tokens
-        )
-        .execute(&mut *self.connection)
-        .await?;
-        Ok(())
-    }
-
-    async fn pushes(&mut self, pushes: &[KeyedPush], expires: DateTime<Utc>) -> Result<Vec<PushOutcome>, Error> {
+    /// Inserts the rows of the pushes and commits.
+    async fn pushes(
+        &mut self,
+        pushes: &[KeyedPush],
+        revs: HashMap<String, Rev>,
+        expires: DateTime<Utc>,
+    ) -> Result<Vec<PushOutcome>, Error> {
         let earlier = self.earlier_answers(pushes).await?;
         let known = |push: &KeyedPush| push.key.as_ref().and_then(|key| earlier.get(&key.name()).cloned());
         let fresh = pushes.iter().filter(|push| known(push).is_none()).collect::<Vec<_>>();
-        let stored = self.insert(&fresh).await.map_err(unavailable)?;
+        let (stored, rows) = self.number(&fresh, revs);
         self.remember(&fresh, &stored, expires).await.map_err(unavailable)?;
+        self.insert(&fresh, &stored, &rows).await?;
         let mut stored = stored.into_iter();
         Ok(pushes
             .iter()
             .map(|push| match known(push) {
                 Some(outcome) => outcome,
-                None => PushOutcome::Pushed(stored.next().expect("every fresh push was inserted")),
+                None => PushOutcome::Pushed(stored.next().expect("every fresh push was numbered")),
             })
             .collect())
     }
@@ -311,80 +300,77 @@ impl Transaction<'_> {
             .collect()
     }
 
-    /// Gives every row the next rev of its inbox and inserts it.
-    async fn insert(&mut self, pushes: &[&KeyedPush]) -> Result<Vec<Pushed>, sqlx::Error> {
-        let mut new_rows: BTreeMap<&Token, i64> = BTreeMap::new();
-        for token in pushes.iter().flat_map(|push| &push.push.tokens) {
-            *new_rows.entry(token).or_default() += 1;
-        }
-        let mut revs = self.raise(&new_rows).await?;
-
+    /// Gives every row the next rev of its inbox; returns also how many each inbox gets.
+    fn number<'p>(
+        &mut self,
+        pushes: &[&'p KeyedPush],
+        mut revs: HashMap<String, Rev>,
+    ) -> (Vec<Pushed>, BTreeMap<&'p Token, i64>) {
+        let mut added: BTreeMap<&Token, i64> = BTreeMap::new();
         let mut stored = Vec::with_capacity(pushes.len());
-        let mut small: Vec<(&Token, Rev, Uuid, &str, &str)> = Vec::new();
         for KeyedPush { push, .. } in pushes {
-            let id = Uuid::now_v7();
-            let mut results = Vec::with_capacity(push.tokens.len());
-            for token in &push.tokens {
-                let rev = revs.get_mut(token.as_str()).expect("every token was raised");
-                *rev += 1;
-                results.push((token.clone(), *rev));
-            }
-            if results.len() < OWN_STATEMENT_TOKENS {
-                let rows = push.tokens.iter().zip(&results);
-                small.extend(rows.map(|(token, (_, seq))| (token, *seq, id, &*push.entity_type, push.data.as_str())));
-            } else {
-                self.insert_wide(id, &push.entity_type, push.data.as_str(), &results).await?;
-            }
             let content = Arc::new(Content {
-                id,
+                id: Uuid::now_v7(),
                 entity_type: push.entity_type.clone(),
                 data: push.data.clone().into_raw(),
                 created_at: self.now,
             });
-            self.events.extend(results.iter().map(|(token, seq)| {
-                let content = Arc::clone(&content);
-                (token.clone(), Event::New(Notification { seq: *seq, content, read: false }))
-            }));
-            stored.push(Pushed { id, results });
+            let mut results = Vec::with_capacity(push.tokens.len());
+            for token in &push.tokens {
+                *added.entry(token).or_default() += 1;
+                let seq = match revs.get_mut(token.as_str()) {
+                    Some(rev) => {
+                        *rev += 1;
+                        *rev
+                    }
+                    None => {
+                        revs.insert(token.as_str().to_owned(), 1);
+                        1
+                    }
+                };
+                results.push((token.clone(), seq));
+                let notification = Notification { seq, content: Arc::clone(&content), read: false };
+                self.events.push((token.clone(), Event::New(notification)));
+            }
+            stored.push(Pushed { id: content.id, results });
         }
-        if !small.is_empty() {
-            let rows = json(&small);
-            sqlx::query!(
-                "insert into notification (token, seq, id, entity_type, created_at, data)
-                select value ->> 0, value ->> 1, value ->> 2, value ->> 3, ?2, value ->> 4 from json_each(?1)",
-                rows,
-                self.now_text
-            )
-            .execute(&mut *self.connection)
-            .await?;
-        }
-        Ok(stored)
+        (stored, added)
     }
 
-    /// Adds the number of new rows to each inbox and returns the revs from before.
-    async fn raise(&mut self, new_rows: &BTreeMap<&Token, i64>) -> Result<HashMap<String, Rev>, sqlx::Error> {
-        if new_rows.is_empty() {
-            return Ok(HashMap::new());
+    async fn insert(
+        &mut self,
+        pushes: &[&KeyedPush],
+        stored: &[Pushed],
+        added: &BTreeMap<&Token, i64>,
+    ) -> Result<(), Error> {
+        let mut small: Vec<(&Token, Rev, Uuid, &str, &str)> = Vec::new();
+        for (KeyedPush { push, .. }, Pushed { id, results }) in pushes.iter().zip(stored) {
+            let data = push.data.as_str();
+            if results.len() < OWN_STATEMENT_TOKENS {
+                small.extend(results.iter().map(|(token, seq)| (token, *seq, *id, &*push.entity_type, data)));
+            } else {
+                self.insert_wide(*id, &push.entity_type, data, results).await.map_err(unavailable)?;
+            }
         }
-        let rows = json(&new_rows.iter().collect::<Vec<_>>());
-        let raised = sqlx::query!(
-            r#"insert into inbox (token, rev, unread, created_at)
-            select value ->> 0, value ->> 1, value ->> 1, ?2 from json_each(?1) where true
-            on conflict (token) do update set rev = rev + excluded.rev, unread = unread + excluded.unread
-            returning token as "token!", rev as "rev!""#,
-            rows,
-            self.now_text
+        let (inboxes, rows) = (json(&added.iter().collect::<Vec<_>>()), json(&small));
+        sqlx::query!(
+            "insert into inbox (token, rev, unread, created_at)
+            select value ->> 0, value ->> 1, value ->> 1, ? from json_each(?) where true
+            on conflict (token) do update set rev = rev + excluded.rev, unread = unread + excluded.unread;
+
+            insert into notification (token, seq, id, entity_type, created_at, data)
+            select value ->> 0, value ->> 1, value ->> 2, value ->> 3, ?, value ->> 4 from json_each(?);
+
+            commit;",
+            self.now_text,
+            inboxes,
+            self.now_text,
+            rows
         )
-        .fetch_all(&mut *self.connection)
-        .await?;
-        let added: HashMap<&str, i64> = new_rows.iter().map(|(token, added)| (token.as_str(), *added)).collect();
-        Ok(raised
-            .into_iter()
-            .map(|row| {
-                let before = row.rev - added[row.token.as_str()];
-                (row.token, before)
-            })
-            .collect())
+        .execute(&mut *self.connection)
+        .await
+        .map_err(uncommitted)?;
+        Ok(())
     }
 
     async fn insert_wide(
@@ -447,6 +433,16 @@ impl Transaction<'_> {
         .execute(&mut *self.connection)
         .await?;
         Ok(())
+    }
+}
+
+/// Maps an error of the statements that end in the commit. The disk may have kept a commit whose sync failed; whatever
+/// else went wrong, nothing was written.
+fn uncommitted(error: sqlx::Error) -> Error {
+    const IO_ERROR: i32 = 10;
+    match result_code(&error) {
+        Some(IO_ERROR) => Error::OutcomeUnknown(error.to_string().into()),
+        _ => unavailable(error),
     }
 }
 

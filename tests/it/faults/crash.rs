@@ -17,8 +17,8 @@ async fn killed_twenty_times_under_load_it_loses_nothing_that_was_answered() {
     let load = Load::start(&server, &mut chance, 4, 12);
     let mut slowest = Duration::ZERO;
     for round in 1..=20 {
-        // The one thing that is waited for is the moment of the fault.
-        sleep(chance.millis(100, 400)).await;
+        // A random moment, counted in pushes so that a slow machine has its load as well.
+        load.recorder.accepts_more(chance.between(5, 100)).await;
         server.kill_9().await;
         server.start_again().await;
         slowest = slowest.max(server.ready_after());
@@ -26,10 +26,8 @@ async fn killed_twenty_times_under_load_it_loses_nothing_that_was_answered() {
         assert_eq!(server.table().integrity().await, "ok", "round {round}");
     }
     println!("ready again within {slowest:?}");
-    sleep(Duration::from_millis(300)).await;
+    load.recorder.accepts_more(50).await;
     let (recorder, tokens) = load.finish().await;
-    let (ok, _, _) = recorder.tally();
-    assert!(ok > 200, "the load was one: {ok} pushes accepted");
     recorder.settle(&server, &tokens).await;
 }
 
@@ -95,12 +93,12 @@ async fn a_pause_of_the_whole_process_loses_nothing() {
     let server = TestServer::start().await;
     let load = Load::start(&server, &mut chance, 2, 4);
     for _ in 0..3 {
-        sleep(chance.millis(50, 200)).await;
+        load.recorder.accepts_more(chance.between(5, 50)).await;
         server.freeze().await;
         sleep(Duration::from_millis(300)).await;
         server.thaw().await;
     }
-    sleep(Duration::from_millis(200)).await;
+    load.recorder.accepts_more(20).await;
     let (recorder, tokens) = load.finish().await;
     recorder.settle(&server, &tokens).await;
 }
@@ -112,7 +110,7 @@ async fn asked_to_stop_under_load_it_drains_and_ends_with_zero_in_time() {
     for _ in 0..3 {
         let mut watcher = server.login_empty("nobody").await;
         let load = Load::start(&server, &mut chance, 4, 8);
-        sleep(chance.millis(200, 500)).await;
+        load.recorder.accepts_more(chance.between(30, 200)).await;
         let began = Instant::now();
         server.ask_to_stop().await;
         let told = watcher.expect_event("server_draining").await;
@@ -122,7 +120,6 @@ async fn asked_to_stop_under_load_it_drains_and_ends_with_zero_in_time() {
         assert!(began.elapsed() < Duration::from_secs(13), "stopping took {:?}", began.elapsed());
         watcher.expect_end().await;
         let (recorder, tokens) = load.finish().await;
-        assert!(recorder.tally().0 > 20, "the load was one: {:?}", recorder.tally());
         server.start_again().await;
         recorder.settle(&server, &tokens).await;
         // Each round has a database of its own.
