@@ -8,11 +8,12 @@ const SHOWN = 200; // more than the server sends unacked, so what comes again is
 const element = (id) => document.getElementById(id);
 const [enter, list, readAll] = ["enter", "messages", "read-all"].map(element);
 const tokenField = element("login").elements.token;
+const pushForm = element("push");
 
 const SENTENCES = new Map([
-  ["like", ({ from }) => `${from} liked your post`],
-  ["comment", ({ from, text }) => `${from} commented: ${text}`],
-  ["follow", ({ from }) => `${from} follows you`],
+  ["like", (from) => `${from} liked your post`],
+  ["comment", (from, text) => `${from} commented: ${text}`],
+  ["follow", (from) => `${from} follows you`],
 ]);
 
 let token = null; // who is logged in, or about to be
@@ -57,8 +58,9 @@ function forget() {
 }
 
 function sentence({ entityType, data }) {
-  const known = typeof data?.from === "string" && SENTENCES.get(entityType);
-  return known ? known(data) : `${entityType || "notification"} ${JSON.stringify(data)}`;
+  const { from, text = "" } = data ?? {};
+  const known = typeof from === "string" && typeof text === "string" && SENTENCES.get(entityType);
+  return known ? known(from, text) : `${entityType || "notification"} ${JSON.stringify(data)}`;
 }
 
 function show(message) {
@@ -115,8 +117,9 @@ function ack(id) {
 function sendAcks() {
   const ids = acks;
   acks = [];
-  // What is not acked comes again at the next login.
-  if (loggedIn) socket.emit("ack", { ids }, (answer) => answer.ok || setTimeout(() => ids.forEach(ack), RETRY_MS));
+  // What cannot be acked now comes again at the next login.
+  if (!loggedIn || ids.length === 0) return;
+  socket.emit("ack", { ids }, (answer) => answer.ok || setTimeout(() => ids.forEach(ack), RETRY_MS));
 }
 
 function receive(message) {
@@ -129,7 +132,7 @@ function receive(message) {
 
 function logIn(name) {
   if (name !== owner) forget();
-  token = owner = tokenField.value = name;
+  token = owner = tokenField.value = pushForm.elements.tokens.value = name;
   sessionStorage.setItem("token", name);
   tokenField.readOnly = true;
   enter.textContent = "Log out";
@@ -138,6 +141,7 @@ function logIn(name) {
 }
 
 function logOut(reason) {
+  sendAcks();
   token = null;
   loggedIn = false;
   sessionStorage.removeItem("token");
@@ -191,7 +195,6 @@ element("login").addEventListener("submit", (event) => {
 });
 readAll.addEventListener("click", () => read({ upTo: newer.at(-1) ?? counted.rev }));
 
-const pushForm = element("push");
 pushForm.elements.entityType.addEventListener("change", ({ target }) => {
   element("comment").hidden = target.value !== "comment";
 });
