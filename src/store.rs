@@ -96,12 +96,16 @@ impl<T> PageBuilder<T> {
         Self { page: Page { rows: Vec::new(), more: false }, bytes: 0, limit: limit as usize }
     }
 
-    /// Adds a row of `weight` bytes and says whether the page is now full.
-    pub(crate) fn add(&mut self, row: T, weight: usize) -> bool {
+    /// Adds a row of `weight` bytes, or notes that there are more when the page already has as many as it may. So one row
+    /// beyond the limit tells a page that is just full from one with more to come.
+    pub(crate) fn add(&mut self, row: T, weight: usize) {
+        if self.page.rows.len() >= self.limit || self.bytes >= PAGE_BYTES {
+            self.page.more = true;
+            return;
+        }
         self.page.rows.push(row);
         self.bytes += weight;
-        self.page.more = self.page.rows.len() >= self.limit || self.bytes >= PAGE_BYTES;
-        self.page.more
+        self.page.more = self.bytes >= PAGE_BYTES;
     }
 }
 

@@ -143,8 +143,8 @@ impl Store for FakeDatabase {
         let mut builder = PageBuilder::new(page.limit);
         for row in self.inboxes.lock().unwrap().get(page.token).into_iter().flatten() {
             let Event::New(new) = &row.event else { continue };
-            if !row.delivered && new.seq > page.after && new.seq <= page.upto && builder.add(new.clone(), 1) {
-                break;
+            if !row.delivered && new.seq > page.after && new.seq <= page.upto {
+                builder.add(new.clone(), 1);
             }
         }
         Ok(builder.page)
@@ -161,9 +161,7 @@ impl Store for FakeDatabase {
         self.read()?;
         let mut builder = PageBuilder::new(limit);
         for (_, event) in self.history(token).range(after + 1..) {
-            if builder.add(event.clone(), 1) {
-                break;
-            }
+            builder.add(event.clone(), 1);
         }
         Ok(builder.page)
     }

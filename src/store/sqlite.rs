@@ -70,6 +70,8 @@ pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenE
         .foreign_keys(false)
         .pragma("wal_autocheckpoint", WRITER_CHECKPOINT_PAGES.to_string())
         .pragma("cache_size", "-65536")
+        // What undoes a statement that fails half way would go into a file of its own, once a commit.
+        .pragma("temp_store", "memory")
         .disable_statement_logging();
 
     let mut connection = options.connect().await.map_err(|error| damaged_or(error, &path))?;
@@ -165,6 +167,7 @@ impl Store for SqliteStore {
 
     async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error> {
         let (token, now) = (page.token.as_str(), crate::notification::timestamp(page.now));
+        let limit = page.limit + 1;
         let rows = sqlx::query_scalar!(
             r#"select json_group_array(json_array(seq, id, entity_type, created_at, data)) as "rows!: String" from (
                 select *, sum(octet_length(data)) over (order by seq rows unbounded preceding) as bytes from (
@@ -178,7 +181,7 @@ impl Store for SqliteStore {
             page.after,
             page.upto,
             now,
-            page.limit,
+            limit,
             PAGE_BYTES_SQL
         )
         .fetch_one(&self.readers)
@@ -212,7 +215,7 @@ impl Store for SqliteStore {
     }
 
     async fn events(&self, token: &Token, after: Rev, limit: u32) -> Result<Page<Event>, Error> {
-        let token = token.as_str();
+        let (token, rows) = (token.as_str(), limit + 1);
         // One statement, so that both tables are read from one snapshot: a rev that is missing here does not exist yet.
         let rows = sqlx::query_scalar!(
             r#"select json_group_array(json_array(rev, at, id, entity_type, data, read_at is not null, change))
@@ -228,7 +231,7 @@ impl Store for SqliteStore {
             ) where bytes - octet_length(data) < ?4"#,
             token,
             after,
-            limit,
+            rows,
             PAGE_BYTES_SQL
         )
         .fetch_one(&self.readers)

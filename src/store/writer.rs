@@ -1,8 +1,8 @@
 //! The one way in for writes: group commit.
 //!
 //! Handlers send jobs into a bounded queue; the worker takes all that is queued, runs one transaction, answers every
-//! job and hands the events to the hub. There is no timer: the commit in flight is the window in which the next batch
-//! gathers. It must not answer a job before the transaction is durable, nor publish events out of `rev` order.
+//! job and hands the events to the hub. The commit in flight is the window in which the next batch gathers; only acks
+//! wait for company. It must not answer a job before the transaction is durable, nor publish events out of `rev` order.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use std::time::Duration;
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, info};
 
 use super::{Batch, Committer, Error, KeyName, KeyedPush, PushOutcome, Receipt};
-use crate::notification::{Event, Head, Token};
+use crate::notification::{Event, Head, ReceiptKind, Token};
 
 /// A transaction takes at most this many rows. A commit writes each page once however many of its rows changed, so large
 /// ones are cheap; this many take about a third of a second, for which the jobs behind it wait.
@@ -22,6 +22,14 @@ const MAX_BATCH_ROWS: usize = 50_000;
 
 /// A transaction takes at most this many jobs: the answers of one batch stay in memory together.
 const MAX_BATCH_JOBS: usize = 4_096;
+
+/// Acks alone wait this many times as long as the last transaction took, for more of them or for anything else to share a
+/// transaction with. Nobody looks at the clock for them, and clients that catch up together ack together: a transaction
+/// for each few would cost more than their replay, this way acks take at most a fifth of the writer's time.
+const ACK_LINGER: u32 = 4;
+
+/// However long the last transaction took, acks wait no longer than this.
+const MAX_ACK_LINGER: Duration = Duration::from_millis(250);
 
 /// Why a write was not done.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -58,6 +66,10 @@ impl Job {
         }
     }
 
+    fn is_ack(&self) -> bool {
+        matches!(self, Self::Receipt(Receipt { kind: ReceiptKind::Ack, .. }, _))
+    }
+
     fn rows(&self) -> usize {
         match self {
             Self::Push(keyed, _) => keyed.push.tokens.len(),
@@ -74,6 +86,8 @@ pub struct WriterTask {
     jobs: mpsc::Receiver<Job>,
     committer: Box<dyn Committer>,
     publish: Publish,
+    /// How long the last transaction took.
+    took: Duration,
 }
 
 impl Writer {
@@ -90,7 +104,10 @@ impl Writer {
         // A job is a checked body (at most the body limit, 1 MiB unless configured) and about 200 bytes; when the queue
         // is full the caller is told `Busy` at once.
         let (sender, receiver) = mpsc::channel(queue);
-        (Self { jobs: sender, timeout }, WriterTask { jobs: receiver, committer, publish: Box::new(publish) })
+        (
+            Self { jobs: sender, timeout },
+            WriterTask { jobs: receiver, committer, publish: Box::new(publish), took: Duration::ZERO },
+        )
     }
 
     /// Stores one row per token and returns after they are durable.
@@ -150,6 +167,7 @@ impl WriterTask {
             let Some(first) = first else { break };
             let mut next = Some(first);
             let mut keys = HashSet::new();
+            let (mut only_acks, linger) = (true, Instant::now() + (self.took * ACK_LINGER).min(MAX_ACK_LINGER));
             while let Some(job) = next {
                 let repeated = job.key().is_some_and(|key| !keys.insert(key));
                 if repeated || (rows > 0 && rows + job.rows() > MAX_BATCH_ROWS) {
@@ -157,8 +175,15 @@ impl WriterTask {
                     break;
                 }
                 rows += job.rows();
+                only_acks &= job.is_ack();
                 jobs.push(job);
-                next = if jobs.len() < MAX_BATCH_JOBS { self.jobs.try_recv().ok() } else { None };
+                if jobs.len() >= MAX_BATCH_JOBS {
+                    break;
+                }
+                next = match self.jobs.try_recv() {
+                    Err(_) if only_acks => timeout_at(linger, self.jobs.recv()).await.ok().flatten(),
+                    queued => queued.ok(),
+                };
             }
             self.commit(jobs, rows).await;
         }
@@ -188,9 +213,11 @@ impl WriterTask {
         }
         let (pushes, receipts) = (batch.pushes.len(), batch.receipts.len());
         let started = Instant::now();
-        match self.committer.commit(&batch, now_millis()).await {
+        let result = self.committer.commit(&batch, now_millis()).await;
+        self.took = started.elapsed();
+        match result {
             Ok(committed) => {
-                let duration_ms = started.elapsed().as_millis();
+                let duration_ms = self.took.as_millis();
                 debug!(batch.pushes = pushes, batch.receipts = receipts, batch.rows = rows, duration_ms, "Committed");
                 // Live delivery first: it is what the sessions wait for, and it takes no lock that an answer needs.
                 (self.publish)(committed.events);

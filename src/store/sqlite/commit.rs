@@ -19,9 +19,6 @@ use crate::notification::{
 };
 use crate::store::{Batch, Committed, Committer, Error, IdempotencyKey, KeyName, KeyedPush, PushOutcome, Receipt};
 
-/// From this many tokens on a push has a statement of its own, which binds its `data` once instead of once a row.
-const OWN_STATEMENT_TOKENS: usize = 8;
-
 /// A transaction with keyed pushes also deletes up to this many expired keys, so they never pile up.
 const EXPIRED_KEYS_PER_COMMIT: i64 = 256;
 
@@ -337,64 +334,45 @@ impl Transaction<'_> {
         (stored, added)
     }
 
+    /// Adds the rows to their inboxes, inserts them and commits.
     async fn insert(
         &mut self,
         pushes: &[&KeyedPush],
         stored: &[Pushed],
         added: &BTreeMap<&Token, i64>,
     ) -> Result<(), Error> {
-        let mut small: Vec<(&Token, Rev, Uuid, &str, &str)> = Vec::new();
-        for (KeyedPush { push, .. }, Pushed { id, results }) in pushes.iter().zip(stored) {
-            let data = push.data.as_str();
-            if results.len() < OWN_STATEMENT_TOKENS {
-                small.extend(results.iter().map(|(token, seq)| (token, *seq, *id, &*push.entity_type, data)));
-            } else {
-                self.insert_wide(*id, &push.entity_type, data, results).await.map_err(unavailable)?;
-            }
-        }
-        let (inboxes, rows) = (json(&added.iter().collect::<Vec<_>>()), json(&small));
+        // An object has a token for its key, so that SQLite need not parse each row again. In token order the index of
+        // the inboxes is filled from left to right.
+        let rows =
+            |pushed: &Pushed| json(&pushed.results.iter().map(|(token, seq)| (token, seq)).collect::<BTreeMap<_, _>>());
+        let pushes: Vec<(Uuid, &str, &str, String)> = pushes
+            .iter()
+            .zip(stored)
+            .map(|(KeyedPush { push, .. }, pushed)| (pushed.id, &*push.entity_type, push.data.as_str(), rows(pushed)))
+            .collect();
+        let (inboxes, pushes) = (json(added), json(&pushes));
         sqlx::query!(
             "insert into inbox (token, rev, unread, created_at)
-            select value ->> 0, value ->> 1, value ->> 1, ? from json_each(?) where true
+            select key, value, value, ? from json_each(?) where true
             on conflict (token) do update set rev = rev + excluded.rev, unread = unread + excluded.unread;
 
+            -- Materialized, or SQLite would take a push apart again for each of its rows.
+            with push as materialized (
+                select value ->> 0 as id, value ->> 1 as entity_type, value ->> 2 as data, value ->> 3 as seqs
+                from json_each(?)
+            )
             insert into notification (token, seq, id, entity_type, created_at, data)
-            select value ->> 0, value ->> 1, value ->> 2, value ->> 3, ?, value ->> 4 from json_each(?);
+            select seq.key, seq.value, push.id, push.entity_type, ?, push.data from push, json_each(push.seqs) as seq;
 
             commit;",
             self.now_text,
             inboxes,
+            pushes,
             self.now_text,
-            rows
         )
         .execute(&mut *self.connection)
         .await
         .map_err(uncommitted)?;
-        Ok(())
-    }
-
-    async fn insert_wide(
-        &mut self,
-        id: Uuid,
-        entity_type: &str,
-        data: &str,
-        results: &[(Token, Rev)],
-    ) -> Result<(), sqlx::Error> {
-        // In token order the two indexes are filled from left to right: one is random otherwise, the other never.
-        let mut rows = results.iter().collect::<Vec<_>>();
-        rows.sort_unstable();
-        let (rows, id) = (json(&rows), id.to_string());
-        sqlx::query!(
-            "insert into notification (token, seq, id, entity_type, created_at, data)
-            select value ->> 0, value ->> 1, ?2, ?3, ?4, ?5 from json_each(?1)",
-            rows,
-            id,
-            entity_type,
-            self.now_text,
-            data
-        )
-        .execute(&mut *self.connection)
-        .await?;
         Ok(())
     }
 
