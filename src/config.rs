@@ -122,6 +122,9 @@ pub struct Config {
     /// Pushes and receipts that may wait to be stored; beyond it they are answered 503 at once.
     #[arg(long, env = "TIDINGS_WRITE_QUEUE", default_value_t = 4096, value_parser = positive, global = true, help_heading = "Storage")]
     pub write_queue: usize,
+    /// Rows that one transaction takes.
+    #[arg(long, env = "TIDINGS_COMMIT_ROWS", default_value_t = 50_000, value_parser = positive, global = true, help_heading = "Storage")]
+    pub commit_rows: usize,
     /// How long a push waits for the database, in seconds.
     #[arg(long, env = "TIDINGS_STORE_TIMEOUT_SECS", default_value_t = 5, global = true, help_heading = "Storage")]
     pub store_timeout_secs: u64,
@@ -147,9 +150,15 @@ pub struct Config {
     /// Rows that are read at a time.
     #[arg(long, env = "TIDINGS_PAGE", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..), global = true, help_heading = "Sockets")]
     pub page: u32,
+    /// KiB of data that are read at a time, whatever the rows.
+    #[arg(long, env = "TIDINGS_PAGE_KIB", default_value_t = 256, value_parser = positive, global = true, help_heading = "Sockets")]
+    pub page_kib: usize,
     /// Newest events that are kept in memory for each token with sockets.
     #[arg(long, env = "TIDINGS_RING", default_value_t = 64, global = true, help_heading = "Sockets")]
     pub ring: usize,
+    /// KiB of data that these events may have, whatever their number.
+    #[arg(long, env = "TIDINGS_RING_KIB", default_value_t = 256, global = true, help_heading = "Sockets")]
+    pub ring_kib: usize,
     /// Pages that are read at the same time; other sockets that catch up wait for their turn.
     #[arg(long, env = "TIDINGS_REPLAYS", default_value_t = 8, value_parser = positive, global = true, help_heading = "Sockets")]
     pub replays: usize,

@@ -26,7 +26,7 @@ mod session;
 mod tests;
 
 pub use heads::HeadsTask;
-pub use hub::{Hub, Live};
+pub use hub::{Hub, Live, Ring};
 pub use pump::{Delivery, Outbound, Outlet, OutletError, Pump};
 pub use session::Session;
 
@@ -38,6 +38,8 @@ use pump::Backlog;
 pub struct Settings {
     /// Jobs that may wait for the writer.
     pub write_queue: usize,
+    /// Rows that one transaction takes.
+    pub commit_rows: usize,
     /// How long a push or receipt waits for its commit.
     pub store_timeout: Duration,
     /// Messages that an acking client may have unacked.
@@ -45,7 +47,7 @@ pub struct Settings {
     /// Rows a page of the table holds.
     pub page: u32,
     /// Events the hub keeps a token.
-    pub ring: usize,
+    pub ring: Ring,
     /// Sessions a token may have on this node.
     pub max_sockets_per_token: usize,
     /// Pages of the table that are read at a time.
@@ -147,7 +149,8 @@ impl Inbox {
                 hub.publish(events);
             }
         };
-        let (writer, writer_task) = Writer::new(committer, settings.write_queue, settings.store_timeout, publish);
+        let (writer, writer_task) =
+            Writer::new(committer, settings.write_queue, settings.commit_rows, settings.store_timeout, publish);
         let (heads, heads_task) = Heads::new(Arc::clone(&store));
         let readers = Semaphore::new(settings.replays);
         let inbox = Self {

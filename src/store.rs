@@ -23,7 +23,7 @@ mod writer;
 
 pub use writer::{Writer, WriterError, WriterTask};
 
-/// Reads. Every list has a limit in rows and stops early at [`PAGE_BYTES`].
+/// Reads. Every list has a limit in rows and stops early at [`Settings::page_bytes`].
 #[async_trait]
 pub trait Store: Send + Sync {
     /// The heads of these inboxes in one query; a token that never got anything is missing from the answer.
@@ -81,31 +81,29 @@ pub struct Page<T> {
     pub more: bool,
 }
 
-/// A page ends after this many bytes of `data`, whatever its row limit: it bounds the memory of one reader.
-pub const PAGE_BYTES: usize = 256 * 1024;
-
 /// Collects rows until a page is full.
 pub(crate) struct PageBuilder<T> {
     pub(crate) page: Page<T>,
     bytes: usize,
-    limit: usize,
+    max_rows: usize,
+    max_bytes: usize,
 }
 
 impl<T> PageBuilder<T> {
-    pub(crate) fn new(limit: u32) -> Self {
-        Self { page: Page { rows: Vec::new(), more: false }, bytes: 0, limit: limit as usize }
+    pub(crate) fn new(max_rows: u32, max_bytes: usize) -> Self {
+        Self { page: Page { rows: Vec::new(), more: false }, bytes: 0, max_rows: max_rows as usize, max_bytes }
     }
 
     /// Adds a row of `weight` bytes, or notes that there are more when the page already has as many as it may. So one row
     /// beyond the limit tells a page that is just full from one with more to come.
     pub(crate) fn add(&mut self, row: T, weight: usize) {
-        if self.page.rows.len() >= self.limit || self.bytes >= PAGE_BYTES {
+        if self.page.rows.len() >= self.max_rows || self.bytes >= self.max_bytes {
             self.page.more = true;
             return;
         }
         self.page.rows.push(row);
         self.bytes += weight;
-        self.page.more = self.bytes >= PAGE_BYTES;
+        self.page.more = self.bytes >= self.max_bytes;
     }
 }
 
@@ -217,6 +215,8 @@ pub enum Error {
 pub struct Settings {
     /// Connections for reading.
     pub readers: u32,
+    /// A page ends after this many bytes of `data`, whatever its limit in rows: it bounds the memory of one reader.
+    pub page_bytes: usize,
     /// How long one statement may wait for the database.
     pub timeout: Duration,
     /// How long an idempotency key is kept.

@@ -13,10 +13,11 @@ impl From<&Config> for inbox::Settings {
     fn from(config: &Config) -> Self {
         Self {
             write_queue: config.write_queue,
+            commit_rows: config.commit_rows,
             store_timeout: Duration::from_secs(config.store_timeout_secs),
             window: config.window,
             page: config.page,
-            ring: config.ring,
+            ring: inbox::Ring { events: config.ring, bytes: config.ring_kib.saturating_mul(1024) },
             max_sockets_per_token: config.max_sockets_per_token,
             replays: config.replays,
             stuck_timeout: Duration::from_secs(config.stuck_timeout_secs),
@@ -31,6 +32,7 @@ impl From<&Config> for store::Settings {
     fn from(config: &Config) -> Self {
         Self {
             readers: config.readers,
+            page_bytes: config.page_kib.saturating_mul(1024),
             timeout: Duration::from_secs(config.store_timeout_secs),
             idempotency_ttl: Duration::from_secs(config.idempotency_ttl_secs),
             startup_check_bytes: config.startup_check_mib.saturating_mul(1024 * 1024),

@@ -12,9 +12,6 @@ use serde_json::value::RawValue;
 use super::session::Session;
 use crate::notification::{Event, Rev, Token};
 
-/// A ring forgets its oldest events beyond this many bytes, whatever its length: it bounds the memory of one token.
-const RING_BYTES: usize = 256 * 1024;
-
 /// An event as the sessions of one token share it.
 #[derive(Debug)]
 pub struct Live {
@@ -34,8 +31,17 @@ impl From<Event> for Live {
 pub struct Hub {
     channels: Mutex<HashMap<Token, Arc<Channel>>>,
     ids: AtomicU64,
-    ring: usize,
+    ring: Ring,
     max_sessions: usize,
+}
+
+/// How much a ring keeps of the newest events of one token: it forgets the oldest beyond either.
+#[derive(Debug, Clone, Copy)]
+pub struct Ring {
+    /// Events.
+    pub events: usize,
+    /// Bytes of their `data`.
+    pub bytes: usize,
 }
 
 /// The sessions of one token on this node.
@@ -81,9 +87,9 @@ pub(super) struct Attachment {
 }
 
 impl Hub {
-    /// `ring` is the number of events kept a token, `max_sessions` the number of sessions a token may have here.
+    /// `max_sessions` is the number of sessions that a token may have here.
     #[must_use]
-    pub fn new(ring: usize, max_sessions: usize) -> Self {
+    pub fn new(ring: Ring, max_sessions: usize) -> Self {
         Self { channels: Mutex::default(), ids: AtomicU64::new(1), ring, max_sessions }
     }
 
@@ -166,7 +172,7 @@ impl Drop for Attachment {
 }
 
 impl Channel {
-    fn push(&self, live: Arc<Live>, limit: usize) {
+    fn push(&self, live: Arc<Live>, limit: Ring) {
         let mut state = lock(&self.state);
         let rev = live.event.rev();
         state.hints += 1;
@@ -176,7 +182,7 @@ impl Channel {
             state.busy = true;
             state.ring_bytes += live.event.weight();
             state.ring.push_back(live);
-            while state.ring.len() > limit || state.ring_bytes > RING_BYTES {
+            while state.ring.len() > limit.events || state.ring_bytes > limit.bytes {
                 let Some(oldest) = state.ring.pop_front() else { break };
                 state.ring_bytes -= oldest.event.weight();
             }

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Inbox, Session, Settings};
+use super::{Inbox, Ring, Session, Settings};
 use crate::bus::LocalBus;
 use crate::notification::{NewPush, Payload, ReceiptKind, Rev, Selection, Token};
 use crate::store::fake::{FakeCommitter, FakeDatabase};
@@ -29,10 +29,11 @@ const WINDOW: usize = 4;
 fn settings() -> Settings {
     Settings {
         write_queue: 64,
+        commit_rows: 64,
         store_timeout: Duration::from_secs(5),
         window: WINDOW,
         page: 3,
-        ring: 4,
+        ring: Ring { events: 4, bytes: 1000 },
         max_sockets_per_token: 8,
         replays: 2,
         stuck_timeout: Duration::from_secs(30),

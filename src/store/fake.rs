@@ -140,7 +140,7 @@ impl Store for FakeDatabase {
     async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error> {
         tokio::task::yield_now().await;
         self.read()?;
-        let mut builder = PageBuilder::new(page.limit);
+        let mut builder = PageBuilder::new(page.limit, usize::MAX);
         for row in self.inboxes.lock().unwrap().get(page.token).into_iter().flatten() {
             let Event::New(new) = &row.event else { continue };
             if !row.delivered && new.seq > page.after && new.seq <= page.upto {
@@ -159,7 +159,7 @@ impl Store for FakeDatabase {
     async fn events(&self, token: &Token, after: Rev, limit: u32) -> Result<Page<Event>, Error> {
         tokio::task::yield_now().await;
         self.read()?;
-        let mut builder = PageBuilder::new(limit);
+        let mut builder = PageBuilder::new(limit, usize::MAX);
         for (_, event) in self.history(token).range(after + 1..) {
             builder.add(event.clone(), 1);
         }

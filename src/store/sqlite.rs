@@ -18,7 +18,7 @@ use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{Error, OpenError, Opened, PAGE_BYTES, Page, PageBuilder, Settings, Store, Undelivered};
+use super::{Error, OpenError, Opened, Page, PageBuilder, Settings, Store, Undelivered};
 use crate::notification::{Content, Event, Head, Notification, Rev, Token};
 
 mod commit;
@@ -42,11 +42,9 @@ const CHECKPOINT_PAGES: i64 = 2_000;
 
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// [`PAGE_BYTES`] as statements take it.
-const PAGE_BYTES_SQL: i64 = PAGE_BYTES as i64;
-
 struct SqliteStore {
     readers: SqlitePool,
+    page_bytes: usize,
 }
 
 /// Opens, checks and migrates the file that `url` names.
@@ -96,7 +94,7 @@ pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenE
             idempotency_ttl: settings.idempotency_ttl,
             _lock: lock,
         }),
-        store: Arc::new(SqliteStore { readers }),
+        store: Arc::new(SqliteStore { readers, page_bytes: settings.page_bytes }),
         epoch,
         place: path.display().to_string(),
     })
@@ -167,7 +165,7 @@ impl Store for SqliteStore {
 
     async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error> {
         let (token, now) = (page.token.as_str(), crate::notification::timestamp(page.now));
-        let limit = page.limit + 1;
+        let (limit, bytes) = (page.limit + 1, i64::try_from(self.page_bytes).unwrap_or(i64::MAX));
         let rows = sqlx::query_scalar!(
             r#"select json_group_array(json_array(seq, id, entity_type, created_at, data)) as "rows!: String" from (
                 select *, sum(octet_length(data)) over (order by seq rows unbounded preceding) as bytes from (
@@ -182,13 +180,13 @@ impl Store for SqliteStore {
             page.upto,
             now,
             limit,
-            PAGE_BYTES_SQL
+            bytes
         )
         .fetch_one(&self.readers)
         .await
         .map_err(unavailable)?;
         let rows: Vec<(Rev, Cow<'_, str>, String, Cow<'_, str>, String)> = parse(&rows)?;
-        let mut builder = PageBuilder::new(page.limit);
+        let mut builder = PageBuilder::new(page.limit, self.page_bytes);
         for (seq, id, entity_type, created_at, data) in rows {
             let weight = data.len();
             let content = content(&id, entity_type, &created_at, data)?;
@@ -215,7 +213,7 @@ impl Store for SqliteStore {
     }
 
     async fn events(&self, token: &Token, after: Rev, limit: u32) -> Result<Page<Event>, Error> {
-        let (token, rows) = (token.as_str(), limit + 1);
+        let (token, rows, bytes) = (token.as_str(), limit + 1, i64::try_from(self.page_bytes).unwrap_or(i64::MAX));
         // One statement, so that both tables are read from one snapshot: a rev that is missing here does not exist yet.
         let rows = sqlx::query_scalar!(
             r#"select json_group_array(json_array(rev, at, id, entity_type, data, read_at is not null, change))
@@ -232,13 +230,13 @@ impl Store for SqliteStore {
             token,
             after,
             rows,
-            PAGE_BYTES_SQL
+            bytes
         )
         .fetch_one(&self.readers)
         .await
         .map_err(unavailable)?;
         type Row<'a> = (Rev, Cow<'a, str>, Option<Cow<'a, str>>, Option<String>, String, u8, Option<Cow<'a, str>>);
-        let mut builder = PageBuilder::new(limit);
+        let mut builder = PageBuilder::new(limit, self.page_bytes);
         for (rev, at, id, entity_type, data, read, change) in parse::<Vec<Row<'_>>>(&rows)? {
             let weight = data.len();
             let event = match (id, entity_type, change) {

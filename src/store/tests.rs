@@ -8,14 +8,13 @@ use proptest::prelude::*;
 use serde_json::value::RawValue;
 
 use super::fake::FakeDatabase;
-use super::{
-    Batch, Error, IdempotencyKey, KeyedPush, OpenError, Opened, PAGE_BYTES, PushOutcome, Receipt, Settings, Undelivered,
-};
+use super::{Batch, Error, IdempotencyKey, KeyedPush, OpenError, Opened, PushOutcome, Receipt, Settings, Undelivered};
 use crate::notification::{Event, NewPush, Payload, Pushed, ReceiptKind, Rev, Selection, Token};
 
 fn settings() -> Settings {
     Settings {
         readers: 1,
+        page_bytes: 1000,
         timeout: Duration::from_secs(5),
         idempotency_ttl: Duration::from_secs(60),
         startup_check_bytes: u64::MAX,
@@ -233,7 +232,7 @@ async fn a_key_gives_the_first_answer_until_it_expires() {
 async fn a_page_ends_at_its_bytes_whatever_its_rows() {
     let folder = tempfile::tempdir().unwrap();
     let mut opened = open(folder.path()).await.unwrap();
-    let big = format!("\"{}\"", "x".repeat(PAGE_BYTES / 2));
+    let big = format!("\"{}\"", "x".repeat(settings().page_bytes / 2));
     commit_pushes(&mut opened, (0..5).map(|_| push(&["1"], &big)).collect()).await;
     let page = opened.store.events(&token("1"), 0, 1000).await.unwrap();
     assert_eq!((page.rows.len(), page.more), (2, true));

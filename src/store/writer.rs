@@ -16,13 +16,6 @@ use tracing::{debug, error, info};
 use super::{Batch, Committer, Error, KeyName, KeyedPush, PushOutcome, Receipt};
 use crate::notification::{Event, Head, ReceiptKind, Token};
 
-/// A transaction takes at most this many rows. A commit writes each page once however many of its rows changed, so large
-/// ones are cheap; this many take about a third of a second, for which the jobs behind it wait.
-const MAX_BATCH_ROWS: usize = 50_000;
-
-/// A transaction takes at most this many jobs: the answers of one batch stay in memory together.
-const MAX_BATCH_JOBS: usize = 4_096;
-
 /// Acks alone wait this many times as long as the last transaction took, for more of them or for anything else to share a
 /// transaction with. Nobody looks at the clock for them, and clients that catch up together ack together: a transaction
 /// for each few would cost more than their replay, this way acks take at most a fifth of the writer's time.
@@ -86,18 +79,23 @@ pub struct WriterTask {
     jobs: mpsc::Receiver<Job>,
     committer: Box<dyn Committer>,
     publish: Publish,
+    /// A commit writes each page once however many of its rows changed, so large ones are cheap; but the jobs behind one
+    /// wait for it.
+    max_rows: usize,
     /// How long the last transaction took.
     took: Duration,
 }
 
 impl Writer {
-    /// Makes a writer whose queue holds `queue` jobs and whose callers wait at most `timeout` for an answer.
+    /// Makes a writer whose queue holds `queue` jobs, whose transactions take `max_rows` rows (more only if one push has
+    /// more) and whose callers wait at most `timeout` for an answer.
     ///
     /// `publish` gets the events of each transaction after its commit, in `rev` order per token.
     #[must_use]
     pub fn new(
         committer: Box<dyn Committer>,
         queue: usize,
+        max_rows: usize,
         timeout: Duration,
         publish: impl Fn(Vec<(Token, Event)>) + Send + 'static,
     ) -> (Self, WriterTask) {
@@ -106,7 +104,7 @@ impl Writer {
         let (sender, receiver) = mpsc::channel(queue);
         (
             Self { jobs: sender, timeout },
-            WriterTask { jobs: receiver, committer, publish: Box::new(publish), took: Duration::ZERO },
+            WriterTask { jobs: receiver, committer, publish: Box::new(publish), max_rows, took: Duration::ZERO },
         )
     }
 
@@ -170,16 +168,13 @@ impl WriterTask {
             let (mut only_acks, linger) = (true, Instant::now() + (self.took * ACK_LINGER).min(MAX_ACK_LINGER));
             while let Some(job) = next {
                 let repeated = job.key().is_some_and(|key| !keys.insert(key));
-                if repeated || (rows > 0 && rows + job.rows() > MAX_BATCH_ROWS) {
+                if repeated || (rows > 0 && rows + job.rows() > self.max_rows) {
                     held = Some(job);
                     break;
                 }
                 rows += job.rows();
                 only_acks &= job.is_ack();
                 jobs.push(job);
-                if jobs.len() >= MAX_BATCH_JOBS {
-                    break;
-                }
                 next = match self.jobs.try_recv() {
                     Err(_) if only_acks => timeout_at(linger, self.jobs.recv()).await.ok().flatten(),
                     queued => queued.ok(),
