@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Layer;
@@ -71,9 +72,13 @@ pub fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Error> {
 /// Says why the service could not start or go on.
 pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let opened = store::open(&config.database_url, &(&config).into()).await?;
-    let (inbox, tasks) = Inbox::new(opened.store, opened.committer, Arc::new(LocalBus), opened.epoch, (&config).into());
+    let (inbox, tasks) =
+        Inbox::new(opened.store, opened.committers, Arc::new(LocalBus), opened.epoch, (&config).into());
     let writer_stop = CancellationToken::new();
-    let mut writer = tokio::spawn(tasks.writer.run(writer_stop.clone()));
+    let mut writers = JoinSet::new();
+    for writer in tasks.writers {
+        writers.spawn(writer.run(writer_stop.clone()));
+    }
     let mut heads = tokio::spawn(tasks.heads.run());
     let mut sweep = tokio::spawn({
         let (inbox, stop) = (Arc::clone(&inbox), shutdown.clone());
@@ -95,7 +100,7 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
     let connections = TaskTracker::new();
     let crashed = tokio::select! {
         () = accept(&listener, &router, &config, &connections, &shutdown) => None,
-        _ = &mut writer => Some("writer"),
+        _ = writers.join_next() => Some("writer"),
         _ = &mut heads => Some("heads"),
         _ = &mut sweep => Some("sweep").filter(|_| !shutdown.is_cancelled()),
     };
@@ -117,14 +122,16 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         warn!(sockets.open = connections.len(), "Stopped waiting for what is still open");
     }
     writer_stop.cancel();
-    match tokio::time::timeout(drain_timeout, writer).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(Error::Crashed("writer")),
-        Err(_) => {
-            error!("The database did not finish in time");
-            Err(Error::Crashed("writer"))
+    let finished = tokio::time::timeout(drain_timeout, async {
+        while let Some(result) = writers.join_next().await {
+            result.map_err(|_| Error::Crashed("writer"))?;
         }
-    }
+        Ok(())
+    });
+    finished.await.unwrap_or_else(|_| {
+        error!("The database did not finish in time");
+        Err(Error::Crashed("writer"))
+    })
 }
 
 /// Browsers of 2.x clients send their polls with credentials, so the origin is mirrored instead of `*`.

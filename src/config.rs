@@ -51,7 +51,7 @@ pub struct Config {
     /// Address and port to listen on; port 0 takes any free one.
     #[arg(long, env = "TIDINGS_LISTEN", default_value = "127.0.0.1:4001", global = true)]
     pub listen: SocketAddr,
-    /// Where the data is: sqlite://FILE, created if it is missing.
+    /// Where the data is: sqlite://FILE, created if it is missing, or postgres://USER:PASSWORD@HOST/DATABASE.
     #[arg(long, env = "DATABASE_URL", default_value = "sqlite://tidings.db", global = true, hide_env_values = true)]
     pub database_url: String,
     /// Where the Socket.IO engine answers.
@@ -131,6 +131,9 @@ pub struct Config {
     /// Database connections for reading.
     #[arg(long, env = "TIDINGS_READERS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), global = true, help_heading = "Storage")]
     pub readers: u32,
+    /// Database connections for writing; SQLite has one whatever this says.
+    #[arg(long, env = "TIDINGS_WRITERS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..), global = true, help_heading = "Storage")]
+    pub writers: u32,
     /// How long an Idempotency-Key is kept, in seconds.
     #[arg(long, env = "TIDINGS_IDEMPOTENCY_TTL_SECS", default_value_t = 24 * 60 * 60, value_parser = clap::value_parser!(u64).range(..=10 * 365 * 24 * 60 * 60), global = true, help_heading = "Storage")]
     pub idempotency_ttl_secs: u64,

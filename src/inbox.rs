@@ -79,8 +79,8 @@ pub struct Inbox {
 
 /// The tasks that an [`Inbox`] needs running.
 pub struct Tasks {
-    /// Commits; to be stopped last.
-    pub writer: WriterTask,
+    /// They commit; to be stopped last.
+    pub writers: Vec<WriterTask>,
     /// Reads heads for logins.
     pub heads: HeadsTask,
 }
@@ -136,7 +136,7 @@ impl Inbox {
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
-        committer: Box<dyn Committer>,
+        committers: Vec<Box<dyn Committer>>,
         bus: Arc<dyn Bus>,
         epoch: String,
         settings: Settings,
@@ -149,8 +149,8 @@ impl Inbox {
                 hub.publish(events);
             }
         };
-        let (writer, writer_task) =
-            Writer::new(committer, settings.write_queue, settings.commit_rows, settings.store_timeout, publish);
+        let (writer, writers) =
+            Writer::new(committers, settings.write_queue, settings.commit_rows, settings.store_timeout, publish);
         let (heads, heads_task) = Heads::new(Arc::clone(&store));
         let readers = Semaphore::new(settings.replays);
         let inbox = Self {
@@ -165,7 +165,7 @@ impl Inbox {
             pending_keys: Mutex::default(),
             sessions: TaskTracker::new(),
         };
-        (Arc::new(inbox), Tasks { writer: writer_task, heads: heads_task })
+        (Arc::new(inbox), Tasks { writers, heads: heads_task })
     }
 
     /// Stores one row per token and returns after they are durable.

@@ -14,8 +14,12 @@ use chrono::{DateTime, Utc};
 
 use crate::notification::{Event, Head, NewPush, Notification, Pushed, ReceiptKind, Rev, Selection, SessionId, Token};
 
+mod commit;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(test)]
 mod tests;
@@ -215,6 +219,8 @@ pub enum Error {
 pub struct Settings {
     /// Connections for reading.
     pub readers: u32,
+    /// Connections for writing, where the database allows several.
+    pub writers: u32,
     /// A page ends after this many bytes of `data`, whatever its limit in rows: it bounds the memory of one reader.
     pub page_bytes: usize,
     /// How long one statement may wait for the database.
@@ -229,8 +235,8 @@ pub struct Settings {
 pub struct Opened {
     /// For reading.
     pub store: Arc<dyn Store>,
-    /// For writing; belongs to the [`Writer`].
-    pub committer: Box<dyn Committer>,
+    /// For writing, one or several at a time; they belong to the [`Writer`].
+    pub committers: Vec<Box<dyn Committer>>,
     /// The random id of the data set.
     pub epoch: String,
     /// Where the data is, for people.
@@ -241,8 +247,14 @@ pub struct Opened {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The URL names no database this binary can open.
-    #[error("{0:?} is not a database URL: use sqlite://FILE, for example sqlite://tidings.db")]
+    #[error("not a database URL: {0}; use sqlite://FILE or postgres://USER:PASSWORD@HOST/DATABASE")]
     Url(String),
+    /// The server is too old.
+    #[error("PostgreSQL {0} is too old: 14 or newer is needed")]
+    PostgresVersion(String),
+    /// The server says that a commit is durable before it is.
+    #[error("the database has {0}=off, so what it says is committed can be lost: switch it on")]
+    NotDurable(&'static str),
     /// Another process has it.
     #[error("another process is using {0:?}: one process per SQLite file")]
     Locked(PathBuf),
@@ -281,8 +293,21 @@ pub enum OpenError {
 /// # Errors
 /// Says why it cannot be opened and what to do.
 pub async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenError> {
-    if url.starts_with("sqlite:") {
-        return sqlite::open(url, settings).await;
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        #[cfg(feature = "sqlite")]
+        Some("sqlite") => sqlite::open(url, settings).await,
+        #[cfg(feature = "postgres")]
+        Some("postgres" | "postgresql") => postgres::open(url, settings).await,
+        Some(scheme) => Err(OpenError::Url(format!("this build knows no {scheme} database"))),
+        None => Err(OpenError::Url("it has no scheme".to_owned())),
     }
-    Err(OpenError::Url(url.to_owned()))
+}
+
+/// A value that the service did not write, so somebody edited the table.
+fn unreadable(what: &str, value: &str) -> Error {
+    Error::Unavailable(format!("the table holds a {what} that cannot be read: {value:?}").into())
+}
+
+fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("texts and numbers always serialise")
 }

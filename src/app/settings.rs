@@ -32,6 +32,7 @@ impl From<&Config> for store::Settings {
     fn from(config: &Config) -> Self {
         Self {
             readers: config.readers,
+            writers: config.writers,
             page_bytes: config.page_kib.saturating_mul(1024),
             timeout: Duration::from_secs(config.store_timeout_secs),
             idempotency_ttl: Duration::from_secs(config.idempotency_ttl_secs),

@@ -17,7 +17,7 @@ use super::{Inbox, Ring, Session, Settings};
 use crate::bus::LocalBus;
 use crate::notification::{NewPush, Payload, ReceiptKind, Rev, Selection, Token};
 use crate::store::fake::{FakeCommitter, FakeDatabase};
-use crate::store::{Batch, KeyedPush};
+use crate::store::{Batch, Committer, KeyedPush};
 
 mod socket;
 
@@ -71,10 +71,12 @@ struct TestSession {
 impl Node {
     fn start(settings: Settings) -> Self {
         let database = Arc::new(FakeDatabase::default());
-        let committer = Box::new(FakeCommitter(Arc::clone(&database)));
+        let committers: Vec<Box<dyn Committer>> = vec![Box::new(FakeCommitter(Arc::clone(&database)))];
         let store = Arc::clone(&database);
-        let (inbox, tasks) = Inbox::new(store, committer, Arc::new(LocalBus), "epoch".into(), settings);
-        tokio::spawn(tasks.writer.run(CancellationToken::new()));
+        let (inbox, tasks) = Inbox::new(store, committers, Arc::new(LocalBus), "epoch".into(), settings);
+        for writer in tasks.writers {
+            tokio::spawn(writer.run(CancellationToken::new()));
+        }
         tokio::spawn(tasks.heads.run());
         tokio::spawn({
             let inbox = Arc::clone(&inbox);

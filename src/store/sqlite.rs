@@ -18,7 +18,7 @@ use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{Error, OpenError, Opened, Page, PageBuilder, Settings, Store, Undelivered};
+use super::{Error, OpenError, Opened, Page, PageBuilder, Settings, Store, Undelivered, json, unreadable};
 use crate::notification::{Content, Event, Head, Notification, Rev, Token};
 
 mod commit;
@@ -49,11 +49,11 @@ struct SqliteStore {
 
 /// Opens, checks and migrates the file that `url` names.
 pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenError> {
-    let options = SqliteConnectOptions::from_str(url).map_err(|_| OpenError::Url(url.to_owned()))?;
+    let options = SqliteConnectOptions::from_str(url).map_err(|error| OpenError::Url(error.to_string()))?;
     let path = std::path::absolute(options.get_filename())
         .map_err(|source| OpenError::Io { path: options.get_filename().to_owned(), source })?;
     if url.contains(":memory:") || url.contains("mode=memory") || path.file_name().is_none() {
-        return Err(OpenError::Url(url.to_owned()));
+        return Err(OpenError::Url("it must name a file".to_owned()));
     }
     let lock = recovery::lock(&path)?;
     let promised = recovery::promised_frames(&path);
@@ -87,13 +87,13 @@ pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenE
         .await?;
     let checkpointer = tokio::spawn(checkpoint(options.clone().connect().await?));
     Ok(Opened {
-        committer: Box::new(SqliteCommitter {
+        committers: vec![Box::new(SqliteCommitter {
             connection,
             readers: readers.clone(),
             checkpointer,
             idempotency_ttl: settings.idempotency_ttl,
             _lock: lock,
-        }),
+        })],
         store: Arc::new(SqliteStore { readers, page_bytes: settings.page_bytes }),
         epoch,
         place: path.display().to_string(),
@@ -277,19 +277,10 @@ fn time(text: &str) -> Result<DateTime<Utc>, Error> {
     DateTime::parse_from_rfc3339(text).map(|at| at.to_utc()).map_err(|_| unreadable("time", text))
 }
 
-/// A value that the service did not write, so somebody edited the table.
-fn unreadable(what: &str, value: &str) -> Error {
-    Error::Unavailable(format!("the table holds a {what} that cannot be read: {value:?}").into())
-}
-
 /// Reads rows that a statement returned as one JSON text. Row by row they would cross from the connection's thread one at
 /// a time, which measured about ten times the processor time.
 fn parse<'a, T: serde::Deserialize<'a>>(rows: &'a str) -> Result<T, Error> {
     serde_json::from_str(rows).map_err(|error| unreadable("row", &error.to_string()))
-}
-
-fn json<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_string(value).expect("texts and numbers always serialise")
 }
 
 /// SQLite's result code without what extends it: 10 an I/O error, 11 and 26 a damaged file, 13 no space.

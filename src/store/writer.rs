@@ -5,6 +5,8 @@
 //! wait for company. It must not answer a job before the transaction is durable, nor publish events out of `rev` order.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
@@ -41,7 +43,9 @@ pub enum WriterError {
 /// The handle that everything writes through; cheap to clone.
 #[derive(Clone)]
 pub struct Writer {
-    jobs: mpsc::Sender<Job>,
+    /// One a committer. A token's jobs always go to the same one, so that they share transactions instead of waiting for
+    /// each other's lock.
+    queues: Arc<[mpsc::Sender<Job>]>,
     timeout: Duration,
 }
 
@@ -72,9 +76,9 @@ impl Job {
 }
 
 /// Takes the events of a transaction after its commit.
-type Publish = Box<dyn Fn(Vec<(Token, Event)>) + Send>;
+type Publish = Arc<dyn Fn(Vec<(Token, Event)>) + Send + Sync>;
 
-/// The worker half of a [`Writer`], to be run by one task.
+/// One of the workers of a [`Writer`], to be run by one task.
 pub struct WriterTask {
     jobs: mpsc::Receiver<Job>,
     committer: Box<dyn Committer>,
@@ -87,25 +91,28 @@ pub struct WriterTask {
 }
 
 impl Writer {
-    /// Makes a writer whose queue holds `queue` jobs, whose transactions take `max_rows` rows (more only if one push has
+    /// Makes a writer with one worker a committer, whose queues hold `queue` jobs each, whose transactions take `max_rows` rows (more only if one push has
     /// more) and whose callers wait at most `timeout` for an answer.
     ///
     /// `publish` gets the events of each transaction after its commit, in `rev` order per token.
     #[must_use]
     pub fn new(
-        committer: Box<dyn Committer>,
+        committers: Vec<Box<dyn Committer>>,
         queue: usize,
         max_rows: usize,
         timeout: Duration,
-        publish: impl Fn(Vec<(Token, Event)>) + Send + 'static,
-    ) -> (Self, WriterTask) {
+        publish: impl Fn(Vec<(Token, Event)>) + Send + Sync + 'static,
+    ) -> (Self, Vec<WriterTask>) {
         // A job is a checked body (at most the body limit, 1 MiB unless configured) and about 200 bytes; when the queue
         // is full the caller is told `Busy` at once.
-        let (sender, receiver) = mpsc::channel(queue);
-        (
-            Self { jobs: sender, timeout },
-            WriterTask { jobs: receiver, committer, publish: Box::new(publish), max_rows, took: Duration::ZERO },
-        )
+        let publish: Publish = Arc::new(publish);
+        let worker = |committer| {
+            let (sender, jobs) = mpsc::channel(queue);
+            let task = WriterTask { jobs, committer, publish: Arc::clone(&publish), max_rows, took: Duration::ZERO };
+            (sender, task)
+        };
+        let (queues, tasks): (Vec<_>, _) = committers.into_iter().map(worker).unzip();
+        (Self { queues: queues.into(), timeout }, tasks)
     }
 
     /// Stores one row per token and returns after they are durable.
@@ -115,7 +122,9 @@ impl Writer {
     /// in time.
     pub async fn push(&self, push: KeyedPush) -> Result<PushOutcome, WriterError> {
         let (sender, answer) = oneshot::channel();
-        self.send(Job::Push(push, sender))?;
+        // By the first token alone: one that many connections push to at once is mostly pushed to alone.
+        let first = push.push.tokens.first().cloned();
+        self.send(first.as_ref(), Job::Push(push, sender))?;
         self.wait(answer).await
     }
 
@@ -125,12 +134,15 @@ impl Writer {
     /// As for [`Writer::push`].
     pub async fn receipt(&self, receipt: Receipt) -> Result<Option<Head>, WriterError> {
         let (sender, answer) = oneshot::channel();
-        self.send(Job::Receipt(receipt, sender))?;
+        let token = receipt.token.clone();
+        self.send(Some(&token), Job::Receipt(receipt, sender))?;
         self.wait(answer).await
     }
 
-    fn send(&self, job: Job) -> Result<(), WriterError> {
-        self.jobs.try_send(job).map_err(|error| match error {
+    fn send(&self, token: Option<&Token>, job: Job) -> Result<(), WriterError> {
+        let hash = BuildHasherDefault::<DefaultHasher>::new().hash_one(token);
+        let queue = &self.queues[usize::try_from(hash % self.queues.len() as u64).unwrap_or(0)];
+        queue.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => WriterError::Busy,
             TrySendError::Closed(_) => WriterError::Stopped,
         })

@@ -1,8 +1,7 @@
 //! One transaction: receipts first, then pushes, each step one statement for the whole batch.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,15 +11,10 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{json, result_code, unavailable};
-use crate::notification::{
-    Change, ChangeKind, Content, Event, Head, Notification, Pushed, ReceiptKind, Rev, Selection, SessionId, Token,
-    timestamp,
-};
-use crate::store::{Batch, Committed, Committer, Error, IdempotencyKey, KeyName, KeyedPush, PushOutcome, Receipt};
-
-/// A transaction with keyed pushes also deletes up to this many expired keys, so they never pile up.
-const EXPIRED_KEYS_PER_COMMIT: i64 = 256;
+use super::{result_code, unavailable};
+use crate::notification::{Event, Head, Pushed, ReceiptKind, Rev, Token, timestamp};
+use crate::store::commit::{self, EXPIRED_KEYS_PER_COMMIT, Fresh, NewlyRead, Selected};
+use crate::store::{Batch, Committed, Committer, Error, KeyName, KeyedPush, PushOutcome, json, unreadable};
 
 /// The writing connection; closing it closes the whole database.
 pub(super) struct SqliteCommitter {
@@ -67,12 +61,9 @@ impl SqliteCommitter {
         let mut revs = transaction.begin(&acks, &batch.pushes).await?;
         let heads = transaction.read(&reads).await.map_err(unavailable)?;
         revs.extend(heads.iter().map(|(token, head)| (token.clone(), head.rev)));
-        let receipts = batch.receipts.iter().map(|receipt| match receipt.kind {
-            ReceiptKind::Ack => None,
-            ReceiptKind::Read => Some(heads.get(receipt.token.as_str()).copied().unwrap_or_default()),
-        });
+        let receipts = commit::told(&batch.receipts, &heads);
         let pushes = transaction.pushes(&batch.pushes, revs, now + self.idempotency_ttl).await?;
-        Ok(Committed { pushes, receipts: receipts.collect(), events: transaction.events })
+        Ok(Committed { pushes, receipts, events: transaction.events })
     }
 }
 
@@ -128,37 +119,16 @@ impl Transaction<'_> {
     /// Marks rows read and returns the heads of the readers' inboxes; every inbox in which any changed takes one rev for
     /// the ids and one for the high-water mark.
     async fn read(&mut self, reads: &Selected<'_>) -> Result<HashMap<String, Head>, sqlx::Error> {
-        if reads.origins.is_empty() {
+        if reads.is_empty() {
             return Ok(HashMap::new());
         }
-        let by_id = self.read_ids(reads).await?;
-        let by_mark = self.read_upto(reads).await?;
+        let newly = NewlyRead { by_id: self.read_ids(reads).await?, by_mark: self.read_upto(reads).await? };
         let mut heads = self.heads(&reads.tokens()).await?;
-        let mut changes = Vec::new();
-        for (token, head) in heads.iter_mut() {
-            let top = head.rev;
-            if let Some(ids) = by_id.get(token.as_str()) {
-                head.unread -= count(ids.len());
-                head.rev += 1;
-                changes.push((token.as_str(), head.rev, ChangeKind::Read(ids.clone()), head.unread));
-            }
-            if let Some(rows) = by_mark.get(token.as_str()) {
-                head.unread -= rows;
-                head.rev += 1;
-                let upto = top.min(reads.upto[token.as_str()]);
-                changes.push((token.as_str(), head.rev, ChangeKind::ReadUpTo(upto), head.unread));
-            }
-        }
+        let changes = commit::changes(reads, &newly, &mut heads);
         if changes.is_empty() {
             return Ok(heads);
         }
-        let mut rows = Vec::with_capacity(changes.len());
-        for (token, rev, kind, unread) in changes {
-            let change = Change { kind, unread };
-            rows.push((token, rev, json(&change)));
-            let origin = reads.origins[token];
-            self.events.push((Token::stored(token), Event::Changed { rev, change, at: self.now, origin }));
-        }
+        let rows: Vec<_> = changes.iter().map(|changed| (&changed.token, changed.rev, json(&changed.change))).collect();
         let rows = json(&rows);
         sqlx::query!(
             "insert into inbox_change (token, rev, change, at)
@@ -181,6 +151,8 @@ impl Transaction<'_> {
         )
         .execute(&mut *self.connection)
         .await?;
+        let now = self.now;
+        self.events.extend(changes.into_iter().map(|changed| changed.event(now)));
         Ok(heads)
     }
 
@@ -252,24 +224,16 @@ impl Transaction<'_> {
         expires: DateTime<Utc>,
     ) -> Result<Vec<PushOutcome>, Error> {
         let earlier = self.earlier_answers(pushes).await?;
-        let known = |push: &KeyedPush| push.key.as_ref().and_then(|key| earlier.get(&key.name()).cloned());
-        let fresh = pushes.iter().filter(|push| known(push).is_none()).collect::<Vec<_>>();
-        let (stored, rows) = self.number(&fresh, revs);
+        let fresh = commit::fresh(pushes, &earlier, self.now);
+        let stored = commit::number(&fresh, revs, &mut self.events);
         self.remember(&fresh, &stored, expires).await.map_err(unavailable)?;
-        self.insert(&fresh, &stored, &rows).await?;
-        let mut stored = stored.into_iter();
-        Ok(pushes
-            .iter()
-            .map(|push| match known(push) {
-                Some(outcome) => outcome,
-                None => PushOutcome::Pushed(stored.next().expect("every fresh push was numbered")),
-            })
-            .collect())
+        self.insert(&fresh, &stored).await?;
+        Ok(commit::outcomes(pushes, &earlier, stored))
     }
 
     /// The outcome of each push whose key was used before.
     async fn earlier_answers(&mut self, pushes: &[KeyedPush]) -> Result<HashMap<KeyName, PushOutcome>, Error> {
-        let keys: HashMap<_, _> = keys(pushes).map(|key| (key.name(), key)).collect();
+        let keys = commit::keys(pushes);
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
@@ -287,70 +251,28 @@ impl Transaction<'_> {
         rows.into_iter()
             .map(|row| {
                 let name = (row.key_owner, row.key);
-                if keys[&name].body_sha256 != row.body_sha256 {
-                    return Ok((name, PushOutcome::KeyMismatch));
-                }
                 let pushed = serde_json::from_str(&row.response)
-                    .map_err(|_| super::unreadable("idempotency.response of key", &name.1))?;
-                Ok((name, PushOutcome::Pushed(pushed)))
+                    .map_err(|_| unreadable("idempotency.response of key", &name.1))?;
+                let outcome = commit::earlier(keys[&name], &row.body_sha256, pushed);
+                Ok((name, outcome))
             })
             .collect()
     }
 
-    /// Gives every row the next rev of its inbox; returns also how many each inbox gets.
-    fn number<'p>(
-        &mut self,
-        pushes: &[&'p KeyedPush],
-        mut revs: HashMap<String, Rev>,
-    ) -> (Vec<Pushed>, BTreeMap<&'p Token, i64>) {
-        let mut added: BTreeMap<&Token, i64> = BTreeMap::new();
-        let mut stored = Vec::with_capacity(pushes.len());
-        for KeyedPush { push, .. } in pushes {
-            let content = Arc::new(Content {
-                id: Uuid::now_v7(),
-                entity_type: push.entity_type.clone(),
-                data: push.data.clone().into_raw(),
-                created_at: self.now,
-            });
-            let mut results = Vec::with_capacity(push.tokens.len());
-            for token in &push.tokens {
-                *added.entry(token).or_default() += 1;
-                let seq = match revs.get_mut(token.as_str()) {
-                    Some(rev) => {
-                        *rev += 1;
-                        *rev
-                    }
-                    None => {
-                        revs.insert(token.as_str().to_owned(), 1);
-                        1
-                    }
-                };
-                results.push((token.clone(), seq));
-                let notification = Notification { seq, content: Arc::clone(&content), read: false };
-                self.events.push((token.clone(), Event::New(notification)));
-            }
-            stored.push(Pushed { id: content.id, results });
-        }
-        (stored, added)
-    }
-
     /// Adds the rows to their inboxes, inserts them and commits.
-    async fn insert(
-        &mut self,
-        pushes: &[&KeyedPush],
-        stored: &[Pushed],
-        added: &BTreeMap<&Token, i64>,
-    ) -> Result<(), Error> {
+    async fn insert(&mut self, pushes: &[Fresh<'_>], stored: &[Pushed]) -> Result<(), Error> {
         // An object has a token for its key, so that SQLite need not parse each row again. In token order the index of
         // the inboxes is filled from left to right.
-        let rows =
+        let seqs =
             |pushed: &Pushed| json(&pushed.results.iter().map(|(token, seq)| (token, seq)).collect::<BTreeMap<_, _>>());
-        let pushes: Vec<(Uuid, &str, &str, String)> = pushes
+        let rows: Vec<(Uuid, &str, &str, String)> = pushes
             .iter()
             .zip(stored)
-            .map(|(KeyedPush { push, .. }, pushed)| (pushed.id, &*push.entity_type, push.data.as_str(), rows(pushed)))
+            .map(|(Fresh { content, .. }, pushed)| {
+                (content.id, &*content.entity_type, content.data.get(), seqs(pushed))
+            })
             .collect();
-        let (inboxes, pushes) = (json(added), json(&pushes));
+        let (inboxes, pushes) = (json(&commit::added(pushes)), json(&rows));
         sqlx::query!(
             "insert into inbox (token, rev, unread, created_at)
             select key, value, value, ? from json_each(?) where true
@@ -378,15 +300,15 @@ impl Transaction<'_> {
 
     async fn remember(
         &mut self,
-        pushes: &[&KeyedPush],
+        pushes: &[Fresh<'_>],
         stored: &[Pushed],
         expires: DateTime<Utc>,
     ) -> Result<(), sqlx::Error> {
         let rows: Vec<_> = pushes
             .iter()
             .zip(stored)
-            .filter_map(|(push, pushed)| {
-                let key = push.key.as_ref()?;
+            .filter_map(|(fresh, pushed)| {
+                let key = fresh.push.key.as_ref()?;
                 Some((&key.owner, &key.key, &key.body_sha256, json(pushed)))
             })
             .collect();
@@ -421,46 +343,5 @@ fn uncommitted(error: sqlx::Error) -> Error {
     match result_code(&error) {
         Some(IO_ERROR) => Error::OutcomeUnknown(error.to_string().into()),
         _ => unavailable(error),
-    }
-}
-
-fn keys(pushes: &[KeyedPush]) -> impl Iterator<Item = &IdempotencyKey> {
-    pushes.iter().filter_map(|push| push.key.as_ref())
-}
-
-fn count(rows: usize) -> i64 {
-    i64::try_from(rows).expect("a batch has fewer rows than 2^63")
-}
-
-/// The rows that the receipts of one kind in a batch select.
-struct Selected<'r> {
-    ids: HashSet<(&'r str, Uuid)>,
-    upto: BTreeMap<&'r str, Rev>,
-    /// Every token of these receipts, with the session that sent them if it was one alone.
-    origins: BTreeMap<&'r str, Option<SessionId>>,
-}
-
-impl<'r> Selected<'r> {
-    fn of(receipts: &'r [Receipt], kind: ReceiptKind) -> Self {
-        let mut selected = Self { ids: HashSet::new(), upto: BTreeMap::new(), origins: BTreeMap::new() };
-        for receipt in receipts.iter().filter(|receipt| receipt.kind == kind) {
-            let token = receipt.token.as_str();
-            let origin = selected.origins.entry(token).or_insert(receipt.origin);
-            *origin = origin.filter(|_| *origin == receipt.origin);
-            let mut raise = |upto: Rev| {
-                let mark = selected.upto.entry(token).or_insert(upto);
-                *mark = upto.max(*mark);
-            };
-            match &receipt.selection {
-                Selection::Ids(ids) => selected.ids.extend(ids.iter().map(|id| (token, *id))),
-                Selection::UpTo(rev) => raise(*rev),
-                Selection::All => raise(Rev::MAX),
-            }
-        }
-        selected
-    }
-
-    fn tokens(&self) -> BTreeSet<&'r str> {
-        self.origins.keys().copied().collect()
     }
 }

@@ -1,0 +1,229 @@
+//! Postgres: one connection for each writer, a pool for reading.
+//!
+//! Statements are set-based: a batch of any size is a few arrays, read with `unnest`. Whoever changes an inbox holds the
+//! lock of its row until the commit, so revs are gapless and in commit order; whoever takes several locks takes them in
+//! token order, so nobody deadlocks.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde_json::value::RawValue;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use uuid::Uuid;
+
+use super::{Committer, Error, OpenError, Opened, Page, PageBuilder, Settings, Store, Undelivered, unreadable};
+use crate::notification::{Content, Event, Head, Notification, Rev, Token};
+
+mod commit;
+
+use commit::PostgresCommitter;
+
+/// The oldest version that is tested and still maintained; as `server_version_num` has it.
+const FIRST_VERSION: i32 = 140_000;
+
+struct PostgresStore {
+    readers: PgPool,
+    page_bytes: usize,
+}
+
+/// Connects to, checks and migrates the database that `url` names.
+pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenError> {
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|error| OpenError::Url(error.to_string()))?
+        .application_name("tidings")
+        .disable_statement_logging();
+    let mut connection = options.connect().await?;
+    check(&mut connection).await?;
+    sqlx::migrate!("migrations/postgres").run(&mut connection).await?;
+    let epoch = epoch(&mut connection).await?;
+    connection.close().await?;
+
+    let readers = PgPoolOptions::new()
+        .max_connections(settings.readers)
+        .acquire_timeout(settings.timeout)
+        .connect_lazy_with(options.clone());
+    let committers = (0..settings.writers)
+        .map(|_| Box::new(PostgresCommitter::new(options.clone(), readers.clone(), settings)) as Box<dyn Committer>)
+        .collect();
+    let place = format!("postgres://{}:{}/{}", options.get_host(), options.get_port(), database(&options));
+    let store = Arc::new(PostgresStore { readers, page_bytes: settings.page_bytes });
+    Ok(Opened { committers, store, epoch, place })
+}
+
+fn database(options: &PgConnectOptions) -> &str {
+    options.get_database().unwrap_or_else(|| options.get_username())
+}
+
+/// Refuses a server that is too old, or that says a commit is durable before it is.
+async fn check(connection: &mut PgConnection) -> Result<(), OpenError> {
+    let server = sqlx::query!(
+        r#"select current_setting('server_version_num')::int as "number!", current_setting('server_version') as "version!",
+            current_setting('fsync') as "fsync!", current_setting('synchronous_commit') as "synchronous_commit!""#
+    )
+    .fetch_one(connection)
+    .await?;
+    if server.number < FIRST_VERSION {
+        return Err(OpenError::PostgresVersion(server.version));
+    }
+    for (setting, value) in [("fsync", server.fsync), ("synchronous_commit", server.synchronous_commit)] {
+        if value == "off" {
+            return Err(OpenError::NotDurable(setting));
+        }
+    }
+    Ok(())
+}
+
+/// The id of the data set, made when there is none; of several nodes that make one at once, one wins.
+async fn epoch(connection: &mut PgConnection) -> Result<String, OpenError> {
+    let fresh = Uuid::new_v4().simple().to_string();
+    sqlx::query!("insert into meta (epoch) values ($1) on conflict do nothing", fresh)
+        .execute(&mut *connection)
+        .await?;
+    Ok(sqlx::query_scalar!("select epoch from meta limit 1 -- postgres").fetch_one(connection).await?)
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn heads(&self, tokens: &[Token]) -> Result<HashMap<Token, Head>, Error> {
+        let tokens: Vec<&str> = tokens.iter().map(Token::as_str).collect();
+        let rows = sqlx::query!(
+            "select token, rev, unread, delivered_upto from inbox where token = any($1)",
+            &tokens[..] as &[&str]
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let head = |rev, unread, delivered_upto| Head { rev, unread, delivered_upto };
+        let rows = rows.into_iter();
+        Ok(rows.map(|row| (Token::stored(&row.token), head(row.rev, row.unread, row.delivered_upto))).collect())
+    }
+
+    async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error> {
+        let rows = sqlx::query!(
+            r#"select seq as "seq!", id as "id!", entity_type as "entity_type!", created_at as "created_at!",
+                data as "data!"
+            from (
+                select *, sum(octet_length(data)) over (order by seq rows unbounded preceding) as bytes from (
+                    select seq, id, entity_type, created_at, data::text as data from notification
+                    where token = $1 and seq > $2 and seq <= $3 and delivered_at is null and retracted_at is null
+                        and (expires_at is null or expires_at > $4)
+                    order by seq limit $5
+                ) as wanted
+            ) as page where bytes - octet_length(data) < $6 order by seq"#,
+            page.token.as_str(),
+            page.after,
+            page.upto,
+            page.now,
+            i64::from(page.limit) + 1,
+            self.page_bytes()
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let mut builder = PageBuilder::new(page.limit, self.page_bytes);
+        for row in rows {
+            let weight = row.data.len();
+            let content = content(row.id, row.entity_type, row.created_at, row.data)?;
+            builder.add(Notification { seq: row.seq, content: Arc::new(content), read: false }, weight);
+        }
+        Ok(builder.page)
+    }
+
+    async fn count_undelivered(&self, page: &Undelivered<'_>) -> Result<u64, Error> {
+        let count = sqlx::query_scalar!(
+            r#"select count(*) as "count!" from notification
+            where token = $1 and seq > $2 and seq <= $3 and delivered_at is null and retracted_at is null
+                and (expires_at is null or expires_at > $4)"#,
+            page.token.as_str(),
+            page.after,
+            page.upto,
+            page.now
+        )
+        .fetch_one(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        Ok(count.unsigned_abs())
+    }
+
+    async fn events(&self, token: &Token, after: Rev, limit: u32) -> Result<Page<Event>, Error> {
+        // One statement, so that both tables are read from one snapshot: a rev that is missing here does not exist yet.
+        let rows = sqlx::query!(
+            r#"select rev as "rev!", at as "at!", id, entity_type, data as "data!", read as "read!", change
+            from (
+                select *, sum(octet_length(data)) over (order by rev rows unbounded preceding) as bytes from (
+                    select * from (
+                        select seq as rev, created_at as at, id, entity_type, data::text as data,
+                            read_at is not null as read, null as change
+                        from notification where token = $1 and seq > $2 order by seq limit $3
+                    ) as pushed
+                    union all
+                    select * from (
+                        select rev, at, null::uuid, null, '', false, change::text
+                        from inbox_change where token = $1 and rev > $2 order by rev limit $3
+                    ) as changed
+                    order by rev limit $3
+                ) as wanted
+            ) as page where bytes - octet_length(data) < $4 order by rev"#,
+            token.as_str(),
+            after,
+            i64::from(limit) + 1,
+            self.page_bytes()
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let mut builder = PageBuilder::new(limit, self.page_bytes);
+        for row in rows {
+            let weight = row.data.len();
+            let event = match (row.id, row.entity_type, row.change) {
+                (Some(id), Some(entity_type), _) => Event::New(Notification {
+                    seq: row.rev,
+                    content: Arc::new(content(id, entity_type, row.at, row.data)?),
+                    read: row.read,
+                }),
+                (_, _, Some(change)) => Event::Changed {
+                    rev: row.rev,
+                    change: serde_json::from_str(&change).map_err(|_| unreadable("inbox_change.change", &change))?,
+                    at: row.at,
+                    origin: None,
+                },
+                _ => return Err(unreadable("row at rev", &row.rev.to_string())),
+            };
+            builder.add(event, weight);
+        }
+        Ok(builder.page)
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        sqlx::query!("select epoch from meta limit 1 -- postgres")
+            .fetch_one(&self.readers)
+            .await
+            .map_err(unavailable)?;
+        Ok(())
+    }
+}
+
+impl PostgresStore {
+    fn page_bytes(&self) -> i64 {
+        i64::try_from(self.page_bytes).unwrap_or(i64::MAX)
+    }
+}
+
+fn content(id: Uuid, entity_type: String, created_at: DateTime<Utc>, data: String) -> Result<Content, Error> {
+    let data = RawValue::from_string(data).map_err(|_| unreadable("notification.data of id", &id.to_string()))?;
+    Ok(Content { id, entity_type, data, created_at })
+}
+
+/// Maps an error of a statement: whatever it is, nothing was written.
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
+fn unavailable(error: sqlx::Error) -> Error {
+    const DISK_FULL: &str = "53100";
+    match error.as_database_error().and_then(|error| error.code()) {
+        Some(code) if code == DISK_FULL => Error::StorageFull,
+        _ => Error::Unavailable(error.to_string().into()),
+    }
+}

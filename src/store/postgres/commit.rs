@@ -1,0 +1,476 @@
+//! One transaction: receipts first, then pushes. The usual batch, of pushes alone, is one statement.
+//!
+//! A batch with receipts locks all its inboxes with its first statement, so that the statements after it see everything
+//! that was committed before the locks were taken: a mark of what is delivered that was counted from an older snapshot
+//! could pass over a row that nobody got.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use tracing::{debug, info};
+use uuid::Uuid;
+
+use super::unavailable;
+use crate::notification::{Event, Head, Pushed, ReceiptKind, Rev, Token};
+use crate::store::commit::{self, EXPIRED_KEYS_PER_COMMIT, Fresh, NewlyRead, Selected};
+use crate::store::{Batch, Committed, Committer, Error, KeyName, KeyedPush, PushOutcome, Settings, json};
+
+/// How often a transaction is run again that lost a deadlock or a race: our own take their locks in order, but others
+/// may have theirs in the database.
+const ATTEMPTS: u32 = 5;
+
+/// One writing connection, made anew whenever it breaks.
+pub(super) struct PostgresCommitter {
+    options: PgConnectOptions,
+    connection: Option<PgConnection>,
+    readers: PgPool,
+    timeout: Duration,
+    idempotency_ttl: Duration,
+    /// Whether what was sent last may commit: if its answer is lost, nobody knows.
+    in_doubt: bool,
+}
+
+impl PostgresCommitter {
+    pub(super) fn new(options: PgConnectOptions, readers: PgPool, settings: &Settings) -> Self {
+        Self {
+            options,
+            connection: None,
+            readers,
+            timeout: settings.timeout,
+            idempotency_ttl: settings.idempotency_ttl,
+            in_doubt: false,
+        }
+    }
+
+    /// Says what became of a transaction that failed, and makes the connection fit for the next one.
+    async fn failed(&mut self, error: sqlx::Error) -> Error {
+        if error.as_database_error().is_none() {
+            // The connection broke, and with it every transaction that was not committed.
+            self.connection = None;
+            let text = error.to_string();
+            return if self.in_doubt { Error::OutcomeUnknown(text.into()) } else { Error::Unavailable(text.into()) };
+        }
+        let rollback = match &mut self.connection {
+            Some(connection) => sqlx::query!("rollback -- postgres").execute(connection).await.map(drop),
+            None => Ok(()),
+        };
+        if rollback.is_err() {
+            self.connection = None;
+        }
+        unavailable(error)
+    }
+
+    async fn transaction(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, sqlx::Error> {
+        self.in_doubt = false;
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => {
+                let connection = self.options.connect().await?;
+                info!("Connected to the database for writing");
+                connection
+            }
+        };
+        let connection = self.connection.insert(connection);
+        let in_doubt = &mut self.in_doubt;
+        let mut transaction = Transaction { connection, in_doubt, now, events: Vec::new() };
+        let keyed = batch.pushes.iter().any(|push| push.key.is_some());
+        if batch.receipts.is_empty() && !keyed {
+            let fresh = commit::fresh(&batch.pushes, &HashMap::new(), now);
+            // A statement outside of a transaction is one of its own.
+            *transaction.in_doubt = true;
+            let stored = transaction.insert(&fresh).await?;
+            let pushes = commit::outcomes(&batch.pushes, &HashMap::new(), stored);
+            return Ok(Committed { pushes, receipts: Vec::new(), events: transaction.events });
+        }
+        sqlx::query!("begin -- postgres").execute(&mut *transaction.connection).await?;
+        let earlier = transaction.claim_keys(&batch.pushes, now + self.idempotency_ttl).await?;
+        let receipts = transaction.receipts(batch).await?;
+        let fresh = commit::fresh(&batch.pushes, &earlier, now);
+        let stored = transaction.insert(&fresh).await?;
+        if keyed {
+            transaction.remember(&fresh, &stored).await?;
+        }
+        *transaction.in_doubt = true;
+        sqlx::query!("commit -- postgres").execute(&mut *transaction.connection).await?;
+        let pushes = commit::outcomes(&batch.pushes, &earlier, stored);
+        Ok(Committed { pushes, receipts, events: transaction.events })
+    }
+}
+
+#[async_trait]
+impl Committer for PostgresCommitter {
+    async fn commit(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, Error> {
+        let deadline = tokio::time::Instant::now() + self.timeout;
+        for attempt in 1.. {
+            let result = tokio::time::timeout_at(deadline, self.transaction(batch, now)).await;
+            let error = match result {
+                Ok(Ok(committed)) => return Ok(committed),
+                Ok(Err(error)) => error,
+                Err(_) => sqlx::Error::Io(std::io::Error::from(std::io::ErrorKind::TimedOut)),
+            };
+            let again = attempt < ATTEMPTS && lost_a_race(&error);
+            debug!(%error, attempt, again, "A transaction failed");
+            let failed = self.failed(error).await;
+            if !again {
+                return Err(failed);
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    async fn close(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.close().await.ok();
+        }
+        self.readers.close().await;
+    }
+}
+
+/// Whether the server gave up a transaction that may well work the next time.
+fn lost_a_race(error: &sqlx::Error) -> bool {
+    const SERIALIZATION_FAILURE: &str = "40001";
+    const DEADLOCK: &str = "40P01";
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == SERIALIZATION_FAILURE || code == DEADLOCK)
+}
+
+struct Transaction<'c> {
+    connection: &'c mut PgConnection,
+    in_doubt: &'c mut bool,
+    now: DateTime<Utc>,
+    events: Vec<(Token, Event)>,
+}
+
+impl Transaction<'_> {
+    /// Claims the keys that nobody used before and returns the outcomes of the pushes whose keys somebody did. Another
+    /// transaction that just uses one is waited for. Keys come before inboxes, and in order, so nobody deadlocks.
+    async fn claim_keys(
+        &mut self,
+        pushes: &[KeyedPush],
+        expires: DateTime<Utc>,
+    ) -> Result<HashMap<KeyName, PushOutcome>, sqlx::Error> {
+        let keys = commit::keys(pushes);
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let owners: Vec<&str> = keys.values().map(|key| key.owner.as_str()).collect();
+        let names: Vec<&str> = keys.values().map(|key| key.key.as_str()).collect();
+        let bodies: Vec<&str> = keys.values().map(|key| key.body_sha256.as_str()).collect();
+        let claimed = sqlx::query!(
+            r#"insert into idempotency (key_owner, key, body_sha256, response, expires_at)
+            select key_owner, key, body_sha256, 'null', $4
+            from unnest($1::text[], $2::text[], $3::text[]) as given (key_owner, key, body_sha256)
+            order by key_owner collate "C", key collate "C"
+            on conflict (key_owner, key) do update
+                set body_sha256 = excluded.body_sha256, response = excluded.response, expires_at = excluded.expires_at
+                where idempotency.expires_at <= $5
+            returning key_owner, key"#,
+            &owners[..] as &[&str],
+            &names[..] as &[&str],
+            &bodies[..] as &[&str],
+            expires,
+            self.now
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        let claimed: HashSet<KeyName> = claimed.into_iter().map(|row| (row.key_owner, row.key)).collect();
+        let used: Vec<&KeyName> = keys.keys().filter(|name| !claimed.contains(*name)).collect();
+        if used.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let owners: Vec<&str> = used.iter().map(|name| name.0.as_str()).collect();
+        let names: Vec<&str> = used.iter().map(|name| name.1.as_str()).collect();
+        let rows = sqlx::query!(
+            r#"select key_owner, key, body_sha256, response::text as "response!" from idempotency
+            where (key_owner, key) in (select * from unnest($1::text[], $2::text[]))"#,
+            &owners[..] as &[&str],
+            &names[..] as &[&str]
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        let outcome = |name: KeyName, body_sha256: &str, response: &str| {
+            let pushed = serde_json::from_str(response).map_err(|error| sqlx::Error::Decode(error.into()))?;
+            let outcome = commit::earlier(keys[&name], body_sha256, pushed);
+            Ok((name, outcome))
+        };
+        rows.into_iter().map(|row| outcome((row.key_owner, row.key), &row.body_sha256, &row.response)).collect()
+    }
+
+    /// Marks what the receipts select and returns what their senders are told.
+    async fn receipts(&mut self, batch: &Batch) -> Result<Vec<Option<Head>>, sqlx::Error> {
+        if batch.receipts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let acks = Selected::of(&batch.receipts, ReceiptKind::Ack);
+        let reads = Selected::of(&batch.receipts, ReceiptKind::Read);
+        let targets: BTreeSet<&str> =
+            batch.pushes.iter().flat_map(|push| &push.push.tokens).map(Token::as_str).collect();
+        let receivers: Vec<&str> = acks.tokens().union(&reads.tokens()).copied().collect();
+        let mut heads = self.lock(&receivers, &targets).await?;
+        self.ack(&acks).await?;
+        if !reads.is_empty() {
+            let newly = NewlyRead { by_id: self.read_ids(&reads).await?, by_mark: self.read_upto(&reads).await? };
+            let mut readers: HashMap<String, Head> =
+                reads.tokens().iter().filter_map(|token| heads.remove_entry(*token)).collect();
+            self.change(&reads, &newly, &mut readers).await?;
+            heads = readers;
+        }
+        self.advance(&receivers).await?;
+        Ok(commit::told(&batch.receipts, &heads))
+    }
+
+    /// Locks the inboxes of the receipts, where they exist, and of the pushes, in token order, and returns their heads.
+    async fn lock(
+        &mut self,
+        receivers: &[&str],
+        targets: &BTreeSet<&str>,
+    ) -> Result<HashMap<String, Head>, sqlx::Error> {
+        let targets: Vec<&str> = targets.iter().copied().collect();
+        // An update that changes nothing: with `for update` the new inboxes would be locked apart from the others, which
+        // is no order.
+        let rows = sqlx::query!(
+            r#"insert into inbox (token, created_at)
+            select token, $3 from (
+                select target collate "C" from unnest($1::text[]) as target union
+                select inbox.token from inbox where inbox.token = any($2::text[])
+            ) as wanted (token)
+            order by token collate "C"
+            on conflict (token) do update set rev = inbox.rev
+            returning token, rev, unread, delivered_upto"#,
+            &targets[..] as &[&str],
+            receivers as &[&str],
+            self.now
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        let head = |rev, unread, delivered_upto| Head { rev, unread, delivered_upto };
+        Ok(rows.into_iter().map(|row| (row.token, head(row.rev, row.unread, row.delivered_upto))).collect())
+    }
+
+    async fn ack(&mut self, acks: &Selected<'_>) -> Result<(), sqlx::Error> {
+        if !acks.ids.is_empty() {
+            let (tokens, ids): (Vec<&str>, Vec<Uuid>) = acks.ids.iter().copied().unzip();
+            sqlx::query!(
+                "update notification set delivered_at = $3 from unnest($1::text[], $2::uuid[]) as acked (token, id)
+                where notification.id = acked.id and notification.token = acked.token and delivered_at is null",
+                &tokens[..] as &[&str],
+                &ids[..],
+                self.now
+            )
+            .execute(&mut *self.connection)
+            .await?;
+        }
+        if !acks.upto.is_empty() {
+            let (tokens, upto): (Vec<&str>, Vec<Rev>) = acks.upto.iter().unzip();
+            sqlx::query!(
+                "update notification set delivered_at = $3
+                from unnest($1::text[], $2::bigint[]) as acked (token, upto), inbox
+                where inbox.token = acked.token and notification.token = acked.token
+                    and seq > inbox.delivered_upto and seq <= acked.upto and delivered_at is null",
+                &tokens[..] as &[&str],
+                &upto[..],
+                self.now
+            )
+            .execute(&mut *self.connection)
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn read_ids(&mut self, reads: &Selected<'_>) -> Result<HashMap<String, Vec<Uuid>>, sqlx::Error> {
+        let mut changed: HashMap<String, Vec<Uuid>> = HashMap::new();
+        if reads.ids.is_empty() {
+            return Ok(changed);
+        }
+        let (tokens, ids): (Vec<&str>, Vec<Uuid>) = reads.ids.iter().copied().unzip();
+        let rows = sqlx::query!(
+            "update notification set read_at = $3, delivered_at = coalesce(delivered_at, $3)
+            from unnest($1::text[], $2::uuid[]) as seen (token, id)
+            where notification.id = seen.id and notification.token = seen.token and read_at is null
+            returning notification.token, notification.id",
+            &tokens[..] as &[&str],
+            &ids[..],
+            self.now
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        for row in rows {
+            changed.entry(row.token).or_default().push(row.id);
+        }
+        Ok(changed)
+    }
+
+    /// Marks everything up to the marks read and returns how many rows of each token that changed.
+    async fn read_upto(&mut self, reads: &Selected<'_>) -> Result<HashMap<String, i64>, sqlx::Error> {
+        if reads.upto.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let (tokens, upto): (Vec<&str>, Vec<Rev>) = reads.upto.iter().unzip();
+        let rows = sqlx::query!(
+            r#"with changed as (
+                update notification set read_at = $3, delivered_at = coalesce(delivered_at, $3)
+                from unnest($1::text[], $2::bigint[]) as seen (token, upto)
+                where notification.token = seen.token and seq <= seen.upto and read_at is null
+                returning notification.token
+            )
+            select token, count(*) as "rows!" from changed group by token"#,
+            &tokens[..] as &[&str],
+            &upto[..],
+            self.now
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.token, row.rows)).collect())
+    }
+
+    /// Writes down what the reads changed.
+    async fn change(
+        &mut self,
+        reads: &Selected<'_>,
+        newly: &NewlyRead,
+        heads: &mut HashMap<String, Head>,
+    ) -> Result<(), sqlx::Error> {
+        let changes = commit::changes(reads, newly, heads);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let tokens: Vec<&str> = changes.iter().map(|changed| changed.token.as_str()).collect();
+        let revs: Vec<Rev> = changes.iter().map(|changed| changed.rev).collect();
+        let texts: Vec<String> = changes.iter().map(|changed| json(&changed.change)).collect();
+        sqlx::query!(
+            "insert into inbox_change (token, rev, change, at)
+            select token, rev, change::json, $4 from unnest($1::text[], $2::bigint[], $3::text[]) as made (token, rev, change)",
+            &tokens[..] as &[&str],
+            &revs[..],
+            &texts[..],
+            self.now
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        let tokens: Vec<&str> = heads.keys().map(String::as_str).collect();
+        let (revs, unread): (Vec<Rev>, Vec<i64>) = heads.values().map(|head| (head.rev, head.unread)).unzip();
+        sqlx::query!(
+            "update inbox set rev = changed.rev, unread = changed.unread
+            from unnest($1::text[], $2::bigint[], $3::bigint[]) as changed (token, rev, unread)
+            where inbox.token = changed.token",
+            &tokens[..] as &[&str],
+            &revs[..],
+            &unread[..]
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        let now = self.now;
+        self.events.extend(changes.into_iter().map(|changed| changed.event(now)));
+        Ok(())
+    }
+
+    /// Moves the marks up to which everything is delivered. Each step passes only rows that became delivered since the
+    /// last: over an inbox's life that is its length.
+    async fn advance(&mut self, receivers: &[&str]) -> Result<(), sqlx::Error> {
+        sqlx::query!(
+            "update inbox set delivered_upto = coalesce(
+                (select seq - 1 from notification
+                where notification.token = inbox.token and seq > inbox.delivered_upto and delivered_at is null
+                order by seq limit 1),
+                rev)
+            where token = any($1)",
+            receivers as &[&str]
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Adds the rows to their inboxes and stores them.
+    async fn insert(&mut self, pushes: &[Fresh<'_>]) -> Result<Vec<Pushed>, sqlx::Error> {
+        if pushes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let added = commit::added(pushes);
+        let (inboxes, counts): (Vec<&str>, Vec<i64>) =
+            added.iter().map(|(token, rows)| (token.as_str(), *rows)).unzip();
+        // The n-th of `count` rows of an inbox gets its new rev less the rows after it.
+        let mut left = added.clone();
+        let (mut tokens, mut after, mut of) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, fresh) in (1_i32..).zip(pushes) {
+            for token in &fresh.push.push.tokens {
+                let rest = left.get_mut(token).expect("every token was counted");
+                *rest -= 1;
+                tokens.push(token.as_str());
+                after.push(*rest);
+                of.push(number);
+            }
+        }
+        let ids: Vec<Uuid> = pushes.iter().map(|fresh| fresh.content.id).collect();
+        let types: Vec<&str> = pushes.iter().map(|fresh| fresh.content.entity_type.as_str()).collect();
+        let data: Vec<&str> = pushes.iter().map(|fresh| fresh.content.data.get()).collect();
+        let rows = sqlx::query!(
+            r#"with target as (
+                insert into inbox (token, rev, unread, created_at)
+                select token, rows, rows, $9 from unnest($1::text[], $2::bigint[]) as added (token, rows)
+                order by token collate "C"
+                on conflict (token) do update
+                    set rev = inbox.rev + excluded.rev, unread = inbox.unread + excluded.unread
+                returning token, rev
+            ), stored as (
+                insert into notification (token, seq, id, entity_type, created_at, data)
+                select target.token, target.rev - row.after,
+                    ($6::uuid[])[row.push], ($7::text[])[row.push], $9, ($8::text[])[row.push]::json
+                from unnest($3::text[], $4::bigint[], $5::int[]) as row (token, after, push)
+                join target on target.token = row.token
+            )
+            select token as "token!", rev as "rev!" from target"#,
+            &inboxes[..] as &[&str],
+            &counts[..],
+            &tokens[..] as &[&str],
+            &after[..],
+            &of[..],
+            &ids[..],
+            &types[..] as &[&str],
+            &data[..] as &[&str],
+            self.now
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        let before = rows.into_iter().map(|row| {
+            let rows = added.get(&Token::stored(&row.token)).copied().unwrap_or_default();
+            (row.token, row.rev - rows)
+        });
+        Ok(commit::number(pushes, before.collect(), &mut self.events))
+    }
+
+    /// Keeps the answers of keyed pushes, and deletes some that expired.
+    async fn remember(&mut self, pushes: &[Fresh<'_>], stored: &[Pushed]) -> Result<(), sqlx::Error> {
+        let keyed = pushes.iter().zip(stored).filter_map(|(fresh, pushed)| Some((fresh.push.key.as_ref()?, pushed)));
+        let (mut owners, mut names, mut responses) = (Vec::new(), Vec::new(), Vec::new());
+        for (key, pushed) in keyed {
+            owners.push(key.owner.as_str());
+            names.push(key.key.as_str());
+            responses.push(json(pushed));
+        }
+        sqlx::query!(
+            "update idempotency set response = given.response::json
+            from unnest($1::text[], $2::text[], $3::text[]) as given (key_owner, key, response)
+            where idempotency.key_owner = given.key_owner and idempotency.key = given.key",
+            &owners[..] as &[&str],
+            &names[..] as &[&str],
+            &responses[..]
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        sqlx::query!(
+            "delete from idempotency where (key_owner, key) in (
+                select key_owner, key from idempotency where expires_at <= $1
+                order by expires_at limit $2 for update skip locked)",
+            self.now,
+            EXPIRED_KEYS_PER_COMMIT
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        Ok(())
+    }
+}
