@@ -1,5 +1,6 @@
 //! Black-box tests: every test starts the real binary on a free port with a database of its own and talks to it over
-//! loopback, as a backend, a browser, an admin and a fault would. Nothing here imports the crate.
+//! loopback, as a backend, a browser, an admin and a fault would. Nothing here imports the crate. The database is SQLite,
+//! or Postgres where TIDINGS_TEST_DATABASE says so.
 //!
 //! The pieces: [`server`] (the child process), [`api`] (pushing), [`socket`] and [`polling`] (a Socket.IO client that can
 //! misbehave), [`table`] (the database as an admin sees it), [`proxy`] (a network that fails), [`load`] (seeded producers
@@ -9,6 +10,8 @@ mod api;
 mod load;
 mod oracle;
 mod polling;
+#[path = "../support/postgres.rs"]
+mod postgres;
 mod proxy;
 mod readme;
 mod server;

@@ -6,7 +6,7 @@ use crate::server::TestServer;
 
 #[tokio::test]
 async fn every_query_of_the_readme_runs_beside_the_server_and_finds_something() {
-    let server = TestServer::start().await;
+    let server = TestServer::builder().on_sqlite().start().await;
     let api = server.api();
     for who in ["Alice", "Bob", "Carol"] {
         let body = format!(r#"{{"tokens":["1","2"],"entityType":"like","data":{{"who":"{who}"}}}}"#);

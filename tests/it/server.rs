@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::api::Api;
+use crate::postgres::Database;
 use crate::socket::{Dial, Socket};
 use crate::table::Table;
 
@@ -30,6 +32,23 @@ pub(crate) struct Builder {
     environment: Vec<(String, String)>,
     disk_kib: Option<u32>,
     failing_sync: bool,
+    on_sqlite: bool,
+}
+
+/// Where a server keeps its data.
+#[derive(Clone)]
+pub(crate) enum Place {
+    File(PathBuf),
+    Postgres(Arc<Database>),
+}
+
+impl Place {
+    fn url(&self) -> String {
+        match self {
+            Self::File(path) => format!("sqlite://{}", path.display()),
+            Self::Postgres(database) => database.url(),
+        }
+    }
 }
 
 impl Builder {
@@ -57,6 +76,12 @@ impl Builder {
         self
     }
 
+    /// Has a SQLite file, whatever the others have: the test is about that.
+    pub(crate) fn on_sqlite(mut self) -> Self {
+        self.on_sqlite = true;
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub(crate) async fn start(self) -> TestServer {
         let mut server = self.prepare();
@@ -69,8 +94,14 @@ impl Builder {
         let folder = tempfile::Builder::new().prefix("tidings-it-").tempdir().expect("a temporary folder");
         let data = folder.path().join("data");
         fs::create_dir(&data).expect("a folder for the database");
+        let sqlite = self.on_sqlite || self.disk_kib.is_some() || self.failing_sync;
+        let place = match std::env::var("TIDINGS_TEST_DATABASE").as_deref() {
+            Ok("postgres") if !sqlite => Place::Postgres(Arc::new(Database::create())),
+            Ok("postgres" | "sqlite") | Err(_) => Place::File(data.join("tidings.db")),
+            Ok(other) => panic!("TIDINGS_TEST_DATABASE={other}: sqlite or postgres"),
+        };
         TestServer {
-            database: data.join("tidings.db"),
+            place,
             folder,
             options: self,
             running: None,
@@ -91,7 +122,7 @@ pub(crate) struct Refusal {
 /// One server and its database.
 pub(crate) struct TestServer {
     folder: TempDir,
-    database: PathBuf,
+    place: Place,
     options: Builder,
     running: Option<Running>,
     address: watch::Sender<SocketAddr>,
@@ -191,7 +222,7 @@ impl TestServer {
             }
         }
         command.env("TIDINGS_LISTEN", "127.0.0.1:0");
-        command.env("DATABASE_URL", format!("sqlite://{}", self.database.display()));
+        command.env("DATABASE_URL", self.place.url());
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command.args(&self.options.flags).current_dir(self.folder.path());
         command
@@ -294,17 +325,25 @@ impl TestServer {
         socket
     }
 
-    /// The database, read by the `sqlite3` command.
+    /// The database, as an admin reads it.
     pub(crate) fn table(&self) -> Table {
-        Table::new(&self.database, self.inside())
+        Table::new(self.place.clone(), self.inside())
     }
 
+    /// The SQLite file.
     pub(crate) fn database(&self) -> &Path {
-        &self.database
+        match &self.place {
+            Place::File(path) => path,
+            Place::Postgres(_) => panic!("a test that needs the file says on_sqlite()"),
+        }
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     fn data_folder(&self) -> &Path {
-        self.database.parent().expect("the database is in a folder")
+        self.database().parent().expect("the database is in a folder")
     }
 
     /// A path of the server's own disk, as seen from here.

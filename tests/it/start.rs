@@ -4,7 +4,7 @@ use crate::server::TestServer;
 
 #[tokio::test]
 async fn one_line_says_where_it_listens_where_the_data_is_and_what_to_open() {
-    let mut server = TestServer::start().await;
+    let mut server = TestServer::builder().on_sqlite().start().await;
     let (address, database) = (server.address(), server.database().display().to_string());
     assert_eq!(
         server.ready_line(),
@@ -132,7 +132,8 @@ async fn what_it_cannot_do_at_the_start_it_says_on_stderr() {
     assert!(refusal.code.is_some_and(|code| code != 0) && refusal.stderr.contains(&address), "{refusal:?}");
 
     let folder = "sqlite:///no/such/folder/tidings.db";
-    let refusal = TestServer::builder().flag(&format!("--database-url={folder}")).prepare().start_refused().await;
+    let refusal =
+        TestServer::builder().on_sqlite().flag(&format!("--database-url={folder}")).prepare().start_refused().await;
     let named = refusal.stderr.contains("/no/such/folder/tidings.db");
     assert!(refusal.code.is_some_and(|code| code != 0) && named, "{refusal:?}");
 }

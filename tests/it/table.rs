@@ -1,6 +1,6 @@
-//! The database as an admin sees it: through the `sqlite3` command, read-only, beside the running server.
+//! The database as an admin sees it: through the `sqlite3` or `psql` command, read-only, beside the running server.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use serde::Deserialize;
@@ -8,12 +8,12 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::server::PATIENCE;
+use crate::server::{PATIENCE, Place};
 
-/// A handle on one database file.
+/// A handle on one database.
 #[derive(Clone)]
 pub(crate) struct Table {
-    path: PathBuf,
+    place: Place,
     /// The command that runs `sqlite3` where the file is visible, if that is elsewhere.
     inside: Vec<String>,
 }
@@ -55,18 +55,31 @@ pub(crate) struct Change {
 }
 
 impl Table {
-    pub(crate) fn new(path: &Path, inside: Vec<String>) -> Self {
-        Self { path: path.to_owned(), inside }
+    pub(crate) fn new(place: Place, inside: Vec<String>) -> Self {
+        Self { place, inside }
     }
 
-    /// The rows of one query as JSON objects.
+    /// The rows of one query as JSON objects. Both databases must understand it.
     pub(crate) async fn query(&self, sql: &str) -> Vec<Value> {
-        let output = self.run(&["-readonly", "-json"], sql).await;
-        assert!(output.status.success(), "sqlite3 failed: {}\n{sql}", String::from_utf8_lossy(&output.stderr));
-        if output.stdout.trim_ascii().is_empty() {
+        let json = match &self.place {
+            Place::File(path) => {
+                let output = self.sqlite(&["-readonly", "-json"], path, sql).await;
+                assert!(output.status.success(), "{}\n{sql}", String::from_utf8_lossy(&output.stderr));
+                output.stdout
+            }
+            Place::Postgres(database) => {
+                // In hexadecimal digits: psql leaves out what it takes for unprintable.
+                let json = format!("select json_agg(found)::text from ({sql}) as found");
+                let digits = database.sql(&format!("select encode(convert_to(({json}), 'UTF8'), 'hex')"));
+                let byte =
+                    |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok());
+                digits.trim_end().as_bytes().chunks(2).map(|pair| byte(pair).expect("hexadecimal digits")).collect()
+            }
+        };
+        if json.trim_ascii().is_empty() {
             return Vec::new();
         }
-        serde_json::from_slice(&output.stdout).expect("sqlite3 writes JSON")
+        serde_json::from_slice(&json).expect("the command writes JSON")
     }
 
     /// The one value of a query that has one.
@@ -91,8 +104,8 @@ impl Table {
 
     /// Everything at one moment: a single statement sees a single state.
     pub(crate) async fn snapshot(&self) -> Snapshot {
-        let rows = self
-            .query(
+        let sql = match &self.place {
+            Place::File(_) => {
                 "select
                    (select json_group_array(json_object('token', token, 'rev', rev, 'unread', unread,
                       'delivered_upto', delivered_upto)) from (select * from inbox order by token)) as inboxes,
@@ -100,9 +113,24 @@ impl Table {
                       'created_at', created_at, 'delivered_at', delivered_at, 'read_at', read_at, 'data', data))
                       from (select * from notification order by token, seq)) as notifications,
                    (select json_group_array(json_object('token', token, 'rev', rev, 'change', change))
-                      from (select * from inbox_change order by token, rev)) as changes",
-            )
-            .await;
+                      from (select * from inbox_change order by token, rev)) as changes"
+            }
+            // In the form that SQLite has them.
+            Place::Postgres(_) => {
+                r#"select
+                   (select coalesce(json_agg(json_build_object('token', token, 'rev', rev, 'unread', unread,
+                      'delivered_upto', delivered_upto) order by token), '[]')::text from inbox) as inboxes,
+                   (select coalesce(json_agg(json_build_object('token', token, 'seq', seq, 'id', id,
+                      'entity_type', entity_type,
+                      'created_at', to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+                      'delivered_at', to_char(delivered_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+                      'read_at', to_char(read_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+                      'data', data::text) order by token, seq), '[]')::text from notification) as notifications,
+                   (select coalesce(json_agg(json_build_object('token', token, 'rev', rev, 'change', change::text)
+                      order by token, rev), '[]')::text from inbox_change) as changes"#
+            }
+        };
+        let rows = self.query(sql).await;
         let text = |name: &str| rows[0][name].as_str().expect("an array as text").to_owned();
         Snapshot {
             inboxes: serde_json::from_str(&text("inboxes")).expect("rows of inbox"),
@@ -111,40 +139,53 @@ impl Table {
         }
     }
 
-    /// What `pragma integrity_check` says; `ok` when all is well.
+    /// What `pragma integrity_check` says; `ok` when all is well. Postgres checks nothing of its own.
     pub(crate) async fn integrity(&self) -> String {
+        if let Place::Postgres(_) = self.place {
+            return "ok".to_owned();
+        }
         self.value("pragma integrity_check").await.as_str().unwrap_or_default().to_owned()
     }
 
-    async fn run(&self, options: &[&str], sql: &str) -> std::process::Output {
+    async fn sqlite(&self, options: &[&str], path: &Path, sql: &str) -> std::process::Output {
         let mut words = self.inside.iter().map(String::as_str).chain(["sqlite3"]);
         let mut command = Command::new(words.next().expect("at least sqlite3"));
-        command.args(words).args(options).args(["-cmd", ".timeout 10000"]).arg(&self.path).arg(sql);
+        command.args(words).args(options).args(["-cmd", ".timeout 10000"]).arg(path).arg(sql);
         command.stdin(Stdio::null()).kill_on_drop(true);
         let output = timeout(PATIENCE, command.output()).await.expect("sqlite3 answers in time");
         output.expect("the sqlite3 command is installed (Debian package sqlite3)")
     }
 }
 
-/// A foreign connection that holds the write lock of a database until it is dropped or released.
+/// A foreign connection that lets nobody write until it is dropped or released.
 pub(crate) struct WriteLock {
     child: tokio::process::Child,
 }
 
 impl WriteLock {
-    /// Takes the lock with the `sqlite3` command and waits until it is held.
-    pub(crate) async fn take(database: &Path) -> Self {
+    /// Takes the lock as an admin would and waits until it is held.
+    pub(crate) async fn take(place: &Place) -> Self {
         use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-        let mut child = Command::new("sqlite3")
-            .arg("-bail")
-            .arg(database)
+        let (mut command, sql) = match place {
+            Place::File(path) => {
+                let mut command = Command::new("sqlite3");
+                command.arg("-bail").arg(path);
+                (command, ".timeout 10000\nbegin immediate;\nselect 'held';\n")
+            }
+            Place::Postgres(database) => {
+                let mut command = Command::new("psql");
+                command.args(["-qXAt", &database.url()]);
+                (command, "begin;\nlock table inbox in exclusive mode;\nselect 'held';\n")
+            }
+        };
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .expect("the sqlite3 command is installed (Debian package sqlite3)");
+            .expect("the sqlite3 and psql commands are installed (Debian packages sqlite3, postgresql-client)");
         let stdin = child.stdin.as_mut().expect("stdin is piped");
-        stdin.write_all(b".timeout 10000\nbegin immediate;\nselect 'held';\n").await.expect("sqlite3 listens");
+        stdin.write_all(sql.as_bytes()).await.expect("it listens");
         let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
         let line = timeout(PATIENCE, lines.next_line()).await.expect("the lock is free in time").expect("text");
         assert_eq!(line.as_deref(), Some("held"));
@@ -154,6 +195,6 @@ impl WriteLock {
     /// Lets go of it without a change.
     pub(crate) async fn release(mut self) {
         drop(self.child.stdin.take());
-        timeout(PATIENCE, self.child.wait()).await.expect("sqlite3 ends").expect("can be waited for");
+        timeout(PATIENCE, self.child.wait()).await.expect("it ends").expect("can be waited for");
     }
 }

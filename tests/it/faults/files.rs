@@ -27,7 +27,7 @@ fn refused_because(refusal: &Refusal, words: &[&str]) {
 
 /// A server, stopped, whose file has some hundred pages, all of them in the main file.
 async fn stopped_with_rows() -> TestServer {
-    let mut server = TestServer::start().await;
+    let mut server = TestServer::builder().on_sqlite().start().await;
     let api = server.api();
     let data = format!("\"{}\"", "x".repeat(1000));
     for _ in 0..5 {
@@ -39,11 +39,11 @@ async fn stopped_with_rows() -> TestServer {
 
 #[tokio::test]
 async fn a_second_server_on_the_same_file_is_refused_and_the_first_goes_on() {
-    let server = TestServer::start().await;
+    let server = TestServer::builder().on_sqlite().start().await;
     let mut live = server.login_empty("1").await;
     let url = format!("--database-url=sqlite://{}", server.database().display());
     for _ in 0..2 {
-        let refusal = TestServer::builder().flag(&url).prepare().start_refused().await;
+        let refusal = TestServer::builder().on_sqlite().flag(&url).prepare().start_refused().await;
         refused_because(&refusal, &["another", "in use", "already", "locked", "lock"]);
         assert!(refusal.stderr.contains(&*server.database().to_string_lossy()), "names the file: {}", refusal.stderr);
         let pushed = server.api().push("1", "{}").await;
@@ -53,7 +53,7 @@ async fn a_second_server_on_the_same_file_is_refused_and_the_first_goes_on() {
 
 #[tokio::test]
 async fn a_second_server_is_refused_by_whatever_name_it_calls_the_file() {
-    let server = TestServer::start().await;
+    let server = TestServer::builder().on_sqlite().start().await;
     server.api().push("1", "{}").await;
     let other = tempfile::tempdir().unwrap();
     let link = other.path().join("link.db");
@@ -63,14 +63,14 @@ async fn a_second_server_is_refused_by_whatever_name_it_calls_the_file() {
     let detour = server.database().parent().unwrap().join("../data/./tidings.db");
     for name in [folder.join("tidings.db"), detour, link] {
         let url = format!("--database-url=sqlite://{}", name.display());
-        let refusal = TestServer::builder().flag(&url).prepare().start_refused().await;
+        let refusal = TestServer::builder().on_sqlite().flag(&url).prepare().start_refused().await;
         refused_because(&refusal, &["another", "in use", "already", "locked", "lock"]);
     }
 }
 
 #[tokio::test]
 async fn a_file_is_free_again_after_a_kill() {
-    let mut server = TestServer::start().await;
+    let mut server = TestServer::builder().on_sqlite().start().await;
     for n in 1..=3 {
         assert_eq!(server.api().push("1", "{}").await.results[0].seq, n);
         server.kill_9().await;
@@ -92,7 +92,7 @@ async fn a_corrupt_page_of_a_table_or_an_index_is_refused() {
 
 #[tokio::test]
 async fn a_file_that_is_no_database_is_refused_and_left_alone() {
-    let mut server = TestServer::builder().prepare();
+    let mut server = TestServer::builder().on_sqlite().prepare();
     let text = "this is somebody's diary, not a database; it is long enough to be read as a header. ".repeat(50);
     std::fs::write(server.database(), &text).unwrap();
     refused_because(&server.start_refused().await, &["not a database", "corrupt", "malformed"]);
@@ -113,7 +113,7 @@ async fn a_main_file_cut_short_is_refused() {
 #[tokio::test]
 async fn a_truncated_wal_after_a_kill_is_refused() {
     for keep_percent in [0, 1, 50, 95] {
-        let mut server = TestServer::start().await;
+        let mut server = TestServer::builder().on_sqlite().start().await;
         let data = format!("\"{}\"", "x".repeat(1000));
         for _ in 0..100 {
             server.api().push("1", &data).await;
@@ -129,7 +129,7 @@ async fn a_truncated_wal_after_a_kill_is_refused() {
 
 #[tokio::test]
 async fn a_whole_wal_after_a_kill_is_taken_in() {
-    let mut server = TestServer::start().await;
+    let mut server = TestServer::builder().on_sqlite().start().await;
     server.api().push_numbers("1", 50).await;
     server.kill_9().await;
     let mut head = [0; 16];

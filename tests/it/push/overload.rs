@@ -13,7 +13,7 @@ async fn a_full_queue_answers_busy_and_stores_exactly_what_it_accepted() {
     let recorder = Recorder::default();
     let api = server.api();
     // Nothing is committed while the lock is held, so the queue must overflow, on any machine.
-    let lock = WriteLock::take(server.database()).await;
+    let lock = WriteLock::take(server.place()).await;
     let pushes = join_all((0..60).map(|n| {
         let (recorder, api) = (&recorder, &api);
         async move { recorder.post(api, n, None, &[format!("user-{}", n % 7)], &recorder.unique_data()).await }
@@ -36,7 +36,7 @@ async fn a_full_queue_answers_busy_and_stores_exactly_what_it_accepted() {
 async fn a_busy_answer_says_when_to_come_back_and_the_next_push_works() {
     let server = TestServer::with(&["--write-queue=1"]).await;
     let api = server.api();
-    let lock = WriteLock::take(server.database()).await;
+    let lock = WriteLock::take(server.place()).await;
     let body = r#"{"tokens":["1"],"entityType":"like","data":{}}"#;
     let pushes: Vec<_> = (0..60)
         .map(|_| {
@@ -71,7 +71,7 @@ async fn a_database_held_by_another_process_is_said_in_time_and_waited_out() {
     let server = TestServer::with(&["--store-timeout-secs=1"]).await;
     let recorder = Recorder::default();
     let mut live = server.login_empty("1").await;
-    let lock = WriteLock::take(server.database()).await;
+    let lock = WriteLock::take(server.place()).await;
     let tokens = ["1".to_owned()];
     let body = r#"{"tokens":["1"],"data":{}}"#;
     let began = std::time::Instant::now();
