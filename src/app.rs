@@ -18,7 +18,7 @@ use tower::Layer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tracing::{debug, error, info, warn};
 
-use crate::bus::LocalBus;
+use crate::bus::{self, BusError};
 use crate::config::Config;
 use crate::http::{self as web, App};
 use crate::inbox::Inbox;
@@ -39,6 +39,9 @@ pub enum Error {
     /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The bus cannot be used.
+    #[error(transparent)]
+    Bus(#[from] BusError),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -72,8 +75,12 @@ pub fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Error> {
 /// Says why the service could not start or go on.
 pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let opened = store::open(&config.database_url, &(&config).into()).await?;
-    let (inbox, tasks) =
-        Inbox::new(opened.store, opened.committers, Arc::new(LocalBus), opened.epoch, (&config).into());
+    let mut bus = bus::connect(&config.bus, &config.database_url)?;
+    let (inbox, tasks) = Inbox::new(opened.store, opened.committers, bus.bus, opened.epoch, (&config).into());
+    bus.tasks.spawn({
+        let inbox = Arc::clone(&inbox);
+        async move { inbox.listen(bus.hints).await }
+    });
     let writer_stop = CancellationToken::new();
     let mut writers = JoinSet::new();
     for writer in tasks.writers {
@@ -102,6 +109,7 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         () = accept(&listener, &router, &config, &connections, &shutdown) => None,
         _ = writers.join_next() => Some("writer"),
         _ = &mut heads => Some("heads"),
+        _ = bus.tasks.join_next() => Some("bus"),
         _ = &mut sweep => Some("sweep").filter(|_| !shutdown.is_cancelled()),
     };
     if let Some(task) = crashed {

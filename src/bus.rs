@@ -1,11 +1,35 @@
 //! Hints between nodes: "inbox T is now at rev N", never the truth.
 //!
 //! A hint that is lost, doubled, late or forged costs latency at most: whoever gets one reads the table. A bus must not
-//! fail or slow down a push, so [`Bus::publish`] neither waits nor returns an error.
+//! fail or slow down a push or a login, so [`Bus::publish`] neither waits nor returns an error, and [`Bus::subscribe`]
+//! waits no longer than a moment.
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
-use crate::notification::{Event, Token};
+use crate::notification::{Event, Rev, Token};
+
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod outbox;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
+
+/// Hints that wait for the inbox; when it is full the bus stops reading, and its server keeps or drops what comes.
+const HINTS: usize = 1024;
+
+/// What a node hears from the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hint {
+    /// Somebody says that the inbox is at this rev now.
+    Moved(Token, Rev),
+    /// Hints may have been lost: every inbox with sessions here should be compared with the table.
+    Gap,
+}
 
 /// Carries hints from the node that committed to the nodes that have sessions of the token.
 #[async_trait]
@@ -13,9 +37,60 @@ pub trait Bus: Send + Sync {
     /// Tells the other nodes that these inboxes moved. Never waits: a bus that cannot keep up drops hints.
     fn publish(&self, events: &[(Token, Event)]);
 
-    /// Returns when hints for this token reach this node. The caller reads the inbox's head only afterwards, so a
-    /// commit is either seen by that read or hinted.
+    /// Returns when hints for this token reach this node, or when the bus is down. The caller reads the inbox's head only
+    /// afterwards, so a commit is either seen by that read or hinted; what a bus that is down did not hint follows as a
+    /// [`Hint::Gap`] when it is up again.
     async fn subscribe(&self, token: &Token);
+
+    /// The last session of this token is gone.
+    fn unsubscribe(&self, token: &Token);
+}
+
+/// A bus, what it hears, and the work behind it, which ends when this is dropped.
+pub struct Connected {
+    /// For the writer and the logins.
+    pub bus: Arc<dyn Bus>,
+    /// For the hub.
+    pub hints: mpsc::Receiver<Hint>,
+    /// They never end by themselves.
+    pub tasks: JoinSet<()>,
+}
+
+/// Why a bus cannot be used; one that is merely down can.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// The name or URL is of no bus that this build has.
+    #[error("{0:?} is not a bus: use local, postgres or redis://HOST")]
+    Unknown(String),
+    /// The Postgres bus goes through the database, which has to be Postgres.
+    #[error("the postgres bus needs a postgres:// database")]
+    NoPostgres,
+    /// The URL is not one.
+    #[error("not the URL of a bus: {0}")]
+    Url(String),
+}
+
+/// Starts the bus that `name` says: `local`, `postgres` (over the database at `database_url`), or a `redis://` URL.
+///
+/// # Errors
+/// Only for what no time will mend; a bus that cannot be reached yet is tried again and again.
+#[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "the URL is for the Postgres bus"))]
+pub fn connect(name: &str, database_url: &str) -> Result<Connected, BusError> {
+    let (sender, hints) = mpsc::channel(HINTS);
+    let mut tasks = JoinSet::new();
+    let bus: Arc<dyn Bus> = match name.split(':').next() {
+        Some("local") => {
+            // Nobody ever sends, but the receiver should not see the end of a bus.
+            tasks.spawn(async move { sender.closed().await });
+            Arc::new(LocalBus)
+        }
+        #[cfg(feature = "postgres")]
+        Some("postgres") => postgres::start(database_url, sender, &mut tasks)?,
+        #[cfg(feature = "redis")]
+        Some("redis") => redis::start(name, sender, &mut tasks)?,
+        _ => return Err(BusError::Unknown(name.to_owned())),
+    };
+    Ok(Connected { bus, hints, tasks })
 }
 
 /// The bus of a single node: there is nobody to tell, the writer feeds the only hub itself.
@@ -27,4 +102,6 @@ impl Bus for LocalBus {
     fn publish(&self, _events: &[(Token, Event)]) {}
 
     async fn subscribe(&self, _token: &Token) {}
+
+    fn unsubscribe(&self, _token: &Token) {}
 }

@@ -54,6 +54,9 @@ pub struct Config {
     /// Where the data is: sqlite://FILE, created if it is missing, or postgres://USER:PASSWORD@HOST/DATABASE.
     #[arg(long, env = "DATABASE_URL", default_value = "sqlite://tidings.db", global = true, hide_env_values = true)]
     pub database_url: String,
+    /// How nodes tell each other what is new: local (there is one node), postgres, or redis://HOST.
+    #[arg(long, env = "TIDINGS_BUS", default_value = "local", global = true, hide_env_values = true)]
+    pub bus: String,
     /// Where the Socket.IO engine answers.
     #[arg(long, env = "TIDINGS_SOCKET_PATH", default_value = "/socket.io", value_parser = socket_path, global = true)]
     pub socket_path: String,

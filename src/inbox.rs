@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::Utc;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::bus::Bus;
+use crate::bus::{Bus, Hint};
 use crate::notification::{Event, Head, NewPush, Pushed, ReceiptKind, Selection, Token};
 use crate::store::{self, Committer, IdempotencyKey, KeyName, KeyedPush, Page, PushOutcome, Receipt, Store};
 use crate::store::{Undelivered, Writer, WriterError, WriterTask};
@@ -75,6 +75,8 @@ pub struct Inbox {
     /// Owner and key of the keyed pushes that wait for their commit.
     pending_keys: Mutex<HashSet<KeyName>>,
     sessions: TaskTracker,
+    /// Hints may have been lost.
+    gap: Notify,
 }
 
 /// The tasks that an [`Inbox`] needs running.
@@ -141,7 +143,11 @@ impl Inbox {
         epoch: String,
         settings: Settings,
     ) -> (Arc<Self>, Tasks) {
-        let hub = Arc::new(Hub::new(settings.ring, settings.max_sockets_per_token));
+        let emptied = {
+            let bus = Arc::clone(&bus);
+            move |token: &Token| bus.unsubscribe(token)
+        };
+        let hub = Arc::new(Hub::new(settings.ring, settings.max_sockets_per_token, emptied));
         let publish = {
             let (hub, bus) = (Arc::clone(&hub), Arc::clone(&bus));
             move |events: Vec<(Token, Event)>| {
@@ -164,6 +170,7 @@ impl Inbox {
             readers,
             pending_keys: Mutex::default(),
             sessions: TaskTracker::new(),
+            gap: Notify::new(),
         };
         (Arc::new(inbox), Tasks { writers, heads: heads_task })
     }
@@ -253,13 +260,29 @@ impl Inbox {
         self.store.ping().await
     }
 
-    /// Compares the heads of every token that has sessions here with the table, every sweep interval, until `stop`.
+    /// Takes what the other nodes say, until the bus ends.
+    pub async fn listen(&self, mut hints: mpsc::Receiver<Hint>) {
+        while let Some(hint) = hints.recv().await {
+            match hint {
+                Hint::Moved(token, rev) => self.hub.hint(&token, rev),
+                Hint::Gap => self.gap.notify_one(),
+            }
+        }
+    }
+
+    /// Compares the heads of every token that has sessions here with the table, every sweep interval and whenever hints
+    /// may have been lost, until `stop`.
     pub async fn sweep(&self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.settings.sweep_interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         ticks.tick().await;
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            self.hub.forget_old_events();
+        let next = async |ticks: &mut tokio::time::Interval| {
+            tokio::select! {
+                _ = ticks.tick() => self.hub.forget_old_events(),
+                () = self.gap.notified() => {}
+            }
+        };
+        while stop.run_until_cancelled(next(&mut ticks)).await.is_some() {
             for tokens in self.hub.tokens().chunks(1_000) {
                 match self.store.heads(tokens).await {
                     Ok(heads) => heads.iter().for_each(|(token, head)| self.hub.hint(token, head.rev)),

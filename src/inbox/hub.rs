@@ -33,6 +33,8 @@ pub struct Hub {
     ids: AtomicU64,
     ring: Ring,
     max_sessions: usize,
+    /// Called when the last session of a token is gone, before another can attach.
+    emptied: Box<dyn Fn(&Token) + Send + Sync>,
 }
 
 /// How much a ring keeps of the newest events of one token: it forgets the oldest beyond either.
@@ -87,10 +89,10 @@ pub(super) struct Attachment {
 }
 
 impl Hub {
-    /// `max_sessions` is the number of sessions that a token may have here.
+    /// `max_sessions` is the number of sessions that a token may have here; `emptied` is called when the last is gone.
     #[must_use]
-    pub fn new(ring: Ring, max_sessions: usize) -> Self {
-        Self { channels: Mutex::default(), ids: AtomicU64::new(1), ring, max_sessions }
+    pub fn new(ring: Ring, max_sessions: usize, emptied: impl Fn(&Token) + Send + Sync + 'static) -> Self {
+        Self { channels: Mutex::default(), ids: AtomicU64::new(1), ring, max_sessions, emptied: Box::new(emptied) }
     }
 
     /// Adds a session of this token, unless it has as many as it may. From now on every event of the token wakes it.
@@ -167,6 +169,7 @@ impl Drop for Attachment {
         state.sessions.retain(|session| !Arc::ptr_eq(session, &self.session));
         if state.sessions.is_empty() {
             channels.remove(&self.channel.token);
+            (self.hub.emptied)(&self.channel.token);
         }
     }
 }

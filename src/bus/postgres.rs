@@ -1,0 +1,191 @@
+//! Hints over the database's own `NOTIFY`, which needs nothing besides Postgres.
+//!
+//! A notification goes out in a transaction of its own: inside a push's it would make all commits wait for one lock.
+//! Every node hears every hint, so this carries a few nodes, not dozens. The listener needs a session of its own and so
+//! cannot go through a pooler in transaction mode.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::{ConnectOptions, PgConnection};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{interval, timeout};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::outbox::{News, Outbox, RETRY, TIMEOUT};
+use super::{Bus, BusError, Hint};
+use crate::notification::{Event, Rev, Token};
+
+const CHANNEL: &str = "tidings";
+
+/// Postgres takes payloads below 8,000 bytes.
+const MAX_PAYLOAD: usize = 7_900;
+
+/// Each node hears its own messages too, so a listener that heard none for `DEAF` has lost its connection unnoticed.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+const DEAF: Duration = Duration::from_secs(30);
+
+/// What nodes send each other.
+#[derive(Debug, Serialize, Deserialize)]
+struct Message {
+    from: Uuid,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    moved: Vec<(Token, Rev)>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    gap: bool,
+}
+
+struct PostgresBus {
+    outbox: Arc<Outbox>,
+}
+
+#[async_trait]
+impl Bus for PostgresBus {
+    fn publish(&self, events: &[(Token, Event)]) {
+        self.outbox.put(events);
+    }
+
+    async fn subscribe(&self, _token: &Token) {}
+
+    fn unsubscribe(&self, _token: &Token) {}
+}
+
+pub(super) fn start(
+    database_url: &str,
+    hints: mpsc::Sender<Hint>,
+    tasks: &mut JoinSet<()>,
+) -> Result<Arc<dyn Bus>, BusError> {
+    if !database_url.starts_with("postgres") {
+        return Err(BusError::NoPostgres);
+    }
+    let options = PgConnectOptions::from_str(database_url)
+        .map_err(|error| BusError::Url(error.to_string()))?
+        .application_name("tidings bus")
+        .disable_statement_logging();
+    let node = Uuid::new_v4();
+    let outbox = Arc::new(Outbox::default());
+    tasks.spawn(tell(node, options.clone(), Arc::clone(&outbox)));
+    tasks.spawn(listen(node, options, hints));
+    Ok(Arc::new(PostgresBus { outbox }))
+}
+
+/// Sends what is in the outbox; while one transaction runs, the next hints gather.
+async fn tell(node: Uuid, options: PgConnectOptions, outbox: Arc<Outbox>) {
+    let mut connection = None;
+    let mut heartbeat = interval(HEARTBEAT);
+    loop {
+        let news = tokio::select! {
+            news = outbox.take() => news,
+            _ = heartbeat.tick() => News::default(),
+        };
+        let sent = timeout(TIMEOUT, notify(&mut connection, &options, &messages(node, news))).await;
+        let problem = match sent {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it does not answer".to_owned(),
+        };
+        warn!(%problem, "Hints for other nodes were lost, they follow with the next sweep");
+        connection = None;
+        outbox.lost();
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn notify(
+    connection: &mut Option<PgConnection>,
+    options: &PgConnectOptions,
+    messages: &[String],
+) -> Result<(), sqlx::Error> {
+    let mut usable = match connection.take() {
+        Some(connection) => connection,
+        None => options.connect().await?,
+    };
+    sqlx::query!("select pg_notify($1, message) from unnest($2::text[]) as message", CHANNEL, messages)
+        .execute(&mut usable)
+        .await?;
+    *connection = Some(usable);
+    Ok(())
+}
+
+/// News as messages that each fit into a notification; at least one, if only to be heard.
+fn messages(node: Uuid, news: News) -> Vec<String> {
+    let message = |moved, gap| Message { from: node, moved, gap };
+    let text = |message: &Message| serde_json::to_string(message).expect("texts and numbers always serialise");
+    let empty = text(&message(vec![], true)).len() + "\"moved\":[],".len();
+    let (mut messages, mut moved, mut bytes) = (Vec::new(), Vec::new(), empty);
+    for (token, rev) in news.revs {
+        let length = serde_json::to_string(&(&token, rev)).map_or(0, |pair| pair.len() + 1);
+        if bytes + length > MAX_PAYLOAD {
+            messages.push(text(&message(std::mem::take(&mut moved), false)));
+            bytes = empty;
+        }
+        bytes += length;
+        moved.push((token, rev));
+    }
+    messages.push(text(&message(moved, news.gap)));
+    messages
+}
+
+/// Passes on what other nodes say, for ever; a new connection may have missed something.
+async fn listen(node: Uuid, options: PgConnectOptions, hints: mpsc::Sender<Hint>) {
+    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(TIMEOUT).connect_lazy_with(options);
+    while !hints.is_closed() {
+        let problem = match hear(node, &pool, &hints).await {
+            Ok(()) => "it fell silent".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        warn!(%problem, "Cannot hear the other nodes, trying again");
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Returns when the connection says nothing any more.
+async fn hear(node: Uuid, pool: &sqlx::PgPool, hints: &mpsc::Sender<Hint>) -> Result<(), sqlx::Error> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen(CHANNEL).await?;
+    info!("Listening to the other nodes");
+    hints.send(Hint::Gap).await.ok();
+    while let Ok(heard) = timeout(DEAF, listener.try_recv()).await {
+        let Some(notification) = heard? else {
+            // It has connected and subscribed anew.
+            hints.send(Hint::Gap).await.ok();
+            continue;
+        };
+        let Ok(message) = serde_json::from_str::<Message>(notification.payload()) else { continue };
+        if message.from == node {
+            continue;
+        }
+        for (token, rev) in message.moved {
+            hints.send(Hint::Moved(token, rev)).await.ok();
+        }
+        if message.gap {
+            hints.send(Hint::Gap).await.ok();
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_fit_into_notifications_and_hold_everything() {
+        let token = |n: i64| Token::parse(&format!("{n}{}", "\u{1}".repeat(250)), 256).unwrap();
+        let revs: std::collections::HashMap<_, _> = (1..500).map(|n| (token(n), n)).collect();
+        let messages = messages(Uuid::new_v4(), News { revs: revs.clone(), gap: true });
+        assert!(messages.iter().all(|message| message.len() < 8_000));
+        let parsed: Vec<Message> = messages.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+        assert!(parsed.iter().any(|message| message.gap));
+        assert_eq!(
+            parsed.into_iter().flat_map(|message| message.moved).collect::<std::collections::HashMap<_, _>>(),
+            revs
+        );
+    }
+}

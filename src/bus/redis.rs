@@ -1,0 +1,237 @@
+//! Hints over Redis pub/sub: a channel per token that has sessions here, so a node hears only what it needs.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
+use redis::{AsyncConnectionConfig, Client, RedisError};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::outbox::{News, Outbox, RETRY, TIMEOUT};
+use super::{Bus, BusError, Hint};
+use crate::notification::{Event, Rev, Token};
+
+/// Before the token in the name of its channel.
+const CHANNEL: &str = "tidings:";
+
+/// Every node listens to this one: hints of its sender may have been lost. No token is empty, so it is nobody's.
+const GAPS: &str = "tidings:";
+
+/// How long a login waits for its subscription; then the next sweep has to do.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Hints sent in one go.
+const PIPELINE: usize = 1_000;
+
+struct RedisBus {
+    outbox: Arc<Outbox>,
+    wanted: mpsc::UnboundedSender<Wanted>,
+}
+
+enum Wanted {
+    /// Answered when hints come, or when the bus is down.
+    Token(Token, oneshot::Sender<()>),
+    /// No longer.
+    Gone(Token),
+}
+
+#[async_trait]
+impl Bus for RedisBus {
+    fn publish(&self, events: &[(Token, Event)]) {
+        self.outbox.put(events);
+    }
+
+    async fn subscribe(&self, token: &Token) {
+        let (sender, subscribed) = oneshot::channel();
+        if self.wanted.send(Wanted::Token(token.clone(), sender)).is_ok() {
+            timeout(SUBSCRIBE_TIMEOUT, subscribed).await.ok();
+        }
+    }
+
+    fn unsubscribe(&self, token: &Token) {
+        self.wanted.send(Wanted::Gone(token.clone())).ok();
+    }
+}
+
+pub(super) fn start(url: &str, hints: mpsc::Sender<Hint>, tasks: &mut JoinSet<()>) -> Result<Arc<dyn Bus>, BusError> {
+    let client = Client::open(url).map_err(|error| BusError::Url(error.to_string()))?;
+    let outbox = Arc::new(Outbox::default());
+    // Bounded by the logins, each of which waits for its answer.
+    let (wanted, wishes) = mpsc::unbounded_channel();
+    tasks.spawn(tell(client.clone(), Arc::clone(&outbox)));
+    tasks.spawn(listen(client, wishes, hints));
+    Ok(Arc::new(RedisBus { outbox, wanted }))
+}
+
+/// Sends what is in the outbox; while one pipeline is under way, the next hints gather.
+async fn tell(client: Client, outbox: Arc<Outbox>) {
+    let mut connection = None;
+    loop {
+        let news = outbox.take().await;
+        if let Err(problem) = publish(&mut connection, &client, &news).await {
+            warn!(%problem, "Hints for other nodes were lost, they follow with the next sweep");
+            connection = None;
+            outbox.lost();
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+async fn publish(
+    connection: &mut Option<MultiplexedConnection>,
+    client: &Client,
+    news: &News,
+) -> Result<(), RedisError> {
+    let connection = match connection {
+        Some(connection) => connection,
+        None => {
+            let config =
+                AsyncConnectionConfig::new().set_connection_timeout(Some(TIMEOUT)).set_response_timeout(Some(TIMEOUT));
+            connection.insert(client.get_multiplexed_async_connection_with_config(&config).await?)
+        }
+    };
+    let mut revs = news.revs.iter().peekable();
+    while revs.peek().is_some() {
+        let mut pipe = redis::pipe();
+        for (token, rev) in revs.by_ref().take(PIPELINE) {
+            pipe.publish(channel(token), *rev).ignore();
+        }
+        pipe.query_async::<()>(connection).await?;
+    }
+    if news.gap {
+        redis::cmd("PUBLISH").arg(GAPS).arg(0).query_async::<()>(connection).await?;
+    }
+    Ok(())
+}
+
+fn channel(token: &Token) -> String {
+    format!("{CHANNEL}{}", token.as_str())
+}
+
+/// Keeps the subscriptions and passes on what is heard, for ever; a new connection may have missed something.
+async fn listen(client: Client, mut wishes: mpsc::UnboundedReceiver<Wanted>, hints: mpsc::Sender<Hint>) {
+    let mut tokens = HashSet::new();
+    loop {
+        let problem = match timeout(TIMEOUT, subscribe_again(&client, &tokens)).await {
+            Ok(Ok((sink, stream))) => {
+                info!(channels = tokens.len(), "Listening to the other nodes");
+                hints.send(Hint::Gap).await.ok();
+                match hear(sink, stream, &mut tokens, &mut wishes, &hints).await {
+                    Some(problem) => problem,
+                    None => return,
+                }
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it does not answer".to_owned(),
+        };
+        warn!(%problem, "Cannot hear the other nodes, trying again");
+        let again = tokio::time::sleep(RETRY);
+        tokio::pin!(again);
+        // Logins go on meanwhile: they are not kept waiting, and are subscribed with the others.
+        loop {
+            tokio::select! {
+                () = &mut again => break,
+                wish = wishes.recv() => match wish {
+                    Some(Wanted::Token(token, subscribed)) => {
+                        tokens.insert(token);
+                        subscribed.send(()).ok();
+                    }
+                    Some(Wanted::Gone(token)) => drop(tokens.remove(&token)),
+                    None => return,
+                },
+            }
+        }
+    }
+}
+
+async fn subscribe_again(client: &Client, tokens: &HashSet<Token>) -> Result<(PubSubSink, PubSubStream), RedisError> {
+    let (mut sink, stream) = client.get_async_pubsub().await?.split();
+    let channels: Vec<_> = std::iter::once(GAPS.to_owned()).chain(tokens.iter().map(channel)).collect();
+    for channels in channels.chunks(PIPELINE) {
+        sink.subscribe(channels).await?;
+    }
+    Ok((sink, stream))
+}
+
+/// Returns what went wrong with the connection, or nothing when the bus is no longer used.
+async fn hear(
+    mut sink: PubSubSink,
+    mut stream: PubSubStream,
+    tokens: &mut HashSet<Token>,
+    wishes: &mut mpsc::UnboundedReceiver<Wanted>,
+    hints: &mpsc::Sender<Hint>,
+) -> Option<String> {
+    let mut batch = Vec::new();
+    loop {
+        tokio::select! {
+            message = stream.next() => {
+                let Some(message) = message else { return Some("the connection was lost".to_owned()) };
+                if let Some(hint) = hint(message.get_channel_name(), message.get_payload().ok()) {
+                    hints.send(hint).await.ok();
+                }
+            }
+            wished = wishes.recv_many(&mut batch, PIPELINE) => {
+                if wished == 0 {
+                    return None;
+                }
+                if let Err(problem) = change(&mut sink, tokens, &mut batch).await {
+                    return Some(problem);
+                }
+            }
+        }
+    }
+}
+
+/// Subscribes to what is new and unsubscribes from what is gone, in the order that was wished.
+async fn change(sink: &mut PubSubSink, tokens: &mut HashSet<Token>, wishes: &mut Vec<Wanted>) -> Result<(), String> {
+    let (mut fresh, mut gone, mut waiting) = (HashSet::new(), HashSet::new(), Vec::new());
+    for wish in wishes.drain(..) {
+        match wish {
+            Wanted::Token(token, subscribed) => {
+                if !gone.remove(&token) && tokens.insert(token.clone()) {
+                    fresh.insert(token);
+                } else {
+                    tokens.insert(token);
+                }
+                waiting.push(subscribed);
+            }
+            Wanted::Gone(token) => {
+                if tokens.remove(&token) && !fresh.remove(&token) {
+                    gone.insert(token);
+                }
+            }
+        }
+    }
+    let subscribed = async {
+        if !fresh.is_empty() {
+            sink.subscribe(fresh.iter().map(channel).collect::<Vec<_>>()).await?;
+        }
+        if !gone.is_empty() {
+            sink.unsubscribe(gone.iter().map(channel).collect::<Vec<_>>()).await?;
+        }
+        Ok::<(), RedisError>(())
+    };
+    let result = timeout(TIMEOUT, subscribed).await;
+    for subscribed in waiting {
+        subscribed.send(()).ok();
+    }
+    match result {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("it does not answer".to_owned()),
+    }
+}
+
+fn hint(channel: &str, rev: Option<Rev>) -> Option<Hint> {
+    if channel == GAPS {
+        return Some(Hint::Gap);
+    }
+    let token = Token::parse(channel.strip_prefix(CHANNEL)?, usize::MAX).ok()?;
+    Some(Hint::Moved(token, rev?))
+}
