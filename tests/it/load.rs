@@ -324,16 +324,21 @@ pub(crate) struct Load {
 impl Load {
     /// Starts `producers` and, for each of `tokens` tokens, one reader.
     pub(crate) fn start(server: &TestServer, chance: &mut Seeded, producers: u64, tokens: usize) -> Self {
+        Self::on_nodes(&[server], chance, producers, tokens)
+    }
+
+    /// The same on several nodes of one database: producers take them in turns, and each token has a reader on each.
+    pub(crate) fn on_nodes(nodes: &[&TestServer], chance: &mut Seeded, producers: u64, tokens: usize) -> Self {
         let recorder = Recorder::default();
         let tokens: Vec<String> = (1..=tokens).map(|n| format!("user-{n}")).collect();
         let stop = watch::Sender::new(false);
         let mut running = JoinSet::new();
-        for producer in 0..producers {
-            let shared = (recorder.clone(), tokens.clone(), server.addresses(), stop.subscribe());
+        for (producer, node) in (0..producers).zip(nodes.iter().cycle()) {
+            let shared = (recorder.clone(), tokens.clone(), node.addresses(), stop.subscribe());
             running.spawn(produce(shared, producer, chance.fork()));
         }
-        for token in &tokens {
-            let shared = (recorder.clone(), token.clone(), server.addresses(), stop.subscribe());
+        for (token, node) in tokens.iter().flat_map(|token| nodes.iter().map(move |node| (token, node))) {
+            let shared = (recorder.clone(), token.clone(), node.addresses(), stop.subscribe());
             running.spawn(read(shared, chance.fork()));
         }
         Self { recorder, tokens, stop, running }

@@ -4,7 +4,8 @@
 //!
 //! The pieces: [`server`] (the child process), [`api`] (pushing), [`socket`] and [`polling`] (a Socket.IO client that can
 //! misbehave), [`table`] (the database as an admin sees it), [`proxy`] (a network that fails), [`load`] (seeded producers
-//! and readers) and [`oracle`] (what must hold of everything they saw). The tests: [`start`], [`push`], [`inbox`], [`faults`].
+//! and readers) and [`oracle`] (what must hold of everything they saw). The tests: [`start`], [`push`], [`inbox`], [`faults`],
+//! [`nodes`].
 
 mod api;
 mod load;
@@ -14,11 +15,13 @@ mod polling;
 mod postgres;
 mod proxy;
 mod readme;
+mod redis;
 mod server;
 mod socket;
 mod table;
 
 mod faults;
 mod inbox;
+mod nodes;
 mod push;
 mod start;

@@ -33,6 +33,7 @@ pub(crate) struct Builder {
     disk_kib: Option<u32>,
     failing_sync: bool,
     on_sqlite: bool,
+    place: Option<Place>,
 }
 
 /// Where a server keeps its data.
@@ -82,6 +83,17 @@ impl Builder {
         self
     }
 
+    /// Has a Postgres database, whatever the others have.
+    pub(crate) fn on_postgres(self) -> Self {
+        self.at(Place::Postgres(Arc::new(Database::create())))
+    }
+
+    /// Has the database of another server.
+    pub(crate) fn at(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub(crate) async fn start(self) -> TestServer {
         let mut server = self.prepare();
@@ -96,6 +108,7 @@ impl Builder {
         fs::create_dir(&data).expect("a folder for the database");
         let sqlite = self.on_sqlite || self.disk_kib.is_some() || self.failing_sync;
         let place = match std::env::var("TIDINGS_TEST_DATABASE").as_deref() {
+            _ if self.place.is_some() => self.place.clone().expect("it is there"),
             Ok("postgres") if !sqlite => Place::Postgres(Arc::new(Database::create())),
             Ok("postgres" | "sqlite") | Err(_) => Place::File(data.join("tidings.db")),
             Ok(other) => panic!("TIDINGS_TEST_DATABASE={other}: sqlite or postgres"),

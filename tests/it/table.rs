@@ -5,7 +5,8 @@ use std::process::Stdio;
 
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::server::{PATIENCE, Place};
@@ -157,16 +158,26 @@ impl Table {
     }
 }
 
+/// Runs SQL that ends with the word `held`, in a session that stays open.
+async fn held(mut command: Command, sql: &str) -> Child {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().expect("sqlite3 and psql are installed (Debian: sqlite3, postgresql-client)");
+    child.stdin.as_mut().expect("stdin is piped").write_all(sql.as_bytes()).await.expect("it listens");
+    let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
+    let held = async { while lines.next_line().await.expect("text").expect("more text") != "held" {} };
+    timeout(PATIENCE, held).await.expect("the database answers in time");
+    child
+}
+
 /// A foreign connection that lets nobody write until it is dropped or released.
 pub(crate) struct WriteLock {
-    child: tokio::process::Child,
+    child: Child,
 }
 
 impl WriteLock {
     /// Takes the lock as an admin would and waits until it is held.
     pub(crate) async fn take(place: &Place) -> Self {
-        use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-        let (mut command, sql) = match place {
+        let (command, sql) = match place {
             Place::File(path) => {
                 let mut command = Command::new("sqlite3");
                 command.arg("-bail").arg(path);
@@ -178,23 +189,27 @@ impl WriteLock {
                 (command, "begin;\nlock table inbox in exclusive mode;\nselect 'held';\n")
             }
         };
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the sqlite3 and psql commands are installed (Debian packages sqlite3, postgresql-client)");
-        let stdin = child.stdin.as_mut().expect("stdin is piped");
-        stdin.write_all(sql.as_bytes()).await.expect("it listens");
-        let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
-        let line = timeout(PATIENCE, lines.next_line()).await.expect("the lock is free in time").expect("text");
-        assert_eq!(line.as_deref(), Some("held"));
-        Self { child }
+        Self { child: held(command, sql).await }
     }
 
     /// Lets go of it without a change.
     pub(crate) async fn release(mut self) {
         drop(self.child.stdin.take());
         timeout(PATIENCE, self.child.wait()).await.expect("it ends").expect("can be waited for");
+    }
+}
+
+/// An admin's session that read something in a transaction and then went to lunch.
+pub(crate) struct IdleTransaction {
+    _child: Child,
+}
+
+impl IdleTransaction {
+    pub(crate) async fn open(place: &Place) -> Self {
+        let sql = "begin isolation level repeatable read;\nselect count(*) from notification;\nselect 'held';\n";
+        let Place::Postgres(database) = place else { panic!("a Postgres database is needed") };
+        let mut command = Command::new("psql");
+        command.args(["-qXAt", &database.url()]);
+        Self { _child: held(command, sql).await }
     }
 }

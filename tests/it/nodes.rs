@@ -1,0 +1,227 @@
+//! Several nodes on one database: whoever takes a push, every node's sockets get it, in order and once.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use crate::load::{Load, Seeded};
+use crate::redis::Redis;
+use crate::server::TestServer;
+
+/// So long that no test waits for it: what arrives came by the bus, or by the sweep that follows a gap.
+const NO_SWEEP: &str = "--sweep-interval-secs=3600";
+
+/// Nodes on one database, and the bus between them.
+struct Cluster {
+    nodes: Vec<TestServer>,
+    redis: Option<Redis>,
+}
+
+impl Cluster {
+    async fn start(bus: &str, count: usize, flags: &[&str]) -> Self {
+        let redis = if bus == "redis" { Some(Redis::start().await) } else { None };
+        let url = redis.as_ref().map_or("postgres".to_owned(), Redis::url);
+        let mut nodes: Vec<TestServer> = Vec::new();
+        for _ in 0..count {
+            let builder = match nodes.first() {
+                Some(first) => TestServer::builder().at(first.place().clone()),
+                None => TestServer::builder().on_postgres(),
+            };
+            let builder = flags.iter().fold(builder, |builder, flag| builder.flag(flag));
+            nodes.push(builder.flag(&format!("--bus={url}")).start().await);
+        }
+        Self { nodes, redis }
+    }
+
+    /// Runs SQL as an admin.
+    fn sql(&self, sql: &str) -> String {
+        match self.nodes[0].place() {
+            crate::server::Place::Postgres(database) => database.sql(sql),
+            crate::server::Place::File(_) => panic!("nodes share a Postgres database"),
+        }
+    }
+}
+
+const BUSES: [&str; 2] = ["postgres", "redis"];
+
+#[tokio::test]
+async fn a_push_to_one_node_reaches_the_sockets_of_all() {
+    for bus in BUSES {
+        let cluster = Cluster::start(bus, 3, &[NO_SWEEP]).await;
+        let mut sockets = Vec::new();
+        for node in &cluster.nodes {
+            sockets.push(node.login_empty("1").await);
+        }
+        for (n, node) in (1..).zip(&cluster.nodes) {
+            let pushed = node.api().push("1", &n.to_string()).await;
+            assert_eq!(pushed.results[0].seq, n, "one inbox, whichever node");
+            for socket in &mut sockets {
+                let message = socket.expect_message().await;
+                assert_eq!((message.id.as_str(), message.seq, message.replay), (pushed.id.as_str(), n, false), "{bus}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_read_on_one_node_is_told_to_the_tabs_on_the_others() {
+    for bus in BUSES {
+        let cluster = Cluster::start(bus, 2, &[NO_SWEEP]).await;
+        let mut here = cluster.nodes[0].login_empty("1").await;
+        let mut there = cluster.nodes[1].login_empty("1").await;
+        let pushed = cluster.nodes[0].api().push("1", "{}").await;
+        here.expect_message().await;
+        there.expect_message().await;
+        assert_eq!(here.receipt("read", &[&pushed.id]).await, json!({"ok": true, "rev": 2, "unread": 0}));
+        let change = there.expect_event("inbox_changed").await;
+        assert_eq!((&change["rev"], &change["unread"]), (&json!(2), &json!(0)), "{bus}: {change}");
+    }
+}
+
+#[tokio::test]
+async fn pushes_to_one_token_through_two_nodes_at_once_come_everywhere_in_one_order() {
+    const EACH: usize = 60;
+    for bus in BUSES {
+        let cluster = Cluster::start(bus, 2, &[NO_SWEEP]).await;
+        let mut sockets = Vec::new();
+        for node in cluster.nodes.iter().cycle().take(4) {
+            sockets.push(node.login_empty("hot").await);
+        }
+        let pushes = cluster.nodes.iter().cycle().take(8).enumerate().map(|(n, node)| {
+            let api = node.api();
+            async move {
+                for _ in 0..EACH {
+                    api.push("hot", &n.to_string()).await;
+                }
+            }
+        });
+        join_all(pushes).await;
+        let total = i64::try_from(8 * EACH).unwrap();
+        let mut seen = Vec::new();
+        for socket in &mut sockets {
+            let mut messages = Vec::new();
+            while messages.len() < 8 * EACH {
+                messages.push(socket.expect_message().await);
+            }
+            assert!(messages.iter().map(|message| message.seq).eq(1..=total), "{bus}: without a gap and in order");
+            seen.push(messages.into_iter().map(|message| message.id).collect::<Vec<_>>());
+        }
+        assert!(seen.iter().all(|ids| *ids == seen[0]), "{bus}: everywhere the same order");
+    }
+}
+
+#[tokio::test]
+async fn a_node_killed_under_load_loses_nothing_that_was_answered() {
+    for bus in BUSES {
+        let mut chance = Seeded::announced();
+        let mut cluster = Cluster::start(bus, 2, &["--sweep-interval-secs=1"]).await;
+        let nodes: Vec<&TestServer> = cluster.nodes.iter().collect();
+        let load = Load::on_nodes(&nodes, &mut chance, 4, 6);
+        for round in 0..6 {
+            load.recorder.accepts_more(chance.between(20, 120)).await;
+            let node = &mut cluster.nodes[round % 2];
+            node.kill_9().await;
+            load.recorder.accepts_more(20).await;
+            node.start_again().await;
+        }
+        load.recorder.accepts_more(50).await;
+        let (recorder, tokens) = load.finish().await;
+        recorder.settle(&cluster.nodes[0], &tokens).await;
+    }
+}
+
+#[tokio::test]
+async fn committed_and_never_hinted_it_comes_with_the_sweep() {
+    // Each node alone: nobody tells anybody anything.
+    let first = TestServer::builder().on_postgres().flag("--bus=local").start().await;
+    let second = TestServer::builder().at(first.place().clone()).flag("--sweep-interval-secs=1").start().await;
+    let mut socket = second.login_empty("1").await;
+    let pushed = first.api().push("1", "{}").await;
+    assert_eq!(socket.expect_message().await.id, pushed.id);
+}
+
+#[tokio::test]
+async fn redis_may_die_and_come_back() {
+    let mut cluster = Cluster::start("redis", 2, &[NO_SWEEP]).await;
+    let mut socket = cluster.nodes[1].login_empty("1").await;
+    let api = cluster.nodes[0].api();
+    api.push("1", "1").await;
+    socket.expect_message().await;
+    cluster.redis.as_mut().unwrap().kill().await;
+    for n in 2..=20 {
+        api.push("1", &n.to_string()).await;
+    }
+    // Who comes while the bus is down is not kept out, and catches up like everybody.
+    let mut newcomer = cluster.nodes[1].login("1").await;
+    assert_eq!(newcomer.replay().await.messages.len(), 20);
+    cluster.redis.as_mut().unwrap().start_again().await;
+    for n in 2..=20 {
+        assert_eq!(socket.expect_message().await.seq, n, "what was not hinted follows by itself");
+    }
+    let pushed = api.push("1", "21").await;
+    for socket in [&mut socket, &mut newcomer] {
+        assert_eq!(socket.expect_message().await.id, pushed.id);
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_bus_costs_no_push() {
+    let redis = Redis::start().await;
+    let wrong = redis.url().replace("redis://", "redis://user:wrong@");
+    let node = TestServer::builder().on_postgres().flag(&format!("--bus={wrong}")).start().await;
+    let mut socket = node.login_empty("1").await;
+    let pushed = node.api().push("1", "{}").await;
+    assert_eq!(socket.expect_message().await.id, pushed.id);
+    assert!(!node.stderr().contains("wrong"), "the password is not logged");
+
+    let refusal = TestServer::builder().on_postgres().flag("--bus=carrier-pigeon").prepare().start_refused().await;
+    assert!(refusal.code == Some(1) && refusal.stderr.contains("carrier-pigeon"), "{refusal:?}");
+    let refusal = TestServer::builder().on_sqlite().flag("--bus=postgres").prepare().start_refused().await;
+    assert!(refusal.code == Some(1) && refusal.stderr.contains("postgres"), "{refusal:?}");
+}
+
+#[tokio::test]
+async fn the_listening_connection_may_be_cut() {
+    let cluster = Cluster::start("postgres", 2, &[NO_SWEEP]).await;
+    let mut socket = cluster.nodes[1].login_empty("1").await;
+    for n in 1..=5 {
+        let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+            where application_name = 'tidings bus' and datname = current_database()";
+        assert_ne!(cluster.sql(cut).trim(), "0");
+        cluster.nodes[0].api().push("1", &n.to_string()).await;
+        assert_eq!(socket.expect_message().await.seq, n);
+    }
+}
+
+#[tokio::test]
+async fn every_database_connection_may_be_cut_again_and_again() {
+    let mut chance = Seeded::announced();
+    let cluster = Cluster::start("postgres", 2, &["--sweep-interval-secs=1"]).await;
+    let nodes: Vec<&TestServer> = cluster.nodes.iter().collect();
+    let mut bystander = nodes[0].login_empty("bystander").await;
+    let load = Load::on_nodes(&nodes, &mut chance, 4, 6);
+    for _ in 0..10 {
+        load.recorder.accepts_more(chance.between(20, 120)).await;
+        let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+            where application_name like 'tidings%' and datname = current_database()";
+        assert_ne!(cluster.sql(cut).trim(), "0");
+    }
+    load.recorder.accepts_more(50).await;
+    let (recorder, tokens) = load.finish().await;
+    recorder.settle(nodes[1], &tokens).await;
+    bystander.expect_quiet(Duration::from_millis(100)).await;
+    assert_eq!(bystander.receipt("ack", &[]).await, json!({"ok": true}), "its socket never noticed");
+}
+
+#[tokio::test]
+async fn an_admin_who_leaves_a_transaction_open_holds_up_nobody() {
+    let cluster = Cluster::start("postgres", 2, &[NO_SWEEP]).await;
+    let lock = crate::table::IdleTransaction::open(cluster.nodes[0].place()).await;
+    let mut socket = cluster.nodes[1].login_empty("1").await;
+    for n in 1..=20 {
+        cluster.nodes[usize::from(n % 2 == 0)].api().push("1", &n.to_string()).await;
+        assert_eq!(socket.expect_message().await.seq, n);
+    }
+    drop(lock);
+}

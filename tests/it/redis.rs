@@ -1,0 +1,54 @@
+//! A throwaway Redis on a free port, that can be killed and started again.
+
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::{interval, timeout};
+
+use crate::server::PATIENCE;
+
+pub(crate) struct Redis {
+    port: u16,
+    folder: TempDir,
+    child: Option<Child>,
+}
+
+impl Redis {
+    pub(crate) async fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
+        let mut redis = Self { port, folder: tempfile::tempdir().expect("a temporary folder"), child: None };
+        redis.start_again().await;
+        redis
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts it and waits until it answers.
+    pub(crate) async fn start_again(&mut self) {
+        let child = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
+            .current_dir(self.folder.path())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the redis-server command is installed (Debian package redis-server)");
+        self.child = Some(child);
+        let mut pause = interval(Duration::from_millis(10));
+        let answers = async {
+            while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
+                pause.tick().await;
+            }
+        };
+        timeout(PATIENCE, answers).await.expect("Redis answers in time");
+    }
+
+    pub(crate) async fn kill(&mut self) {
+        self.child.take().expect("it runs").kill().await.expect("it can be killed");
+    }
+}
