@@ -2,6 +2,7 @@
 //! disks, races, hostile clients and hostile text. What may be seen then is decided by the oracle wherever load is involved.
 
 mod crash;
+mod database;
 mod disk;
 mod files;
 mod packets;

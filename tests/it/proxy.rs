@@ -75,11 +75,12 @@ impl ChaosProxy {
         self.set(|faults| faults.half_closes += 1);
     }
 
-    /// Waits until at least one byte of an answer has been swallowed.
+    /// Waits until at least one byte of an answer has been swallowed since the last call.
     pub(crate) async fn swallowed_something(&self) {
         let mut swallowed = self.swallowed.subscribe();
         let wait = swallowed.wait_for(|bytes| *bytes > 0);
         timeout(PATIENCE, wait).await.expect("an answer in time").expect("the proxy runs");
+        self.swallowed.send_replace(0);
     }
 }
 

@@ -3,53 +3,88 @@
 //! The server is the one that TIDINGS_TEST_POSTGRES names, so that many test processes can share it; else each process
 //! starts its own, which ends with it.
 
-use std::io::{BufRead, BufReader};
+use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-struct Server {
+/// A server that belongs to the caller, to be mistreated.
+#[derive(Debug)]
+pub(crate) struct Server {
     url: String,
-    /// The server runs until this child's standard input ends.
-    _child: Option<Child>,
+    /// Runs until its standard input ends; none for a server that somebody else started.
+    child: Option<Child>,
 }
 
-fn server() -> &'static Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        if let Ok(url) = std::env::var("TIDINGS_TEST_POSTGRES") {
-            return Server { url, _child: None };
-        }
-        let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres"))
+impl Server {
+    pub(crate) fn start() -> Self {
+        let child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("scripts/postgres runs");
-        let mut url = String::new();
-        let output = child.stdout.take().expect("it is piped");
-        BufReader::new(output).read_line(&mut url).expect("its output is text");
-        assert!(url.starts_with("postgres://"), "Postgres did not start");
-        Server { url: url.trim_end().to_owned(), _child: Some(child) }
+        let mut server = Self { url: String::new(), child: Some(child) };
+        server.url = server.line();
+        assert!(server.url.starts_with("postgres://"), "Postgres did not start");
+        server
+    }
+
+    /// Says `restart`, `pause` or `resume` and waits until that is done.
+    pub(crate) fn order(&mut self, word: &str) {
+        let child = self.child.as_mut().expect("the server is its owner's");
+        let stdin = child.stdin.as_mut().expect("it is piped");
+        writeln!(stdin, "{word}").expect("it listens");
+        assert_eq!(self.line(), format!("{word}: done"));
+    }
+
+    /// Byte by byte: what comes after the line is not for this call.
+    fn line(&mut self) -> String {
+        let output = self.child.as_mut().and_then(|child| child.stdout.as_mut()).expect("it is piped");
+        let bytes = output.bytes().map_while(Result::ok).take_while(|byte| *byte != b'\n').collect();
+        String::from_utf8(bytes).expect("its output is text")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            drop(child.stdin.take());
+            child.wait().ok();
+        }
+    }
+}
+
+fn shared() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| match std::env::var("TIDINGS_TEST_POSTGRES") {
+        Ok(url) => Server { url, child: None },
+        Err(_) => Server::start(),
     })
 }
 
 /// An empty database; dropped with this.
 #[derive(Debug)]
 pub(crate) struct Database {
+    server: String,
     name: String,
 }
 
 impl Database {
+    /// On the server that tests share.
     pub(crate) fn create() -> Self {
+        Self::create_on(shared())
+    }
+
+    pub(crate) fn create_on(server: &Server) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        psql(&server().url, &format!("create database {name}"));
-        Self { name }
+        psql(&server.url, &format!("create database {name}"));
+        Self { server: server.url.clone(), name }
     }
 
     /// How a client reaches it.
     pub(crate) fn url(&self) -> String {
-        let (server, _) = server().url.rsplit_once('/').expect("a URL has a path");
+        let (server, _) = self.server.rsplit_once('/').expect("a URL has a path");
         format!("{server}/{}", self.name)
     }
 
@@ -62,7 +97,7 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         let sql = format!("drop database if exists {} with (force)", self.name);
-        let dropped = Command::new("psql").args(["-qX", &server().url, "-c", &sql]).status();
+        let dropped = Command::new("psql").args(["-qX", &self.server, "-c", &sql]).status();
         if !std::thread::panicking() {
             assert!(dropped.is_ok_and(|status| status.success()), "cannot drop {}", self.name);
         }
