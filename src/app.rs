@@ -25,7 +25,10 @@ use crate::inbox::Inbox;
 use crate::realtime::{Line, Realtime};
 use crate::store::{self, OpenError};
 
+mod commands;
 mod settings;
+
+pub use commands::{copy, migrate};
 
 /// Pending connections the kernel holds: with 1,024 a herd of reconnecting sockets loses some to one-second retries.
 const BACKLOG: u32 = 4096;
@@ -39,6 +42,20 @@ pub enum Error {
     /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The operating system takes no wish for signals.
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] io::Error),
+    /// `tidings migrate --check` found migrations that the database does not have.
+    #[error("the database lacks {}: run tidings migrate", .0.join(", "))]
+    Pending(Vec<String>),
+    /// Nothing was copied.
+    #[cfg(all(feature = "postgres", feature = "sqlite"))]
+    #[error(transparent)]
+    Copy(#[from] store::CopyError),
+    /// This build has only one of the two databases.
+    #[cfg(not(all(feature = "postgres", feature = "sqlite")))]
+    #[error("this build was made with one database only, there is nothing to copy to")]
+    Copy,
     /// The bus cannot be used.
     #[error(transparent)]
     Bus(#[from] BusError),

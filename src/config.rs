@@ -20,10 +20,25 @@ pub struct Cli {
 }
 
 /// What to do.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Run the service until SIGTERM or SIGINT (the default).
     Serve,
+    /// Bring the schema of the database up to date, as starting the service does too.
+    Migrate {
+        /// Change nothing; exit with 1 if something is missing.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Copy a SQLite file that is not in use to an empty Postgres database: same ids, revs, receipts and epoch.
+    Copy {
+        /// sqlite://FILE.
+        #[arg(long)]
+        from: String,
+        /// postgres://USER:PASSWORD@HOST/DATABASE.
+        #[arg(long)]
+        to: String,
+    },
 }
 
 /// What becomes of rows that a client was sent and never acked.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tidings::app;
-use tidings::config::{Cli, LogFormat};
+use tidings::config::{Cli, Command, Config, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let config = Cli::parse().config;
+    let Cli { command, config } = Cli::parse();
     let filter = match EnvFilter::try_new(&config.log) {
         Ok(filter) => filter,
         Err(error) => {
@@ -27,14 +27,10 @@ async fn main() -> ExitCode {
         LogFormat::Json => logs.json().flatten_event(true).init(),
     }
 
-    let shutdown = CancellationToken::new();
-    let result = match (stop_on_signal(shutdown.clone()), app::listen(config.listen)) {
-        (Err(error), _) => {
-            error!(%error, "Cannot listen for signals");
-            return ExitCode::FAILURE;
-        }
-        (_, Err(error)) => Err(error),
-        (_, Ok(listener)) => app::run(listener, config, shutdown).await,
+    let result = match command {
+        None | Some(Command::Serve) => serve(config).await,
+        Some(Command::Migrate { check }) => app::migrate(&config, check).await,
+        Some(Command::Copy { from, to }) => app::copy(&config, &from, &to).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,6 +39,13 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn serve(config: Config) -> Result<(), app::Error> {
+    let shutdown = CancellationToken::new();
+    stop_on_signal(shutdown.clone()).map_err(app::Error::Signals)?;
+    let listener = app::listen(config.listen)?;
+    app::run(listener, config, shutdown).await
 }
 
 /// Cancels `shutdown` at the first SIGTERM or SIGINT.

@@ -15,16 +15,21 @@ use chrono::{DateTime, Utc};
 use crate::notification::{Event, Head, NewPush, Notification, Pushed, ReceiptKind, Rev, Selection, SessionId, Token};
 
 mod commit;
+#[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "there is nothing to copy to"))]
+mod copy;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod schema;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+pub use copy::{Copied, CopyError, copy};
 pub use writer::{Writer, WriterError, WriterTask};
 
 /// Reads. Every list has a limit in rows and stops early at [`Settings::page_bytes`].
@@ -253,8 +258,13 @@ pub enum OpenError {
     #[error("PostgreSQL {0} is too old: 14 or newer is needed")]
     PostgresVersion(String),
     /// The server says that a commit is durable before it is.
-    #[error("the database has {0}=off, so what it says is committed can be lost: switch it on")]
-    NotDurable(&'static str),
+    #[error("the database has {setting}={value}, so what it says is committed can be lost: switch it on")]
+    NotDurable {
+        /// Which setting.
+        setting: &'static str,
+        /// What it is.
+        value: String,
+    },
     /// Another process has it.
     #[error("another process is using {0:?}: one process per SQLite file")]
     Locked(PathBuf),
@@ -298,9 +308,30 @@ pub async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenError> {
         Some("sqlite") => sqlite::open(url, settings).await,
         #[cfg(feature = "postgres")]
         Some("postgres" | "postgresql") => postgres::open(url, settings).await,
-        Some(scheme) => Err(OpenError::Url(format!("this build knows no {scheme} database"))),
-        None => Err(OpenError::Url("it has no scheme".to_owned())),
+        scheme => Err(unknown(scheme)),
     }
+}
+
+/// Applies the migrations that the database does not have yet, or with `check_only` leaves it as it is; returns their
+/// names.
+///
+/// # Errors
+/// Says why the database cannot be opened or migrated.
+#[cfg_attr(not(feature = "sqlite"), expect(unused_variables, reason = "the settings are for SQLite's checks"))]
+pub async fn migrate(url: &str, settings: &Settings, check_only: bool) -> Result<Vec<String>, OpenError> {
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        #[cfg(feature = "sqlite")]
+        Some("sqlite") => sqlite::migrate(url, settings, check_only).await,
+        #[cfg(feature = "postgres")]
+        Some("postgres" | "postgresql") => postgres::migrate(url, check_only).await,
+        scheme => Err(unknown(scheme)),
+    }
+}
+
+fn unknown(scheme: Option<&str>) -> OpenError {
+    OpenError::Url(
+        scheme.map_or("it has no scheme".to_owned(), |scheme| format!("this build knows no {scheme} database")),
+    )
 }
 
 /// A value that the service did not write, so somebody edited the table.

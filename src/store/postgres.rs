@@ -15,10 +15,12 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{Committer, Error, OpenError, Opened, Page, PageBuilder, Settings, Store, Undelivered, unreadable};
+use super::{Committer, Error, OpenError, Opened, Page, PageBuilder, Settings, Store, Undelivered, schema, unreadable};
 use crate::notification::{Content, Event, Head, Notification, Rev, Token};
 
 mod commit;
+#[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "there is nothing to copy from"))]
+pub(super) mod import;
 
 use commit::PostgresCommitter;
 
@@ -32,14 +34,9 @@ struct PostgresStore {
 
 /// Connects to, checks and migrates the database that `url` names.
 pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenError> {
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|error| OpenError::Url(error.to_string()))?
-        .application_name("tidings")
-        .disable_statement_logging();
+    let options = options(url)?;
     let mut connection = options.connect().await?;
-    check(&mut connection).await?;
-    sqlx::migrate!("migrations/postgres").run(&mut connection).await?;
-    let epoch = epoch(&mut connection).await?;
+    let epoch = prepare(&mut connection).await?;
     connection.close().await?;
 
     let readers = PgPoolOptions::new()
@@ -52,6 +49,29 @@ pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenE
     let place = format!("postgres://{}:{}/{}", options.get_host(), options.get_port(), database(&options));
     let store = Arc::new(PostgresStore { readers, page_bytes: settings.page_bytes });
     Ok(Opened { committers, store, epoch, place })
+}
+
+pub(super) fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
+    let options = PgConnectOptions::from_str(url).map_err(|error| OpenError::Url(error.to_string()))?;
+    Ok(options.application_name("tidings").disable_statement_logging())
+}
+
+/// Checks and migrates the database and returns its epoch.
+pub(super) async fn prepare(connection: &mut PgConnection) -> Result<String, OpenError> {
+    check(connection).await?;
+    schema::apply(connection, sqlx::migrate!("migrations/postgres")).await?;
+    epoch(connection).await
+}
+
+/// Applies the migrations that are pending, or only says which are.
+pub(super) async fn migrate(url: &str, check_only: bool) -> Result<Vec<String>, OpenError> {
+    let mut connection = options(url)?.connect().await?;
+    check(&mut connection).await?;
+    let migrator = sqlx::migrate!("migrations/postgres");
+    if check_only {
+        return Ok(schema::pending(&mut connection, &migrator).await);
+    }
+    Ok(schema::apply(&mut connection, migrator).await?)
 }
 
 fn database(options: &PgConnectOptions) -> &str {
@@ -69,10 +89,11 @@ async fn check(connection: &mut PgConnection) -> Result<(), OpenError> {
     if server.number < FIRST_VERSION {
         return Err(OpenError::PostgresVersion(server.version));
     }
-    for (setting, value) in [("fsync", server.fsync), ("synchronous_commit", server.synchronous_commit)] {
-        if value == "off" {
-            return Err(OpenError::NotDurable(setting));
-        }
+    if server.fsync != "on" {
+        return Err(OpenError::NotDurable { setting: "fsync", value: server.fsync });
+    }
+    if !["on", "remote_apply"].contains(&server.synchronous_commit.as_str()) {
+        return Err(OpenError::NotDurable { setting: "synchronous_commit", value: server.synchronous_commit });
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -14,14 +15,16 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
+use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{Error, OpenError, Opened, Page, PageBuilder, Settings, Store, Undelivered, json, unreadable};
+use super::{Error, OpenError, Opened, Page, PageBuilder, Settings, Store, Undelivered, json, schema, unreadable};
 use crate::notification::{Content, Event, Head, Notification, Rev, Token};
 
 mod commit;
+#[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "there is nothing to copy to"))]
+pub(super) mod export;
 mod recovery;
 
 use commit::SqliteCommitter;
@@ -47,14 +50,29 @@ struct SqliteStore {
     page_bytes: usize,
 }
 
-/// Opens, checks and migrates the file that `url` names.
-pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenError> {
+/// The writing connection of a file that was checked and migrated.
+pub(super) struct Connected {
+    pub(super) connection: SqliteConnection,
+    /// Held while the file is in use.
+    pub(super) lock: File,
+    options: SqliteConnectOptions,
+    path: PathBuf,
+}
+
+/// Where the file is that `url` names.
+fn locate(url: &str) -> Result<(SqliteConnectOptions, PathBuf), OpenError> {
     let options = SqliteConnectOptions::from_str(url).map_err(|error| OpenError::Url(error.to_string()))?;
     let path = std::path::absolute(options.get_filename())
         .map_err(|source| OpenError::Io { path: options.get_filename().to_owned(), source })?;
     if url.contains(":memory:") || url.contains("mode=memory") || path.file_name().is_none() {
         return Err(OpenError::Url("it must name a file".to_owned()));
     }
+    Ok((options, path))
+}
+
+/// Opens, checks and migrates the file that `url` names.
+pub(super) async fn connect(url: &str, settings: &Settings) -> Result<Connected, OpenError> {
+    let (options, path) = locate(url)?;
     let lock = recovery::lock(&path)?;
     let promised = recovery::promised_frames(&path);
     let options = options
@@ -75,9 +93,30 @@ pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenE
     let mut connection = options.connect().await.map_err(|error| damaged_or(error, &path))?;
     check_version(&mut connection).await?;
     recovery::check(&mut connection, &path, promised, settings.startup_check_bytes).await?;
-    sqlx::migrate!("migrations/sqlite").run(&mut connection).await?;
-    let epoch = epoch(&mut connection).await?;
+    schema::apply(&mut connection, sqlx::migrate!("migrations/sqlite")).await?;
+    Ok(Connected { connection, lock, options, path })
+}
 
+/// Applies the migrations that are pending, or only says which are; a file that is in use or not there is not touched.
+pub(super) async fn migrate(url: &str, settings: &Settings, check_only: bool) -> Result<Vec<String>, OpenError> {
+    let (options, path) = locate(url)?;
+    let migrator = sqlx::migrate!("migrations/sqlite");
+    let mut pending = migrator.iter().map(schema::name).collect();
+    if path.exists() {
+        let mut connection = options.filename(&path).read_only(true).connect().await?;
+        pending = schema::pending(&mut connection, &migrator).await;
+        connection.close().await?;
+    }
+    if !check_only && !pending.is_empty() {
+        connect(url, settings).await?.connection.close().await?;
+    }
+    Ok(pending)
+}
+
+/// Opens the file for the service.
+pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenError> {
+    let Connected { mut connection, lock, options, path } = connect(url, settings).await?;
+    let epoch = epoch(&mut connection).await?;
     let readers = SqlitePoolOptions::new()
         .max_connections(settings.readers)
         .min_connections(1)

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 #[cfg(feature = "postgres")]
 #[path = "../../tests/support/postgres.rs"]
+#[expect(dead_code, reason = "only the integration tests mistreat a server")]
 mod postgres;
 
 use super::fake::FakeDatabase;

@@ -5,9 +5,10 @@
 //! The pieces: [`server`] (the child process), [`api`] (pushing), [`socket`] and [`polling`] (a Socket.IO client that can
 //! misbehave), [`table`] (the database as an admin sees it), [`proxy`] (a network that fails), [`load`] (seeded producers
 //! and readers) and [`oracle`] (what must hold of everything they saw). The tests: [`start`], [`push`], [`inbox`], [`faults`],
-//! [`nodes`].
+//! [`nodes`], [`commands`].
 
 mod api;
+mod commands;
 mod load;
 mod oracle;
 mod polling;

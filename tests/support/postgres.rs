@@ -3,8 +3,8 @@
 //! The server is the one that TIDINGS_TEST_POSTGRES names, so that many test processes can share it; else each process
 //! starts its own, which ends with it.
 
-use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,18 +12,19 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Debug)]
 pub(crate) struct Server {
     url: String,
-    /// Runs until its standard input ends; none for a server that somebody else started.
-    child: Option<Child>,
+    /// The script that runs it until its standard input ends, and what that says; none for a server of somebody else.
+    script: Option<(Child, BufReader<ChildStdout>)>,
 }
 
 impl Server {
     pub(crate) fn start() -> Self {
-        let child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres"))
+        let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("scripts/postgres runs");
-        let mut server = Self { url: String::new(), child: Some(child) };
+        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut server = Self { url: String::new(), script: Some((child, output)) };
         server.url = server.line();
         assert!(server.url.starts_with("postgres://"), "Postgres did not start");
         server
@@ -31,23 +32,23 @@ impl Server {
 
     /// Says `restart`, `pause` or `resume` and waits until that is done.
     pub(crate) fn order(&mut self, word: &str) {
-        let child = self.child.as_mut().expect("the server is its owner's");
+        let (child, _) = self.script.as_mut().expect("the server is its owner's");
         let stdin = child.stdin.as_mut().expect("it is piped");
         writeln!(stdin, "{word}").expect("it listens");
         assert_eq!(self.line(), format!("{word}: done"));
     }
 
-    /// Byte by byte: what comes after the line is not for this call.
     fn line(&mut self) -> String {
-        let output = self.child.as_mut().and_then(|child| child.stdout.as_mut()).expect("it is piped");
-        let bytes = output.bytes().map_while(Result::ok).take_while(|byte| *byte != b'\n').collect();
-        String::from_utf8(bytes).expect("its output is text")
+        let (_, output) = self.script.as_mut().expect("the server is its owner's");
+        let mut line = String::new();
+        output.read_line(&mut line).expect("its output is text");
+        line.trim_end().to_owned()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
+        if let Some((child, _)) = &mut self.script {
             drop(child.stdin.take());
             child.wait().ok();
         }
@@ -57,7 +58,7 @@ impl Drop for Server {
 fn shared() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| match std::env::var("TIDINGS_TEST_POSTGRES") {
-        Ok(url) => Server { url, child: None },
+        Ok(url) => Server { url, script: None },
         Err(_) => Server::start(),
     })
 }

@@ -1,0 +1,52 @@
+//! The commands besides `serve`: each does one thing to a database and says what it did.
+
+use super::Error;
+use crate::config::Config;
+use crate::store;
+
+/// Brings the database up to date, or with `check` only says whether it is.
+///
+/// # Errors
+/// [`Error::Pending`] if a check found something missing.
+pub async fn migrate(config: &Config, check: bool) -> Result<(), Error> {
+    let pending = store::migrate(&config.database_url, &config.into(), check).await?;
+    if check && !pending.is_empty() {
+        return Err(Error::Pending(pending));
+    }
+    match &pending[..] {
+        [] => println!("The database is up to date."),
+        applied => println!("Applied {}.", applied.join(", ")),
+    }
+    Ok(())
+}
+
+/// Copies one database to another.
+///
+/// # Errors
+/// Nothing was written then.
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+pub async fn copy(config: &Config, from: &str, to: &str) -> Result<(), Error> {
+    let bar = indicatif::ProgressBar::new(0).with_style(
+        indicatif::ProgressStyle::with_template("{wide_bar} {pos}/{len} rows, {eta} left").expect("a template"),
+    );
+    let progress = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let copied = store::copy(from, to, &config.into(), progress).await.inspect_err(|_| bar.abandon())?;
+    bar.finish_and_clear();
+    println!(
+        "Copied {} inboxes, {} notifications, {} changes and {} idempotency keys; counts and sums agree.",
+        copied.inboxes, copied.notifications, copied.changes, copied.keys
+    );
+    Ok(())
+}
+
+/// Needs both databases.
+///
+/// # Errors
+/// Always [`Error::Copy`].
+#[cfg(not(all(feature = "postgres", feature = "sqlite")))]
+pub async fn copy(_config: &Config, _from: &str, _to: &str) -> Result<(), Error> {
+    Err(Error::Copy)
+}

@@ -1,0 +1,102 @@
+//! What a copy reads: pages of each table, in the order of its key.
+
+use sqlx::SqliteConnection;
+
+use crate::store::copy::{ChangeRow, InboxRow, KeyRow, NotificationRow};
+
+/// Rows that are read at a time.
+const PAGE: i64 = 1_000;
+
+pub(in crate::store) async fn epoch(source: &mut SqliteConnection) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar!("select epoch from meta limit 1 -- sqlite").fetch_one(source).await
+}
+
+/// How many rows there are.
+pub(in crate::store) async fn total(source: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    let total = sqlx::query_scalar!(
+        r#"select (select count(*) from inbox) + (select count(*) from notification) + (select count(*) from inbox_change)
+            + (select count(*) from idempotency) as "total!: i64""#
+    );
+    Ok(total.fetch_one(source).await?.unsigned_abs())
+}
+
+pub(in crate::store) async fn inboxes(
+    source: &mut SqliteConnection,
+    after: Option<&InboxRow>,
+) -> Result<Vec<InboxRow>, sqlx::Error> {
+    let after = after.map_or("", |row| &row.token);
+    sqlx::query_as!(
+        InboxRow,
+        "select token, rev, unread, delivered_upto, purged_rev, created_at from inbox
+        where token > ?1 order by token limit ?2",
+        after,
+        PAGE
+    )
+    .fetch_all(source)
+    .await
+}
+
+pub(in crate::store) async fn notifications(
+    source: &mut SqliteConnection,
+    after: Option<&NotificationRow>,
+) -> Result<Vec<NotificationRow>, sqlx::Error> {
+    let (token, seq) = after.map_or(("", 0), |row| (&row.token, row.seq));
+    sqlx::query_as!(
+        NotificationRow,
+        "select token, seq, id, entity_type, collapse_key, group_key, created_at, expires_at, delivered_at, read_at,
+            retracted_at, data
+        from notification where (token, seq) > (?1, ?2) order by token, seq limit ?3",
+        token,
+        seq,
+        PAGE
+    )
+    .fetch_all(source)
+    .await
+}
+
+pub(in crate::store) async fn changes(
+    source: &mut SqliteConnection,
+    after: Option<&ChangeRow>,
+) -> Result<Vec<ChangeRow>, sqlx::Error> {
+    let (token, rev) = after.map_or(("", 0), |row| (&row.token, row.rev));
+    sqlx::query_as!(
+        ChangeRow,
+        "select token, rev, change, at from inbox_change where (token, rev) > (?1, ?2) order by token, rev limit ?3",
+        token,
+        rev,
+        PAGE
+    )
+    .fetch_all(source)
+    .await
+}
+
+pub(in crate::store) async fn keys(
+    source: &mut SqliteConnection,
+    after: Option<&KeyRow>,
+) -> Result<Vec<KeyRow>, sqlx::Error> {
+    let (owner, key) = after.map_or(("", ""), |row| (&row.key_owner, &row.key));
+    sqlx::query_as!(
+        KeyRow,
+        "select key_owner, key, body_sha256, response, expires_at from idempotency
+        where (key_owner, key) > (?1, ?2) order by key_owner, key limit ?3",
+        owner,
+        key,
+        PAGE
+    )
+    .fetch_all(source)
+    .await
+}
+
+/// What must be the same on both sides, as one line.
+pub(in crate::store) async fn sums(source: &mut SqliteConnection) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select 'inboxes ' || (select count(*) || ', revs ' || coalesce(sum(rev), 0) || ', unread ' || coalesce(sum(unread), 0)
+                || ', delivered up to ' || coalesce(sum(delivered_upto), 0) from inbox)
+            || ', notifications ' || (select count(*) || ', delivered ' || count(delivered_at) || ', read ' || count(read_at)
+                || ', bytes ' || coalesce(sum(octet_length(data)), 0) from notification)
+            || ', changes ' || (select count(*) from inbox_change)
+            || ', keys ' || (select count(*) from idempotency) as "sums!: String" -- sqlite"#
+    )
+    .fetch_one(source)
+    .await
+}

@@ -1,0 +1,121 @@
+//! The commands besides `serve`.
+
+use std::process::Output;
+
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::postgres::Database;
+use crate::server::{Place, TestServer};
+
+async fn tidings(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+    command.args(arguments).env_remove("DATABASE_URL").kill_on_drop(true);
+    command.output().await.expect("the binary runs")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test]
+async fn migrate_applies_what_is_missing_and_a_check_only_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = Database::create();
+    let file = folder.path().join("new.db");
+    for url in [format!("sqlite://{}", file.display()), database.url()] {
+        let check = tidings(&["migrate", "--check", "--database-url", &url]).await;
+        assert!(check.status.code() == Some(1) && stderr(&check).contains("0001_init"), "{check:?}");
+        let again = tidings(&["migrate", "--check", "--database-url", &url]).await;
+        assert_eq!(again.status.code(), Some(1), "a check changes nothing");
+        let applied = tidings(&["migrate", "--database-url", &url]).await;
+        assert!(applied.status.success() && stdout(&applied).contains("0001_init"), "{applied:?}");
+        for arguments in [&["migrate", "--check", "--database-url", &url][..], &["migrate", "--database-url", &url]] {
+            let current = tidings(arguments).await;
+            assert!(current.status.success() && stdout(&current).contains("up to date"), "{current:?}");
+        }
+    }
+    let unreachable = tidings(&["migrate", "--database-url", "postgres://tidings@127.0.0.1:9/none"]).await;
+    assert!(unreachable.status.code() == Some(1) && stderr(&unreachable).contains("database"), "{unreachable:?}");
+}
+
+#[tokio::test]
+async fn a_database_that_is_a_version_ahead_is_served_by_the_old_one_too() {
+    let mut server = TestServer::start().await;
+    server.api().push("1", "1").await;
+    server.stop().await;
+    let ahead = "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+        values (9999, 'from the future', true, 'x', 1);
+        alter table notification add column from_the_future text";
+    match server.place() {
+        Place::Postgres(database) => drop(database.sql(ahead)),
+        Place::File(path) => {
+            let status = Command::new("sqlite3").arg(path).arg(ahead).status().await.unwrap();
+            assert!(status.success());
+        }
+    }
+    server.start_again().await;
+    server.api().push("1", "2").await;
+    assert_eq!(server.login("1").await.replay().await.messages.len(), 2);
+}
+
+#[tokio::test]
+async fn a_copy_to_postgres_is_the_same_data_set() {
+    let mut old = TestServer::builder().on_sqlite().start().await;
+    let api = old.api();
+    let keyed =
+        api.post_keyed("order-1", r#"{"tokens":["1","2"],"entityType":"order","data":{"n":1.50}}"#).await.pushed();
+    for n in 0..1200 {
+        api.post(&json!({"tokens": ["1", n.to_string()], "data": n}).to_string()).await.pushed();
+    }
+    let mut socket = old.login("1").await;
+    let epoch = old.table().value("select epoch from meta").await;
+    socket.replay().await;
+    socket.call(r#"["ack",{"upTo":700}]"#).await;
+    socket.call(r#"["read",{"upTo":10}]"#).await;
+    let to = Database::create();
+    let from = format!("sqlite://{}", old.database().display());
+    let in_use = tidings(&["copy", "--from", &from, "--to", &to.url()]).await;
+    assert!(in_use.status.code() == Some(1) && stderr(&in_use).contains("another process"), "{in_use:?}");
+    old.stop().await;
+
+    let copied = tidings(&["copy", "--from", &from, "--to", &to.url()]).await;
+    assert!(copied.status.success(), "{copied:?}");
+    assert!(stdout(&copied).contains("2401 notifications"), "{}", stdout(&copied));
+    let twice = tidings(&["copy", "--from", &from, "--to", &to.url()]).await;
+    assert!(twice.status.code() == Some(1) && stderr(&twice).contains("not empty"), "{twice:?}");
+
+    let before = old.table().snapshot().await;
+    let new = TestServer::builder().at(Place::Postgres(std::sync::Arc::new(to))).start().await;
+    let after = new.table().snapshot().await;
+    assert_eq!(before.inboxes, after.inboxes);
+    assert_eq!(before.notifications, after.notifications);
+    assert_eq!(before.changes, after.changes);
+    assert_eq!(new.table().value("select epoch from meta").await, epoch, "clients need not list anew");
+    let retry = new.api().post_keyed("order-1", r#"{"tokens":["1","2"],"entityType":"order","data":{"n":1.50}}"#).await;
+    assert_eq!(retry.pushed().id, keyed.id, "keys came along");
+    let next = new.api().push("1", "{}").await.results[0].seq;
+    assert_eq!(Some(next), before.inboxes.iter().find(|inbox| inbox.token == "1").map(|inbox| inbox.rev + 1));
+}
+
+#[tokio::test]
+async fn a_copy_elsewhere_is_refused() {
+    for (from, to) in [("postgres://a@127.0.0.1:9/a", "sqlite://x.db"), ("sqlite://x.db", "sqlite://y.db")] {
+        let refused = tidings(&["copy", "--from", from, "--to", to]).await;
+        assert!(refused.status.code() == Some(1) && stderr(&refused).contains("only"), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_postgres_that_does_not_wait_for_the_disk_is_refused() {
+    let database = Database::create();
+    let name = database.sql("select current_database()");
+    database.sql(&format!("alter database {} set synchronous_commit = off", name.trim()));
+    let mut server = TestServer::builder().at(Place::Postgres(std::sync::Arc::new(database))).prepare();
+    let refusal = server.start_refused().await;
+    assert!(refusal.code == Some(1) && refusal.stderr.contains("synchronous_commit=off"), "{refusal:?}");
+}
