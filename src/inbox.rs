@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::bus::{Bus, Hint};
-use crate::notification::{Event, Head, NewPush, Pushed, ReceiptKind, Selection, Token};
+use crate::notification::{Event, Head, NewPush, Pushed, ReceiptKind, Rev, Selection, Token};
 use crate::store::{self, Committer, IdempotencyKey, KeyName, KeyedPush, Page, PushOutcome, Receipt, Store};
 use crate::store::{Undelivered, Writer, WriterError, WriterTask};
 
@@ -68,7 +68,8 @@ pub struct Inbox {
     hub: Arc<Hub>,
     bus: Arc<dyn Bus>,
     heads: Heads,
-    epoch: String,
+    /// Of the data set as it was when anybody last looked.
+    epoch: Mutex<String>,
     settings: Settings,
     /// Bounds the memory and the load of reading pages: one huge inbox takes its turn like any other.
     readers: Semaphore,
@@ -165,7 +166,7 @@ impl Inbox {
             hub,
             bus,
             heads,
-            epoch,
+            epoch: Mutex::new(epoch),
             settings,
             readers,
             pending_keys: Mutex::default(),
@@ -219,7 +220,7 @@ impl Inbox {
         let session = Arc::clone(&attachment.session);
         debug!(session = session.id(), ?token, inbox.rev = head.rev, inbox.undelivered = undelivered, "Login");
         Ok(Login {
-            greeting: Greeting { epoch: self.epoch.clone(), head, undelivered },
+            greeting: Greeting { epoch: self.epoch(), head, undelivered },
             session,
             pump: Pump::new(Arc::clone(self), attachment, outlet, batch),
             backlog: Backlog { head, first },
@@ -234,7 +235,22 @@ impl Inbox {
         let head = self.heads.read(token).await?;
         let page = Undelivered { token, after: head.delivered_upto, upto: head.rev, limit: 0, now: Utc::now() };
         let undelivered = self.reading(self.store.count_undelivered(&page)).await?;
-        Ok(Greeting { epoch: self.epoch.clone(), head, undelivered })
+        Ok(Greeting { epoch: self.epoch(), head, undelivered })
+    }
+
+    fn epoch(&self) -> String {
+        self.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// An inbox's head, and if that is behind `cursor`, which somebody has reached, the epoch as it is now.
+    async fn head_and_epoch(&self, token: &Token, cursor: Rev) -> Result<(Head, Option<String>), store::Error> {
+        let head = self.heads.read(token).await?;
+        if head.rev >= cursor {
+            return Ok((head, None));
+        }
+        let epoch = self.store.epoch().await?;
+        self.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&epoch);
+        Ok((head, Some(epoch)))
     }
 
     /// Marks rows of the session's own inbox; a read returns the inbox's head after the commit.
@@ -257,7 +273,7 @@ impl Inbox {
     /// # Errors
     /// [`store::Error::Unavailable`] if it does not.
     pub async fn ping(&self) -> Result<(), store::Error> {
-        self.store.ping().await
+        self.store.epoch().await.map(drop)
     }
 
     /// Takes what the other nodes say, until the bus ends.
@@ -285,7 +301,9 @@ impl Inbox {
         while stop.run_until_cancelled(next(&mut ticks)).await.is_some() {
             for tokens in self.hub.tokens().chunks(1_000) {
                 match self.store.heads(tokens).await {
-                    Ok(heads) => heads.iter().for_each(|(token, head)| self.hub.hint(token, head.rev)),
+                    Ok(heads) => tokens.iter().for_each(|token| {
+                        self.hub.compare(token, heads.get(token).copied().unwrap_or_default().rev);
+                    }),
                     Err(error) => warn!(%error, "Cannot sweep, the next one will"),
                 }
             }

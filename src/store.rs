@@ -59,11 +59,11 @@ pub trait Store: Send + Sync {
     /// [`Error::Unavailable`] if the database does not answer.
     async fn events(&self, token: &Token, after: Rev, limit: u32) -> Result<Page<Event>, Error>;
 
-    /// Answers if the database does.
+    /// The random id of the data set, as it is now.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if it does not.
-    async fn ping(&self) -> Result<(), Error>;
+    /// [`Error::Unavailable`] if the database does not answer.
+    async fn epoch(&self) -> Result<String, Error>;
 }
 
 /// Which undelivered notifications to read.

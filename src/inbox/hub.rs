@@ -63,6 +63,8 @@ struct ChannelState {
     ring_bytes: usize,
     /// Whether the ring grew since the last sweep.
     busy: bool,
+    /// Counts the sweeps that found the table behind `top`.
+    doubts: u64,
     sessions: Vec<Arc<Session>>,
 }
 
@@ -127,6 +129,19 @@ impl Hub {
             state.hints += 1;
             if rev > state.top {
                 state.top = rev;
+                state.wake();
+            }
+        }
+    }
+
+    /// Takes what the table said an inbox's rev is, a moment ago. It may be behind for two reasons: somebody told more than
+    /// there is, or the table was taken back to an earlier state. The pumps find out which.
+    pub(super) fn compare(&self, token: &Token, rev: Rev) {
+        self.hint(token, rev);
+        if let Some(channel) = self.channel(token) {
+            let mut state = lock(&channel.state);
+            if state.top > rev {
+                state.doubts += 1;
                 state.wake();
             }
         }
@@ -210,6 +225,21 @@ impl Channel {
             .map(|(live, _)| Arc::clone(live))
             .collect();
         if events.is_empty() { Next::Behind(Behind { hints: state.hints }) } else { Next::Events(events) }
+    }
+
+    /// How often a sweep found the table behind this channel.
+    pub(super) fn doubts(&self) -> u64 {
+        lock(&self.state).doubts
+    }
+
+    /// The table was taken back to `rev`: what is beyond happened to another data set.
+    pub(super) fn take_back(&self, rev: Rev) {
+        let mut state = lock(&self.state);
+        state.hints += 1;
+        state.top = rev;
+        state.ring.clear();
+        state.ring_bytes = 0;
+        state.wake();
     }
 
     /// Takes back hints that promised more than the table holds up to `cursor`, unless new ones came in the meantime.

@@ -26,6 +26,13 @@ pub enum Outbound<'a> {
     Messages(&'a [Arc<Live>], Delivery),
     /// A change to rows that the client may have.
     Changed(&'a Live),
+    /// The table was taken back to an earlier state: what the client has of this inbox is no longer true.
+    Resync {
+        /// The data set as it is now.
+        epoch: &'a str,
+        /// The inbox as it is now.
+        head: Head,
+    },
     /// Everything that was undelivered at login is sent.
     ReplayComplete {
         /// How many messages it was.
@@ -77,6 +84,8 @@ pub struct Pump {
     /// Every event up to here was sent or was not this session's to get.
     cursor: Rev,
     pace: Pace,
+    /// The sweeps' doubts that were looked into.
+    doubts: u64,
     /// When which revs were sent, for clients that never ack; at most one entry a second.
     unconfirmed: VecDeque<(Instant, Rev)>,
 }
@@ -89,7 +98,16 @@ pub(super) struct Backlog {
 
 impl Pump {
     pub(super) fn new(inbox: Arc<Inbox>, attachment: Attachment, outlet: Arc<dyn Outlet>, batch: bool) -> Self {
-        Self { inbox, attachment, outlet, batch, cursor: 0, pace: Pace::default(), unconfirmed: VecDeque::new() }
+        Self {
+            inbox,
+            attachment,
+            outlet,
+            batch,
+            cursor: 0,
+            pace: Pace::default(),
+            doubts: 0,
+            unconfirmed: VecDeque::new(),
+        }
     }
 
     fn session(&self) -> &Session {
@@ -137,6 +155,11 @@ impl Pump {
 
     /// Sends everything beyond the cursor.
     async fn catch_up(&mut self) -> Result<(), Ended> {
+        let doubts = self.attachment.channel.doubts();
+        if doubts != self.doubts {
+            self.look_again().await?;
+            self.doubts = doubts;
+        }
         loop {
             let next = self.attachment.channel.next(self.cursor, self.inbox.settings.page as usize);
             let events = match next {
@@ -152,6 +175,23 @@ impl Pump {
             };
             self.send_events(&events, Delivery::Live).await?;
         }
+    }
+
+    /// Asks the table whether it was taken back behind the cursor; then the client must start over from there.
+    async fn look_again(&mut self) -> Result<(), Ended> {
+        let (head, epoch) = loop {
+            match self.inbox.head_and_epoch(self.session().token(), self.cursor).await {
+                Ok(found) => break found,
+                Err(error) => self.rest(&error).await?,
+            }
+        };
+        if let Some(epoch) = epoch {
+            warn!(session = self.session().id(), "The table was taken back to an earlier state");
+            self.attachment.channel.take_back(head.rev);
+            self.send(&Outbound::Resync { epoch: &epoch, head }).await?;
+            self.cursor = head.rev;
+        }
+        Ok(())
     }
 
     async fn events(&self) -> Result<Page<Event>, Ended> {

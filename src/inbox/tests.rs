@@ -177,7 +177,7 @@ fn is_replay(received: &Received) -> bool {
 fn rev_of(received: &Received) -> Option<Rev> {
     match received {
         Received::Message { rev, .. } | Received::Changed { rev } => Some(*rev),
-        Received::ReplayComplete { .. } => None,
+        Received::ReplayComplete { .. } | Received::Resync { .. } => None,
     }
 }
 
@@ -392,4 +392,28 @@ fn an_ended_session_leaves_nothing_in_the_hub() {
         sleep(Duration::from_millis(1)).await;
         assert!(node.inbox.hub.tokens().is_empty());
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_that_was_taken_back_is_told_and_life_goes_on_from_there() {
+    let mut node = Node::start(settings());
+    for _ in 0..3 {
+        node.push_elsewhere();
+    }
+    assert!(node.login(true, 100).await);
+    for _ in 0..2 {
+        node.push().await;
+    }
+    node.settle().await;
+    node.database.take_back(&node.token, 2);
+    sleep(SWEEP * 2).await;
+    for _ in 0..4 {
+        node.push().await;
+    }
+    node.settle().await;
+    let received = node.sessions[0].socket.received();
+    let resync = received.iter().position(|item| matches!(item, Received::Resync { .. })).expect("a resync");
+    assert_eq!(received[resync], Received::Resync { rev: 2, epoch: "epoch now".to_owned() });
+    assert_eq!(received[resync + 1..].iter().filter_map(rev_of).collect::<Vec<_>>(), [3, 4, 5, 6]);
+    assert_eq!(received.iter().filter(|item| matches!(item, Received::Resync { .. })).count(), 1, "it is told once");
 }

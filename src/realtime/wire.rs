@@ -233,6 +233,9 @@ pub(super) fn emit(socket: &SocketRef, outbound: &Outbound<'_>) -> Result<(), Se
             socket.emit("receive_messages", &messages.collect::<Vec<_>>())
         }
         Outbound::Changed(live) => socket.emit("inbox_changed", encoded(live)),
+        Outbound::Resync { epoch, head } => {
+            socket.emit("resync", &json!({"epoch": epoch, "rev": head.rev, "unread": head.unread}))
+        }
         Outbound::ReplayComplete { count, head } => {
             socket.emit("replay_complete", &json!({"count": count, "rev": head.rev, "unread": head.unread}))
         }

@@ -297,9 +297,9 @@ impl Store for SqliteStore {
         Ok(builder.page)
     }
 
-    async fn ping(&self) -> Result<(), Error> {
-        sqlx::query!("select epoch from meta limit 1 -- sqlite").fetch_one(&self.readers).await.map_err(unavailable)?;
-        Ok(())
+    async fn epoch(&self) -> Result<String, Error> {
+        let epoch = sqlx::query_scalar!("select epoch from meta limit 1 -- sqlite").fetch_one(&self.readers).await;
+        epoch.map_err(unavailable)
     }
 }
 

@@ -225,3 +225,30 @@ async fn an_admin_who_leaves_a_transaction_open_holds_up_nobody() {
     }
     drop(lock);
 }
+
+#[tokio::test]
+async fn after_a_restored_backup_the_sockets_are_told_to_start_over() {
+    let cluster = Cluster::start("postgres", 2, &["--sweep-interval-secs=1"]).await;
+    let mut sockets = Vec::new();
+    for node in &cluster.nodes {
+        sockets.push(node.login_empty("1").await);
+    }
+    cluster.nodes[0].api().push_numbers("1", 5).await;
+    for socket in &mut sockets {
+        socket.expect_messages(5).await;
+    }
+    cluster.sql(
+        "begin; update meta set epoch = 'restored'; delete from notification where seq > 2;
+        update inbox set rev = 2, unread = 2, delivered_upto = 0; commit",
+    );
+    for socket in &mut sockets {
+        let resync = socket.expect_event("resync").await;
+        assert_eq!(resync, json!({"epoch": "restored", "rev": 2, "unread": 2}));
+    }
+    let pushed = cluster.nodes[1].api().push("1", "{}").await;
+    assert_eq!(pushed.results[0].seq, 3);
+    for socket in &mut sockets {
+        assert_eq!(socket.expect_message().await.id, pushed.id);
+    }
+    assert_eq!(cluster.nodes[0].connect().await.login("1").await.epoch, "restored");
+}

@@ -1,12 +1,20 @@
-//! The README's queries, run beside the running service as an admin would.
+//! What the README and its companions tell an admin to run, run as an admin would.
 
-use std::process::Command;
+use std::sync::Arc;
 
-use crate::server::TestServer;
+use tokio::process::Command;
+
+use crate::postgres::{Database, Server};
+use crate::server::{Place, TestServer};
+
+/// The SQL blocks of a text.
+fn sql_of(text: &str) -> Vec<&str> {
+    text.split("```sql\n").skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
 
 #[tokio::test]
 async fn every_query_of_the_readme_runs_beside_the_server_and_finds_something() {
-    let server = TestServer::builder().on_sqlite().start().await;
+    let server = TestServer::start().await;
     let api = server.api();
     for who in ["Alice", "Bob", "Carol"] {
         let body = format!(r#"{{"tokens":["1","2"],"entityType":"like","data":{{"who":"{who}"}}}}"#);
@@ -17,14 +25,56 @@ async fn every_query_of_the_readme_runs_beside_the_server_and_finds_something() 
     socket.call(r#"["ack",{"upTo":2}]"#).await;
     socket.call(r#"["read",{"upTo":1}]"#).await;
 
-    let readme = include_str!("../../README.md");
-    let queries: Vec<_> = readme.split("```sql\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let queries = sql_of(include_str!("../../README.md"));
     assert_eq!(queries.len(), 10);
     for query in queries {
-        // sqlite3 would take the comment at the start for an option.
-        let query = format!(" {query}");
-        let output = Command::new("sqlite3").arg("-readonly").arg(server.database()).arg(&query).output().unwrap();
-        assert!(output.status.success(), "{query}: {}", String::from_utf8_lossy(&output.stderr));
-        assert!(!output.stdout.is_empty(), "{query} found nothing");
+        let found = match server.place() {
+            Place::Postgres(database) => database.sql(query),
+            Place::File(path) => {
+                // sqlite3 would take the comment at the start for an option.
+                let query = format!(" {query}");
+                let output = Command::new("sqlite3").arg("-readonly").arg(path).arg(&query).output().await.unwrap();
+                assert!(output.status.success(), "{query}: {}", String::from_utf8_lossy(&output.stderr));
+                String::from_utf8(output.stdout).unwrap()
+            }
+        };
+        assert!(!found.trim().is_empty(), "{query} found nothing");
     }
+}
+
+#[tokio::test]
+async fn the_documented_roles_can_do_their_work_and_no_more() {
+    let postgres = Server::start();
+    let database = Database::create_on(&postgres);
+    let [roles] = sql_of(include_str!("../../docs/postgres.md"))[..] else { panic!("one block of SQL") };
+    database.sql(roles);
+    let url = |role: &str| database.url().replace("tidings@", &format!("tidings_{role}@"));
+    let tidings = async |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_tidings")).args(arguments).output().await.unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = tidings(&["migrate", "--database-url", &url("app")]).await;
+    assert!(code == Some(1) && said.contains("permission denied"), "the app may not make tables: {said}");
+    assert_eq!(tidings(&["migrate", "--database-url", &url("owner")]).await.0, Some(0));
+    assert_eq!(tidings(&["migrate", "--check", "--database-url", &url("app")]).await.0, Some(0));
+
+    let app = url("app");
+    let queries = sql_of(include_str!("../../README.md"));
+    let admin = |sql: &str| {
+        let output = std::process::Command::new("psql").args(["-qXAt", &url("admin"), "-c", sql]).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (admin_reads, admin_writes) = {
+        let database = Place::Postgres(Arc::new(Database::create_on(&postgres)));
+        let server = TestServer::builder().at(database).flag(&format!("--database-url={app}")).start().await;
+        server.api().post_keyed("key", r#"{"tokens":["1"],"entityType":"like","data":{"who":"x"}}"#).await.pushed();
+        let mut socket = server.login("1").await;
+        socket.replay().await;
+        socket.call(r#"["read",{"all":true}]"#).await;
+        (queries.iter().map(|query| admin(query)).collect::<Vec<_>>(), admin("delete from notification"))
+    };
+    assert!(admin_reads.iter().all(|(worked, _)| *worked), "{admin_reads:?}");
+    assert!(!admin_writes.0 && admin_writes.1.contains("read-only"), "{admin_writes:?}");
+    let forced = admin("begin read write; delete from notification; commit");
+    assert!(!forced.0 && forced.1.contains("permission denied"), "{forced:?}");
 }

@@ -14,6 +14,7 @@ pub(super) enum Received {
     Message { rev: Rev, id: Uuid, replay: bool },
     Changed { rev: Rev },
     ReplayComplete { count: u64 },
+    Resync { rev: Rev, epoch: String },
 }
 
 /// A socket that remembers what it was sent and takes no more than its buffer has room for.
@@ -71,6 +72,10 @@ impl Outlet for FakeSocket {
                 lives.iter().for_each(|live| self.take(live, *delivery == Delivery::Replay));
             }
             Outbound::Changed(live) => self.take(live, false),
+            Outbound::Resync { epoch, head } => {
+                let (rev, epoch) = (head.rev, (*epoch).to_owned());
+                self.received.lock().unwrap().push(Received::Resync { rev, epoch });
+            }
             Outbound::ReplayComplete { count, .. } => {
                 self.received.lock().unwrap().push(Received::ReplayComplete { count: *count });
             }
