@@ -150,7 +150,7 @@ pub struct Config {
     #[arg(long, env = "TIDINGS_READERS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), global = true, help_heading = "Storage")]
     pub readers: u32,
     /// Database connections for writing; SQLite has one whatever this says.
-    #[arg(long, env = "TIDINGS_WRITERS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..), global = true, help_heading = "Storage")]
+    #[arg(long, env = "TIDINGS_WRITERS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), global = true, help_heading = "Storage")]
     pub writers: u32,
     /// How long an Idempotency-Key is kept, in seconds.
     #[arg(long, env = "TIDINGS_IDEMPOTENCY_TTL_SECS", default_value_t = 24 * 60 * 60, value_parser = clap::value_parser!(u64).range(..=10 * 365 * 24 * 60 * 60), global = true, help_heading = "Storage")]

@@ -149,8 +149,8 @@ async fn open(server: &Server, count: u64) -> Vec<Page> {
 }
 
 /// Durable pushes to one token each, of 1,000 that are logged in, receive and ack.
-pub(crate) async fn live(kind: Kind, seconds: u64) -> Figures {
-    let server = Server::start(kind, &[]);
+pub(crate) async fn live(kind: Kind, flags: &[&str], names: [&'static str; 2], seconds: u64) -> Figures {
+    let server = Server::start(kind, flags);
     let start = Instant::now();
     let readers = Readers::login(&server, 1000, start, |reader| reader.to_string()).await;
     let (used, started) = (server.processor_time(), Instant::now());
@@ -173,15 +173,19 @@ pub(crate) async fn live(kind: Kind, seconds: u64) -> Figures {
     let rate = done as f64 / started.elapsed().as_secs_f64();
     readers.expect(done).await;
     let micros = (server.processor_time() - used).as_micros() as f64 / done as f64;
-    vec![("live: pushes/s, 64 connections", rate), ("live: processor µs a push", micros)]
+    vec![(names[0], rate), (names[1], micros)]
 }
 
 /// From the POST to the client at a fixed rate, whether the server keeps up or not.
-pub(crate) async fn latency(kind: Kind, seconds: u64) -> Figures {
+///
+/// With `bus` the sockets are on another node than the pushes.
+pub(crate) async fn latency(kind: Kind, bus: Option<&str>, names: [&'static str; 2], seconds: u64) -> Figures {
     const RATE: u64 = 500;
-    let server = Server::start(kind, &[]);
+    let flags: Vec<&str> = bus.into_iter().collect();
+    let server = Server::start(kind, &flags);
+    let other = bus.map(|_| server.beside(&flags));
     let start = Instant::now();
-    let mut readers = Readers::login(&server, 1000, start, |reader| reader.to_string()).await;
+    let mut readers = Readers::login(other.as_ref().unwrap_or(&server), 1000, start, |reader| reader.to_string()).await;
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel::<u128>();
     let receiver = Arc::new(Mutex::new(receiver));
     let mut producers = JoinSet::new();
@@ -206,11 +210,11 @@ pub(crate) async fn latency(kind: Kind, seconds: u64) -> Figures {
     drop(sender);
     producers.join_all().await;
     readers.expect(RATE * seconds).await;
-    drop(server);
+    drop((other, server));
     while readers.tasks.join_next().await.is_some() {}
     let latency = readers.latency.lock().await;
     let millis = |quantile| latency.value_at_quantile(quantile) as f64 / 1000.0;
-    vec![("push to receive at 500/s: p50 ms", millis(0.5)), ("push to receive at 500/s: p99 ms", millis(0.99))]
+    vec![(names[0], millis(0.5)), (names[1], millis(0.99))]
 }
 
 /// One push to 1,000 sockets of one token.
@@ -288,6 +292,93 @@ pub(crate) async fn memory(kind: Kind, sockets: u64) -> Figures {
     let added = server.resident().saturating_sub(before) as f64;
     drop(readers);
     vec![("resident KiB an idle socket", added / sockets as f64 / 1024.0)]
+}
+
+/// Everybody pushes to one token.
+pub(crate) async fn hot(kind: Kind, name: &'static str, seconds: u64) -> Figures {
+    let server = Server::start(kind, &[]);
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let started = Instant::now();
+    let mut producers = JoinSet::new();
+    for _ in 0..PRODUCERS {
+        let mut backend = Backend::connect(server.address).await.expect("connect");
+        producers.spawn(async move {
+            let mut done = 0_u64;
+            while Instant::now() < until {
+                backend.push(&body("\"hot\"", 0)).await.expect("push");
+                done += 1;
+            }
+            done
+        });
+    }
+    let done: u64 = producers.join_all().await.into_iter().sum();
+    vec![(name, done as f64 / started.elapsed().as_secs_f64())]
+}
+
+/// What Postgres itself does with the statement: a number of connections run it as fast as they can.
+async fn bare(
+    connections: usize,
+    seconds: u64,
+    statement: &'static str,
+    tokens: impl Fn(&mut Random) -> Vec<String> + Clone + Send + 'static,
+) -> f64 {
+    // For its tables.
+    let server = Server::start(Kind::TidingsOnPostgres, &[]);
+    let pool = sqlx::postgres::PgPoolOptions::new()
+        .max_connections(u32::try_from(connections).expect("few"))
+        .connect(&server.place.url())
+        .await
+        .expect("connect");
+    let numbers = Arc::new(AtomicU64::new(1));
+    let (started, until) = (Instant::now(), Instant::now() + Duration::from_secs(seconds));
+    let mut tasks = JoinSet::new();
+    for seed in 1..=connections as u64 {
+        let (pool, numbers, tokens) = (pool.clone(), Arc::clone(&numbers), tokens.clone());
+        tasks.spawn(async move {
+            let (mut random, mut done) = (Random(seed), 0);
+            while Instant::now() < until {
+                let number = i64::try_from(numbers.fetch_add(1, Ordering::Relaxed)).expect("small");
+                let text = body("", 0);
+                let data = text.split_once("\"data\":").expect("data").1.trim_end_matches('}').to_owned() + "}";
+                sqlx::query(statement)
+                    .bind(tokens(&mut random))
+                    .bind(number)
+                    .bind(uuid::Uuid::now_v7())
+                    .bind(data)
+                    .execute(&pool)
+                    .await
+                    .expect("the statement works");
+                done += 1;
+            }
+            done
+        });
+    }
+    let done: u64 = tasks.join_all().await.into_iter().sum();
+    pool.close().await;
+    done as f64 / started.elapsed().as_secs_f64()
+}
+
+/// Rows of 1,000 tokens a statement, without the inboxes.
+pub(crate) async fn bare_unnest(names: [&'static str; 2], seconds: u64) -> Figures {
+    let tokens = |random: &mut Random| {
+        let first = random.below(TOKENS);
+        (0..1000).map(|n| ((first + n * 7) % TOKENS).to_string()).collect()
+    };
+    let statement = "insert into notification (token, seq, id, entity_type, created_at, data)
+        select token, $2, $3, 'like', now(), $4::json from unnest($1::text[]) as token";
+    let rate = bare(4, seconds, statement, tokens).await;
+    vec![(names[0], rate), (names[1], rate * 1000.0)]
+}
+
+/// One row of one token a statement, each waiting for the row lock of the inbox.
+pub(crate) async fn one_row_lock(name: &'static str, seconds: u64) -> Figures {
+    let statement = "with target as (
+            insert into inbox (token, rev, unread, created_at) select token, 1, 1, now() from unnest($1::text[]) as token
+            on conflict (token) do update set rev = inbox.rev + 1, unread = inbox.unread + 1 returning token, rev
+        )
+        insert into notification (token, seq, id, entity_type, created_at, data)
+        select token, rev, $3, 'like', now(), $4::json from target where $2::bigint > 0";
+    vec![(name, bare(64, seconds, statement, |_| vec!["hot".to_owned()]).await)]
 }
 
 /// Lets every page do something at the same moment and returns how long it took until the last was done.

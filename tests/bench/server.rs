@@ -1,8 +1,10 @@
 //! A server under load: started with a fresh database, measured from outside, stopped when dropped.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -12,13 +14,59 @@ use tempfile::TempDir;
 pub(crate) enum Kind {
     Tidings,
     Peer,
+    TidingsOnPostgres,
+    PeerOnPostgres,
+}
+
+/// Where a server keeps its data; gone when dropped.
+pub(crate) enum Place {
+    File(TempDir),
+    Postgres(String),
+}
+
+impl Place {
+    fn new(kind: Kind) -> Self {
+        match kind {
+            Kind::Tidings | Kind::Peer => Self::File(tempfile::tempdir().expect("a temporary folder")),
+            Kind::TidingsOnPostgres | Kind::PeerOnPostgres => {
+                static COUNT: AtomicU32 = AtomicU32::new(0);
+                let name = format!("bench_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+                psql(&format!("create database {name}"));
+                Self::Postgres(name)
+            }
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        match self {
+            Self::File(folder) => format!("sqlite://{}", folder.path().join("bench.db").display()),
+            Self::Postgres(name) => format!("{}/{name}", postgres().rsplit_once('/').expect("a URL has a path").0),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Self::Postgres(name) = self {
+            psql(&format!("drop database {name} with (force)"));
+        }
+    }
+}
+
+fn postgres() -> String {
+    std::env::var("TIDINGS_TEST_POSTGRES").expect("scripts/bench starts a Postgres and names it")
+}
+
+fn psql(sql: &str) {
+    let done = Command::new("psql").args(["-qX", &postgres(), "-c", sql]).status();
+    assert!(done.is_ok_and(|status| status.success()), "psql: {sql}");
 }
 
 /// A running server.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    pub(crate) place: Arc<Place>,
     child: Child,
-    _folder: TempDir,
 }
 
 /// Descriptors a server may open: one a socket and some for itself.
@@ -27,19 +75,25 @@ const DESCRIPTORS: &str = "ulimit -n 16384 && exec \"$@\"";
 impl Server {
     /// Starts a server on a fresh database. `flags` are for Tidings alone: the peer has no limits to raise.
     pub(crate) fn start(kind: Kind, flags: &[&str]) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let database = folder.path().join("bench.db");
+        Self::at(Arc::new(Place::new(kind)), kind, flags)
+    }
+
+    /// Starts another node of a server that is on Postgres.
+    pub(crate) fn beside(&self, flags: &[&str]) -> Self {
+        Self::at(Arc::clone(&self.place), Kind::TidingsOnPostgres, flags)
+    }
+
+    fn at(place: Arc<Place>, kind: Kind, flags: &[&str]) -> Self {
         let mut command = Command::new("sh");
         command.args(["-c", DESCRIPTORS, "sh"]);
+        let peer = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/peer/");
         match kind {
-            Kind::Tidings => command
+            Kind::Tidings | Kind::TidingsOnPostgres => command
                 .arg(env!("CARGO_BIN_EXE_tidings"))
-                .args(["--listen", "127.0.0.1:0", "--log", "warn", "--database-url"])
-                .arg(format!("sqlite://{}", database.display()))
+                .args(["--listen", "127.0.0.1:0", "--log", "warn", "--database-url", &place.url()])
                 .args(flags),
-            Kind::Peer => command
-                .args(["node", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/peer/server.mjs")])
-                .arg(database),
+            Kind::Peer => command.args(["node", &format!("{peer}server.mjs"), &place.url()["sqlite://".len()..]]),
+            Kind::PeerOnPostgres => command.args(["node", &format!("{peer}postgres.mjs"), &place.url()]),
         };
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the server starts");
         let mut line = String::new();
@@ -47,7 +101,7 @@ impl Server {
         BufReader::new(output).read_line(&mut line).expect("the server says where it listens");
         let address = line.split("http://").nth(1).and_then(|rest| rest.split([',', ';', '/', ' ', '\n']).next());
         let address = address.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no address in {line:?}"));
-        Self { address, child, _folder: folder }
+        Self { address, place, child }
     }
 
     /// Processor time used so far, user and system, of all threads.
@@ -68,6 +122,38 @@ impl Server {
 }
 
 impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A Redis for the bus; stopped when dropped.
+pub(crate) struct Redis {
+    port: u16,
+    child: Child,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
+        let child = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self { port, child }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Redis {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
