@@ -123,7 +123,10 @@ async fn a_flood_of_acks_is_harmless() {
             match socket.try_call(r#"["read",{"all":true}]"#).await {
                 Ok(answer) if answer["ok"] == json!(true) => break,
                 Ok(_) => tokio::task::yield_now().await,
-                Err(_) => socket = server.login("1").await,
+                Err(_) => {
+                    socket = server.login("1").await;
+                    socket.replay().await;
+                }
             }
         }
     };
