@@ -22,6 +22,7 @@ use crate::bus::{self, BusError};
 use crate::config::Config;
 use crate::http::{self as web, App};
 use crate::inbox::Inbox;
+use crate::metrics;
 use crate::realtime::{Line, Realtime};
 use crate::store::{self, OpenError};
 
@@ -91,6 +92,8 @@ pub fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Error> {
 /// # Errors
 /// Says why the service could not start or go on.
 pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    metrics::install();
+    let admin = config.admin_listen.0.map(listen).transpose()?;
     let opened = store::open(&config.database_url, &(&config).into()).await?;
     let mut bus = bus::connect(&config.bus, &config.database_url)?;
     let (inbox, tasks) = Inbox::new(opened.store, opened.committers, bus.bus, opened.epoch, (&config).into());
@@ -121,9 +124,21 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         "Tidings listens on http://{address}, keeps its data in {}; open http://{address}/ to try it.",
         opened.place
     );
+    if let Some(address) = admin.as_ref().and_then(|listener| listener.local_addr().ok()) {
+        info!("Metrics are at http://{address}/metrics");
+    }
     let connections = TaskTracker::new();
+    let admin_router = web::admin_router();
+    let admin = async {
+        match &admin {
+            Some(listener) => accept(listener, &admin_router, &config, &connections, &shutdown).await,
+            None => std::future::pending().await,
+        }
+    };
     let crashed = tokio::select! {
         () = accept(&listener, &router, &config, &connections, &shutdown) => None,
+        () = admin => None,
+        () = tidy_metrics() => None,
         _ = writers.join_next() => Some("writer"),
         _ = &mut heads => Some("heads"),
         _ = bus.tasks.join_next() => Some("bus"),
@@ -157,6 +172,14 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         error!("The database did not finish in time");
         Err(Error::Crashed("writer"))
     })
+}
+
+async fn tidy_metrics() {
+    let mut ticks = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        ticks.tick().await;
+        metrics::tidy();
+    }
 }
 
 /// Browsers of 2.x clients send their polls with credentials, so the origin is mirrored instead of `*`.

@@ -66,6 +66,9 @@ pub struct Config {
     /// Address and port to listen on; port 0 takes any free one.
     #[arg(long, env = "TIDINGS_LISTEN", default_value = "127.0.0.1:4001", global = true)]
     pub listen: SocketAddr,
+    /// Address and port of `/metrics`, for Prometheus; `off` for none.
+    #[arg(long, env = "TIDINGS_ADMIN_LISTEN", default_value = "127.0.0.1:4002", value_parser = admin_listen, global = true)]
+    pub admin_listen: AdminListen,
     /// Where the data is: sqlite://FILE, created if it is missing, or postgres://USER:PASSWORD@HOST/DATABASE.
     #[arg(long, env = "DATABASE_URL", default_value = "sqlite://tidings.db", global = true, hide_env_values = true)]
     pub database_url: String,
@@ -201,6 +204,19 @@ pub struct Config {
     /// How often the newest rev of every connected token is compared with the table, in seconds.
     #[arg(long, env = "TIDINGS_SWEEP_INTERVAL_SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Sockets")]
     pub sweep_interval_secs: u64,
+}
+
+/// Where the metrics are, if anywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdminListen(pub Option<SocketAddr>);
+
+fn admin_listen(text: &str) -> Result<AdminListen, String> {
+    if text == "off" {
+        return Ok(AdminListen(None));
+    }
+    text.parse()
+        .map(|address| AdminListen(Some(address)))
+        .map_err(|_| "must be an address and a port, or off".to_owned())
 }
 
 fn socket_path(text: &str) -> Result<String, String> {

@@ -7,9 +7,11 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use tokio_util::sync::CancellationToken;
 
 use crate::inbox::Inbox;
+use crate::metrics;
 
 mod body;
 mod pages;
@@ -64,6 +66,14 @@ pub fn router(app: App, socket_path: &str) -> Router {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take this method")
         })
         .with_state(app)
+}
+
+/// What is for operators alone, on a listener of its own.
+pub fn admin_router() -> Router {
+    let text = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    Router::new()
+        .route("/metrics", get(move || async move { (text, metrics::render()) }))
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is only /metrics here") })
 }
 
 /// 200 if a push would probably work: the database answers and the service is not stopping.

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::bus::{Bus, Hint};
+use crate::metrics;
 use crate::notification::{Event, Head, NewPush, Pushed, ReceiptKind, Rev, Selection, Token};
 use crate::store::{self, Committer, IdempotencyKey, KeyName, KeyedPush, Page, PushOutcome, Receipt, Store};
 use crate::store::{Undelivered, Writer, WriterError, WriterTask};
@@ -280,7 +281,10 @@ impl Inbox {
     pub async fn listen(&self, mut hints: mpsc::Receiver<Hint>) {
         while let Some(hint) = hints.recv().await {
             match hint {
-                Hint::Moved(token, rev) => self.hub.hint(&token, rev),
+                Hint::Moved(token, rev) => {
+                    metrics::hint_heard();
+                    self.hub.hint(&token, rev);
+                }
                 Hint::Gap => self.gap.notify_one(),
             }
         }

@@ -8,6 +8,7 @@
 //! - [`bus`]: hints between nodes, never the truth; a single node has nobody to tell.
 //! - [`inbox`]: the use cases, the hub (who is here) and the pump (the one sender of each session).
 //! - [`http`]: the push and the pages. [`realtime`]: Socket.IO. Both are thin and do not know each other.
+//! - [`metrics`]: every counter's name, unit and help.
 //! - [`config`]: one struct of flags. [`app`]: puts everything together and takes it down in order.
 //!
 //! What always holds:
@@ -43,6 +44,7 @@ pub mod bus;
 pub mod config;
 pub mod http;
 pub mod inbox;
+pub mod metrics;
 pub mod notification;
 pub mod realtime;
 pub mod store;

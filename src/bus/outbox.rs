@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::metrics;
 use crate::notification::{Event, Rev, Token};
 
 /// Inboxes that may wait to be told; at most about 400 bytes each. Beyond it the other nodes are told of a gap instead.
@@ -33,7 +34,7 @@ pub(super) struct News {
 
 impl Outbox {
     pub(super) fn put(&self, events: &[(Token, Event)]) {
-        let mut pending = self.pending();
+        let (mut pending, mut dropped) = (self.pending(), 0);
         for (token, event) in events {
             if let Some(rev) = pending.revs.get_mut(token) {
                 *rev = event.rev().max(*rev);
@@ -41,9 +42,13 @@ impl Outbox {
                 pending.revs.insert(token.clone(), event.rev());
             } else {
                 pending.gap = true;
+                dropped += 1;
             }
         }
         drop(pending);
+        if dropped > 0 {
+            metrics::hints_dropped(dropped);
+        }
         self.changed.notify_one();
     }
 

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::outbox::{News, Outbox, RETRY, TIMEOUT};
 use super::{Bus, BusError, Hint};
+use crate::metrics;
 use crate::notification::{Event, Rev, Token};
 
 const CHANNEL: &str = "tidings";
@@ -97,6 +98,7 @@ async fn tell(node: Uuid, options: PgConnectOptions, outbox: Arc<Outbox>) {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it does not answer".to_owned(),
         };
+        metrics::bus_failed("publish");
         warn!(%problem, "Hints for other nodes were lost, they follow with the next sweep");
         connection = None;
         outbox.lost();
@@ -147,6 +149,7 @@ async fn listen(node: Uuid, options: PgConnectOptions, hints: mpsc::Sender<Hint>
             Ok(()) => "it fell silent".to_owned(),
             Err(error) => error.to_string(),
         };
+        metrics::bus_failed("listen");
         warn!(%problem, "Cannot hear the other nodes, trying again");
         tokio::time::sleep(RETRY).await;
     }

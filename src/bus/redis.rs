@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::outbox::{News, Outbox, RETRY, TIMEOUT};
 use super::{Bus, BusError, Hint};
+use crate::metrics;
 use crate::notification::{Event, Rev, Token};
 
 /// Before the token in the name of its channel.
@@ -75,6 +76,7 @@ async fn tell(client: Client, outbox: Arc<Outbox>) {
     loop {
         let news = outbox.take().await;
         if let Err(problem) = publish(&mut connection, &client, &news).await {
+            metrics::bus_failed("publish");
             warn!(%problem, "Hints for other nodes were lost, they follow with the next sweep");
             connection = None;
             outbox.lost();
@@ -130,6 +132,7 @@ async fn listen(client: Client, mut wishes: mpsc::UnboundedReceiver<Wanted>, hin
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it does not answer".to_owned(),
         };
+        metrics::bus_failed("listen");
         warn!(%problem, "Cannot hear the other nodes, trying again");
         let again = tokio::time::sleep(RETRY);
         tokio::pin!(again);

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::body::{Format, parse};
 use super::{App, Problem};
 use crate::inbox::PushError;
+use crate::metrics;
 use crate::notification::{Pushed, Rev, Token};
 use crate::store::{IdempotencyKey, WriterError};
 
@@ -54,6 +55,12 @@ fn results<S: Serializer>(results: &[(Token, Rev)], serializer: S) -> Result<S::
 
 /// Stores one notification a token and answers after they are durable.
 pub(super) async fn push(State(app): State<App>, request: Request) -> Result<Json<Answer>, Problem> {
+    let answer = store(&app, request).await;
+    metrics::pushed(answer.as_ref().map_or_else(|problem| problem.code, |_| "stored"));
+    answer
+}
+
+async fn store(app: &App, request: Request) -> Result<Json<Answer>, Problem> {
     let (parts, body) = request.into_parts();
     let format = format(&parts.headers)?;
     let key = idempotency_key(&parts.headers)?;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use serde_json::value::RawValue;
 
 use super::session::Session;
+use crate::metrics;
 use crate::notification::{Event, Rev, Token};
 
 /// An event as the sessions of one token share it.
@@ -110,6 +111,7 @@ impl Hub {
         let session = Arc::new(Session::new(self.ids.fetch_add(1, Ordering::Relaxed), token.clone(), batch));
         state.sessions.push(Arc::clone(&session));
         drop(state);
+        metrics::session_began();
         Some(Attachment { hub: Arc::clone(self), channel: Arc::clone(channel), session })
     }
 
@@ -137,9 +139,14 @@ impl Hub {
     /// Takes what the table said an inbox's rev is, a moment ago. It may be behind for two reasons: somebody told more than
     /// there is, or the table was taken back to an earlier state. The pumps find out which.
     pub(super) fn compare(&self, token: &Token, rev: Rev) {
-        self.hint(token, rev);
         if let Some(channel) = self.channel(token) {
             let mut state = lock(&channel.state);
+            if rev > state.top {
+                metrics::swept();
+                state.hints += 1;
+                state.top = rev;
+                state.wake();
+            }
             if state.top > rev {
                 state.doubts += 1;
                 state.wake();
@@ -179,6 +186,7 @@ impl Hub {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
+        metrics::session_ended();
         let mut channels = lock(&self.hub.channels);
         let mut state = lock(&self.channel.state);
         state.sessions.retain(|session| !Arc::ptr_eq(session, &self.session));

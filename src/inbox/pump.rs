@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use super::Inbox;
 use super::hub::{Attachment, Live, Next};
 use super::session::Session;
+use crate::metrics;
 use crate::notification::{Event, Head, Notification, ReceiptKind, Rev, Selection};
 use crate::store::{Page, Receipt, Undelivered};
 
@@ -49,6 +50,15 @@ pub enum Delivery {
     Live,
     /// It was undelivered at login.
     Replay,
+}
+
+impl Delivery {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Replay => "replay",
+        }
+    }
 }
 
 /// Where a pump sends to: one socket.
@@ -187,6 +197,7 @@ impl Pump {
         };
         if let Some(epoch) = epoch {
             warn!(session = self.session().id(), "The table was taken back to an earlier state");
+            metrics::resynced();
             self.attachment.channel.take_back(head.rev);
             self.send(&Outbound::Resync { epoch: &epoch, head }).await?;
             self.cursor = head.rev;
@@ -224,6 +235,7 @@ impl Pump {
                         false => Outbound::Message(first, delivery),
                     };
                     self.send(&outbound).await?;
+                    metrics::sent(run, delivery.name());
                     run
                 }
             };

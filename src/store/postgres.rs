@@ -86,14 +86,18 @@ async fn check(connection: &mut PgConnection) -> Result<(), OpenError> {
     )
     .fetch_one(connection)
     .await?;
-    if server.number < FIRST_VERSION {
-        return Err(OpenError::PostgresVersion(server.version));
+    fit(server.number, server.version, server.fsync, server.synchronous_commit)
+}
+
+fn fit(number: i32, version: String, fsync: String, synchronous_commit: String) -> Result<(), OpenError> {
+    if number < FIRST_VERSION {
+        return Err(OpenError::PostgresVersion(version));
     }
-    if server.fsync != "on" {
-        return Err(OpenError::NotDurable { setting: "fsync", value: server.fsync });
+    if fsync != "on" {
+        return Err(OpenError::NotDurable { setting: "fsync", value: fsync });
     }
-    if !["on", "remote_apply"].contains(&server.synchronous_commit.as_str()) {
-        return Err(OpenError::NotDurable { setting: "synchronous_commit", value: server.synchronous_commit });
+    if !["on", "remote_apply"].contains(&synchronous_commit.as_str()) {
+        return Err(OpenError::NotDurable { setting: "synchronous_commit", value: synchronous_commit });
     }
     Ok(())
 }
@@ -243,5 +247,25 @@ fn unavailable(error: sqlx::Error) -> Error {
     match error.as_database_error().and_then(|error| error.code()) {
         Some(code) if code == DISK_FULL => Error::StorageFull,
         _ => Error::Unavailable(error.to_string().into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_that_are_too_old_or_not_durable_are_refused() {
+        let refusal = |number, version: &str, fsync: &str, commit: &str| {
+            let result = fit(number, version.into(), fsync.into(), commit.into());
+            result.err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(refusal(140_000, "14.0", "on", "on"), "");
+        assert_eq!(refusal(180_001, "18.1", "on", "remote_apply"), "");
+        assert!(refusal(130_014, "13.14", "on", "on").contains("13.14"));
+        assert!(refusal(160_000, "16.0", "off", "on").contains("fsync=off"));
+        for weak in ["off", "local", "remote_write"] {
+            assert!(refusal(160_000, "16.0", "on", weak).contains(weak));
+        }
     }
 }

@@ -399,6 +399,14 @@ async fn a_second_process_on_one_file_is_refused() {
     assert!(matches!(super::open(&database.url(), &settings()).await, Err(OpenError::Locked(_))));
 }
 
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+#[test]
+fn migrations_are_paired_by_number_and_name() {
+    let names =
+        |migrator: sqlx::migrate::Migrator| -> Vec<String> { migrator.iter().map(super::schema::name).collect() };
+    assert_eq!(names(sqlx::migrate!("migrations/sqlite")), names(sqlx::migrate!("migrations/postgres")));
+}
+
 #[tokio::test]
 async fn urls_of_other_databases_are_refused() {
     for url in ["", "tidings.db", "mysql://localhost/tidings", "sqlite::memory:", "sqlite://x?mode=memory"] {

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, info};
 
 use super::{Batch, Committer, Error, KeyName, KeyedPush, PushOutcome, Receipt};
+use crate::metrics;
 use crate::notification::{Event, Head, ReceiptKind, Token};
 
 /// Acks alone wait this many times as long as the last transaction took, for more of them or for anything else to share a
@@ -226,18 +227,24 @@ impl WriterTask {
             Ok(committed) => {
                 let duration_ms = self.took.as_millis();
                 debug!(batch.pushes = pushes, batch.receipts = receipts, batch.rows = rows, duration_ms, "Committed");
+                metrics::committed(pushes + receipts, created(&committed.events), self.took);
                 // Live delivery first: it is what the sessions wait for, and it takes no lock that an answer needs.
                 (self.publish)(committed.events);
                 push_answers.into_iter().zip(committed.pushes).for_each(|(to, outcome)| drop(to.send(Ok(outcome))));
                 receipt_answers.into_iter().zip(committed.receipts).for_each(|(to, head)| drop(to.send(Ok(head))));
             }
             Err(error) => {
+                metrics::commit_failed();
                 error!(batch.pushes = pushes, batch.receipts = receipts, %error, "Commit failed");
                 push_answers.into_iter().for_each(|to| drop(to.send(Err(error.clone()))));
                 receipt_answers.into_iter().for_each(|to| drop(to.send(Err(error.clone()))));
             }
         }
     }
+}
+
+fn created(events: &[(Token, Event)]) -> usize {
+    events.iter().filter(|(_, event)| matches!(event, Event::New(_))).count()
 }
 
 /// Now in whole milliseconds, so that what is sent live is what the table will say.

@@ -90,7 +90,16 @@ impl Server {
         match kind {
             Kind::Tidings | Kind::TidingsOnPostgres => command
                 .arg(env!("CARGO_BIN_EXE_tidings"))
-                .args(["--listen", "127.0.0.1:0", "--log", "warn", "--database-url", &place.url()])
+                .args([
+                    "--listen",
+                    "127.0.0.1:0",
+                    "--admin-listen",
+                    "off",
+                    "--log",
+                    "warn",
+                    "--database-url",
+                    &place.url(),
+                ])
                 .args(flags),
             Kind::Peer => command.args(["node", &format!("{peer}server.mjs"), &place.url()["sqlite://".len()..]]),
             Kind::PeerOnPostgres => command.args(["node", &format!("{peer}postgres.mjs"), &place.url()]),

@@ -5,7 +5,7 @@ use std::process::Output;
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::postgres::Database;
+use crate::postgres::{Database, Server};
 use crate::server::{Place, TestServer};
 
 async fn tidings(arguments: &[&str]) -> Output {
@@ -118,4 +118,12 @@ async fn a_postgres_that_does_not_wait_for_the_disk_is_refused() {
     let mut server = TestServer::builder().at(Place::Postgres(std::sync::Arc::new(database))).prepare();
     let refusal = server.start_refused().await;
     assert!(refusal.code == Some(1) && refusal.stderr.contains("synchronous_commit=off"), "{refusal:?}");
+
+    let careless = Server::start();
+    let database = Database::create_on(&careless);
+    database.sql("alter system set fsync = off");
+    database.sql("select pg_reload_conf(), pg_sleep(0.2)");
+    let mut server = TestServer::builder().at(Place::Postgres(std::sync::Arc::new(database))).prepare();
+    let refusal = server.start_refused().await;
+    assert!(refusal.code == Some(1) && refusal.stderr.contains("fsync=off"), "{refusal:?}");
 }

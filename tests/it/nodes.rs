@@ -152,6 +152,7 @@ async fn redis_may_die_and_come_back() {
     for n in 2..=20 {
         api.push("1", &n.to_string()).await;
     }
+    assert_ne!(cluster.nodes[1].metric(r#"tidings_bus_failures_total{operation="listen"}"#).await, 0.0);
     // Who comes while the bus is down is not kept out, and catches up like everybody.
     let mut newcomer = cluster.nodes[1].login("1").await;
     assert_eq!(newcomer.replay().await.messages.len(), 20);
@@ -162,6 +163,56 @@ async fn redis_may_die_and_come_back() {
     let pushed = api.push("1", "21").await;
     for socket in [&mut socket, &mut newcomer] {
         assert_eq!(socket.expect_message().await.id, pushed.id);
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_holds_up_no_push_and_no_login() {
+    let cluster = Cluster::start("redis", 2, &["--sweep-interval-secs=1"]).await;
+    let mut socket = cluster.nodes[1].login_empty("1").await;
+    let redis = cluster.redis.as_ref().unwrap();
+    redis.freeze().await;
+    // Far more than a pipeline takes, each answered while the bus answers nothing.
+    cluster.nodes[0].api().push_numbers("1", 500).await;
+    socket.expect_messages(500).await;
+    let mut newcomer = cluster.nodes[1].login("2").await;
+    assert!(newcomer.replay().await.messages.is_empty());
+    assert_ne!(cluster.nodes[1].metric("tidings_sweep_repairs_total").await, 0.0, "the sweep found them");
+    redis.thaw().await;
+    let pushed = cluster.nodes[0].api().push("2", "{}").await;
+    assert_eq!(newcomer.expect_message().await.id, pushed.id);
+}
+
+#[tokio::test]
+async fn what_one_node_acks_during_a_replay_on_another_is_skipped_only_there() {
+    const WINDOW: usize = 10;
+    for bus in BUSES {
+        let cluster = Cluster::start(bus, 2, &[NO_SWEEP, &format!("--window={WINDOW}"), "--page=5"]).await;
+        cluster.nodes[0].api().push_numbers("1", 40).await;
+        // One tab stands still in the middle of its replay, because it does not ack.
+        let mut slow = cluster.nodes[0].connect().await;
+        slow.login_batch("1").await;
+        let mut seen = Vec::new();
+        while seen.len() < WINDOW {
+            seen.extend(slow.event().await.messages().into_iter().map(|message| message.seq));
+        }
+        // The other acks everything, and new ones come meanwhile.
+        let mut quick = cluster.nodes[1].login("1").await;
+        assert_eq!(quick.replay().await.messages.len(), 40);
+        quick.ack_up_to(40).await;
+        for n in 41..=45 {
+            assert_eq!(cluster.nodes[usize::from(n % 2 == 0)].api().push("1", "{}").await.results[0].seq, n);
+            assert_eq!(quick.expect_message().await.seq, n, "{bus}");
+        }
+        // What it was not sent yet is delivered now and no longer its business; all that is newer than its login is.
+        slow.ack_up_to(*seen.last().unwrap()).await;
+        while seen.last() != Some(&45) {
+            seen.extend(slow.event().await.messages().into_iter().map(|message| message.seq));
+            slow.ack_up_to(*seen.last().unwrap()).await;
+        }
+        assert!(seen.windows(2).all(|pair| pair[0] < pair[1]), "{bus}: {seen:?}");
+        assert!((41..=45).all(|n| seen.contains(&n)), "{bus}: {seen:?}");
+        assert!(seen.len() < 45, "{bus}: acked rows are skipped in the replay, {seen:?}");
     }
 }
 

@@ -48,6 +48,22 @@ impl Redis {
         timeout(PATIENCE, answers).await.expect("Redis answers in time");
     }
 
+    /// SIGSTOP: it takes connections and answers nothing.
+    pub(crate) async fn freeze(&self) {
+        self.signal("-STOP").await;
+    }
+
+    /// SIGCONT.
+    pub(crate) async fn thaw(&self) {
+        self.signal("-CONT").await;
+    }
+
+    async fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().and_then(Child::id).expect("it runs").to_string();
+        let status = Command::new("kill").args([name, &pid]).status().await.expect("kill runs");
+        assert!(status.success(), "kill {name} failed");
+    }
+
     pub(crate) async fn kill(&mut self) {
         self.child.take().expect("it runs").kill().await.expect("it can be killed");
     }

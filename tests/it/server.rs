@@ -234,7 +234,7 @@ impl TestServer {
                 command.env_remove(name);
             }
         }
-        command.env("TIDINGS_LISTEN", "127.0.0.1:0");
+        command.env("TIDINGS_LISTEN", "127.0.0.1:0").env("TIDINGS_ADMIN_LISTEN", "127.0.0.1:0");
         command.env("DATABASE_URL", self.place.url());
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command.args(&self.options.flags).current_dir(self.folder.path());
@@ -316,6 +316,17 @@ impl TestServer {
 
     pub(crate) fn api(&self) -> Api {
         Api::new(self.address())
+    }
+
+    /// The value of a metric, labels and all in its name.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let said = self.stderr();
+        let address =
+            said.rsplit_once("Metrics are at ").and_then(|(_, rest)| address_in(rest)).expect("it says where");
+        let text =
+            reqwest::get(format!("http://{address}/metrics")).await.expect("it answers").text().await.expect("text");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a number")
     }
 
     /// A connected client: engine.io 4 over a websocket, not logged in.

@@ -41,7 +41,7 @@ export class Server {
     const server = new Server();
     server.folder = await mkdtemp(join(tmpdir(), "tidings-test-"));
     server.database = join(server.folder, "tidings.db");
-    await server.run("--listen=127.0.0.1:0", ...flags);
+    await server.run("--listen=127.0.0.1:0", "--admin-listen=off", ...flags);
     return server;
   }
 
@@ -72,7 +72,7 @@ export class Server {
 
   /** Starts again where it was: same address, same database. */
   async startAgain(...flags) {
-    await this.run(`--listen=${new URL(this.url).host}`, ...flags);
+    await this.run(`--listen=${new URL(this.url).host}`, "--admin-listen=off", ...flags);
   }
 
   fetch(path, options = {}) {

@@ -1,0 +1,138 @@
+//! Every metric of the service: its name, its unit and its help stand here and nowhere else.
+//!
+//! Counting never fails and never waits. Nothing here holds a token or any text of a client.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// Pushes by `outcome`: `stored`, or the code of the refusal.
+const PUSHES: &str = "tidings_pushes_total";
+/// Notifications that were stored, one a token.
+const ROWS: &str = "tidings_notifications_stored_total";
+/// Transactions of the writers, in seconds.
+const COMMIT: &str = "tidings_commit_duration_seconds";
+/// Transactions that failed.
+const COMMIT_FAILURES: &str = "tidings_commit_failures_total";
+/// Jobs that one transaction took.
+const BATCH: &str = "tidings_commit_jobs";
+/// Logged-in sockets.
+const SESSIONS: &str = "tidings_sessions";
+/// Messages sent, by `delivery`: `live` or `replay`.
+const MESSAGES: &str = "tidings_messages_sent_total";
+/// Hints heard from other nodes.
+const HINTS: &str = "tidings_bus_hints_received_total";
+/// What the bus could not do, by `operation`: `publish` or `listen`.
+const BUS_FAILURES: &str = "tidings_bus_failures_total";
+/// Hints that were not sent because too many waited; the other nodes are told of a gap.
+const BUS_DROPPED: &str = "tidings_bus_hints_dropped_total";
+/// Inboxes that a sweep found ahead of what the hints had said.
+const SWEPT: &str = "tidings_sweep_repairs_total";
+/// Sessions that were told that the table was taken back.
+const RESYNCS: &str = "tidings_resyncs_total";
+
+/// From a commit on a fast disk to the time a push waits for one, in seconds.
+const COMMIT_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
+const BATCH_BUCKETS: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0];
+
+static RENDERER: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Starts to count, unless that was started before; what happened earlier is not counted.
+pub fn install() {
+    RENDERER.get_or_init(|| {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Full(COMMIT.to_owned()), &COMMIT_BUCKETS)
+            .and_then(|builder| builder.set_buckets_for_metric(Matcher::Full(BATCH.to_owned()), &BATCH_BUCKETS))
+            .expect("the buckets are not empty")
+            .build_recorder();
+        let handle = recorder.handle();
+        // Fails only if the program that embeds this one has a recorder of its own, which then gets it all.
+        metrics::set_global_recorder(recorder).ok();
+        describe();
+        handle
+    });
+}
+
+fn describe() {
+    describe_counter!(PUSHES, Unit::Count, "Pushes by outcome: stored, or the code of the refusal");
+    describe_counter!(ROWS, Unit::Count, "Notifications stored, one a token");
+    describe_histogram!(COMMIT, Unit::Seconds, "Duration of the writers' transactions");
+    describe_counter!(COMMIT_FAILURES, Unit::Count, "Transactions that failed");
+    describe_histogram!(BATCH, Unit::Count, "Pushes and receipts that one transaction took");
+    describe_gauge!(SESSIONS, Unit::Count, "Logged-in sockets");
+    describe_counter!(MESSAGES, Unit::Count, "Messages sent, by delivery: live or replay");
+    describe_counter!(HINTS, Unit::Count, "Hints heard from other nodes");
+    describe_counter!(BUS_FAILURES, Unit::Count, "What the bus could not do, by operation: publish or listen");
+    describe_counter!(BUS_DROPPED, Unit::Count, "Hints not sent because too many waited");
+    describe_counter!(SWEPT, Unit::Count, "Inboxes that a sweep found ahead of what the hints had said");
+    describe_counter!(RESYNCS, Unit::Count, "Sessions that were told that the table was taken back");
+    // What has not happened yet is 0, not absent, so that an alert on it works from the start.
+    for operation in ["publish", "listen"] {
+        counter!(BUS_FAILURES, "operation" => operation).increment(0);
+    }
+    for name in [COMMIT_FAILURES, BUS_DROPPED, HINTS, SWEPT, RESYNCS, ROWS] {
+        counter!(name).increment(0);
+    }
+    gauge!(SESSIONS).set(0);
+}
+
+/// All metrics in the text format of Prometheus.
+#[must_use]
+pub fn render() -> String {
+    RENDERER.get().map(PrometheusHandle::render).unwrap_or_default()
+}
+
+/// To be called now and then: samples are kept until they are summed up.
+pub fn tidy() {
+    if let Some(renderer) = RENDERER.get() {
+        renderer.run_upkeep();
+    }
+}
+
+pub(crate) fn pushed(outcome: &'static str) {
+    counter!(PUSHES, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn committed(jobs: usize, rows: usize, took: Duration) {
+    counter!(ROWS).increment(rows as u64);
+    histogram!(COMMIT).record(took);
+    histogram!(BATCH).record(u32::try_from(jobs).unwrap_or(u32::MAX));
+}
+
+pub(crate) fn commit_failed() {
+    counter!(COMMIT_FAILURES).increment(1);
+}
+
+pub(crate) fn session_began() {
+    gauge!(SESSIONS).increment(1);
+}
+
+pub(crate) fn session_ended() {
+    gauge!(SESSIONS).decrement(1);
+}
+
+pub(crate) fn sent(messages: usize, delivery: &'static str) {
+    counter!(MESSAGES, "delivery" => delivery).increment(messages as u64);
+}
+
+pub(crate) fn hint_heard() {
+    counter!(HINTS).increment(1);
+}
+
+pub(crate) fn bus_failed(operation: &'static str) {
+    counter!(BUS_FAILURES, "operation" => operation).increment(1);
+}
+
+pub(crate) fn hints_dropped(hints: u64) {
+    counter!(BUS_DROPPED).increment(hints);
+}
+
+pub(crate) fn swept() {
+    counter!(SWEPT).increment(1);
+}
+
+pub(crate) fn resynced() {
+    counter!(RESYNCS).increment(1);
+}
