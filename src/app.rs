@@ -29,7 +29,7 @@ use crate::store::{self, OpenError};
 mod commands;
 mod settings;
 
-pub use commands::{copy, migrate};
+pub use commands::{check, copy, migrate};
 
 /// Pending connections the kernel holds: with 1,024 a herd of reconnecting sockets loses some to one-second retries.
 const BACKLOG: u32 = 4096;
@@ -49,6 +49,9 @@ pub enum Error {
     /// `tidings migrate --check` found migrations that the database does not have.
     #[error("the database lacks {}: run tidings migrate", .0.join(", "))]
     Pending(Vec<String>),
+    /// `tidings check` found violations, which it has printed.
+    #[error("{0} violations were found")]
+    Violated(usize),
     /// Nothing was copied.
     #[cfg(all(feature = "postgres", feature = "sqlite"))]
     #[error(transparent)]
@@ -112,6 +115,11 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         async move { inbox.sweep(stop).await }
     });
 
+    let mut tend = tokio::spawn({
+        let (inbox, stop) = (Arc::clone(&inbox), shutdown.clone());
+        async move { tokio::join!(inbox.tend(stop.clone()), inbox.retain(stop)) }
+    });
+
     let realtime = Realtime::new(&inbox, (&config).into());
     let app = App::new(Arc::clone(&inbox), (&config).into(), shutdown.clone());
     let engine = cors().layer(realtime.service());
@@ -143,6 +151,7 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         _ = &mut heads => Some("heads"),
         _ = bus.tasks.join_next() => Some("bus"),
         _ = &mut sweep => Some("sweep").filter(|_| !shutdown.is_cancelled()),
+        _ = &mut tend => Some("schedule").filter(|_| !shutdown.is_cancelled()),
     };
     if let Some(task) = crashed {
         return Err(Error::Crashed(task));

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::notification::{Event, Rev, Token};
+use crate::notification::{Content, Event, Rev, Token};
 
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod outbox;
@@ -23,10 +23,12 @@ mod redis;
 const HINTS: usize = 1024;
 
 /// What a node hears from the others.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Hint {
     /// Somebody says that the inbox is at this rev now.
     Moved(Token, Rev),
+    /// A message that is sent live only. Nothing can tell it from one that somebody made up on the bus.
+    Passing(Token, Content),
     /// Hints may have been lost: every inbox with sessions here should be compared with the table.
     Gap,
 }
@@ -36,6 +38,9 @@ pub enum Hint {
 pub trait Bus: Send + Sync {
     /// Tells the other nodes that these inboxes moved. Never waits: a bus that cannot keep up drops hints.
     fn publish(&self, events: &[(Token, Event)]);
+
+    /// Sends a message that is not stored to the other nodes, if it fits. Never waits; what is not sent is counted.
+    fn pass(&self, tokens: &[Token], content: &Content);
 
     /// Returns when hints for this token reach this node, or when the bus is down. The caller reads the inbox's head only
     /// afterwards, so a commit is either seen by that read or hinted; what a bus that is down did not hint follows as a
@@ -100,6 +105,8 @@ pub struct LocalBus;
 #[async_trait]
 impl Bus for LocalBus {
     fn publish(&self, _events: &[(Token, Event)]) {}
+
+    fn pass(&self, _tokens: &[Token], _content: &Content) {}
 
     async fn subscribe(&self, _token: &Token) {}
 

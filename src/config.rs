@@ -30,6 +30,8 @@ pub enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Look for violations of what must always hold, in a database that may be in use; exit with 1 if there are any.
+    Check,
     /// Copy a SQLite file that is not in use to an empty Postgres database: same ids, revs, receipts and epoch.
     Copy {
         /// sqlite://FILE.
@@ -121,6 +123,18 @@ pub struct Config {
         help_heading = "Limits of a push"
     )]
     pub max_entity_type_bytes: usize,
+    /// Bytes of collapseKey, groupKey and actor.
+    #[arg(
+        long,
+        env = "TIDINGS_MAX_KEY_BYTES",
+        default_value_t = 256,
+        global = true,
+        help_heading = "Limits of a push"
+    )]
+    pub max_key_bytes: usize,
+    /// How far ahead deliverAt may be, in days.
+    #[arg(long, env = "TIDINGS_MAX_DELAY_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=3650), global = true, help_heading = "Limits of a push")]
+    pub max_delay_days: u64,
     /// Bytes of data.
     #[arg(long, env = "TIDINGS_MAX_DATA_BYTES", default_value_t = 64 * 1024, global = true, help_heading = "Limits of a push")]
     pub max_data_bytes: usize,
@@ -158,6 +172,21 @@ pub struct Config {
     /// How long an Idempotency-Key is kept, in seconds.
     #[arg(long, env = "TIDINGS_IDEMPOTENCY_TTL_SECS", default_value_t = 24 * 60 * 60, value_parser = clap::value_parser!(u64).range(..=10 * 365 * 24 * 60 * 60), global = true, help_heading = "Storage")]
     pub idempotency_ttl_secs: u64,
+    /// Days that rows are kept after they were read; 0 for ever.
+    #[arg(long, env = "TIDINGS_KEEP_READ_DAYS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=36_500), global = true, help_heading = "Storage")]
+    pub keep_read_days: u32,
+    /// Days that unread rows are kept; 0 for ever.
+    #[arg(long, env = "TIDINGS_KEEP_UNREAD_DAYS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=36_500), global = true, help_heading = "Storage")]
+    pub keep_unread_days: u32,
+    /// Rows that an inbox keeps, the newest; 0 for all.
+    #[arg(long, env = "TIDINGS_KEEP_ROWS", default_value_t = 0, global = true, help_heading = "Storage")]
+    pub keep_rows: u32,
+    /// Days that changes and retracted rows are kept; a client that was away for longer lists its inbox anew. 0 for ever.
+    #[arg(long, env = "TIDINGS_KEEP_HISTORY_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(..=36_500), global = true, help_heading = "Storage")]
+    pub keep_history_days: u32,
+    /// How often to look for what is not to be kept, in seconds.
+    #[arg(long, env = "TIDINGS_RETENTION_INTERVAL_SECS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Storage")]
+    pub retention_interval_secs: u64,
     /// A database file of up to this many MiB is checked page by page at start.
     #[arg(long, env = "TIDINGS_STARTUP_CHECK_MIB", default_value_t = 1024, global = true, help_heading = "Storage")]
     pub startup_check_mib: u64,

@@ -1,26 +1,33 @@
-//! HTTP: the push, health, and the pages. Handlers take a request apart, make one call, and put the answer together.
+//! HTTP: the push, the inbox, health, and the pages. Handlers take a request apart, make one call, and put the answer together.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::get;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::inbox::Inbox;
 use crate::metrics;
 
 mod body;
+mod docs;
+mod inbox;
 mod pages;
 mod problem;
 mod push;
+mod sent;
 
 pub use problem::Problem;
 
-/// Every bound of the push.
+/// Every bound of what requests say.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Bytes of a body.
@@ -31,10 +38,16 @@ pub struct Limits {
     pub token_bytes: usize,
     /// Bytes of `entityType`.
     pub entity_type_bytes: usize,
+    /// Bytes of `collapseKey`, `groupKey` and `actor`.
+    pub key_bytes: usize,
     /// Bytes of `data`.
     pub data_bytes: usize,
     /// Levels of `data`.
     pub depth: usize,
+    /// How far ahead `deliverAt` may be.
+    pub delay: Duration,
+    /// Rows of one page of a list.
+    pub page: u32,
 }
 
 /// What the handlers share.
@@ -56,8 +69,16 @@ impl App {
 
 /// Everything but the sockets; `socket_path` is where the client bundles are served.
 pub fn router(app: App, socket_path: &str) -> Router {
-    Router::new()
-        .route("/api", post(push::push).get(|| async { "." }))
+    let (api, document) = OpenApiRouter::with_openapi(docs::Document::openapi())
+        .routes(routes!(push::push, push::alive))
+        .routes(routes!(inbox::list, inbox::erase))
+        .routes(routes!(inbox::counts))
+        .routes(routes!(inbox::read))
+        .routes(routes!(inbox::unread))
+        .routes(routes!(sent::show, sent::retract))
+        .routes(routes!(sent::ungroup))
+        .split_for_parts();
+    api.merge(docs::router(&document))
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))
         .merge(pages::router(socket_path))

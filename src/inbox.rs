@@ -12,17 +12,23 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
+use uuid::Uuid;
 
 use crate::bus::{Bus, Hint};
 use crate::metrics;
-use crate::notification::{Event, Head, NewPush, Pushed, ReceiptKind, Rev, Selection, Token};
-use crate::store::{self, Committer, IdempotencyKey, KeyName, KeyedPush, Page, PushOutcome, Receipt, Store};
-use crate::store::{Undelivered, Writer, WriterError, WriterTask};
+use crate::notification::{
+    Content, Event, Head, NewPush, Notification, Placed, Pushed, ReceiptKind, Rev, Selection, Token,
+};
+use crate::store::{
+    self, Committer, Edit, Entry, IdempotencyKey, KeyName, KeyedPush, ListQuery, Page, PushOutcome, Receipt, Sent,
+    Store, TypeCount, Undelivered, Writer, WriterError, WriterTask,
+};
 
 mod heads;
 mod hub;
 mod pump;
 mod session;
+mod tend;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +36,7 @@ pub use heads::HeadsTask;
 pub use hub::{Hub, Live, Ring};
 pub use pump::{Delivery, Outbound, Outlet, OutletError, Pump};
 pub use session::Session;
+pub use tend::Retention;
 
 use heads::Heads;
 use pump::Backlog;
@@ -55,6 +62,8 @@ pub struct Settings {
     pub replays: usize,
     /// A socket that takes nothing for this long is closed.
     pub stuck_timeout: Duration,
+    /// What is kept for how long.
+    pub retention: Retention,
     /// How often heads are compared with the table.
     pub sweep_interval: Duration,
     /// Rows of a client that never acks count as delivered when its socket is alive this long after they were sent; if
@@ -112,6 +121,15 @@ pub enum LoginError {
     /// The database does not answer.
     #[error(transparent)]
     Store(#[from] store::Error),
+}
+
+/// What a client knows from an earlier session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    /// Everything up to this rev.
+    pub rev: Rev,
+    /// Of this data set.
+    pub epoch: String,
 }
 
 /// What a login is answered with.
@@ -186,13 +204,30 @@ impl Inbox {
             Some(key) => Some(PendingKey::enter(&self.pending_keys, key).ok_or(PushError::KeyInFlight)?),
             None => None,
         };
+        if push.options.live_only() {
+            return Ok(self.pass(push));
+        }
         match self.writer.push(KeyedPush { push, key }).await? {
             PushOutcome::Pushed(pushed) => Ok(pushed),
             PushOutcome::KeyMismatch => Err(PushError::KeyMismatch),
         }
     }
 
-    /// Attaches a session and reads what it missed.
+    /// Sends a push to whoever is there, on this node and, as far as the bus can carry it, on others.
+    fn pass(&self, push: NewPush) -> Pushed {
+        let NewPush { tokens, entity_type, data, options: _ } = push;
+        let content =
+            Content { id: Uuid::now_v7(), entity_type, data: data.into_raw(), created_at: store::now_millis() };
+        let id = content.id;
+        self.bus.pass(&tokens, &content);
+        let live = passing(content);
+        tokens.iter().for_each(|token| self.hub.pass(token, &live));
+        let placed = |token| Placed { token, seq: None, grouped_into: None };
+        Pushed { id, results: tokens.into_iter().map(placed).collect() }
+    }
+
+    /// Attaches a session and reads what it missed. With a cursor it catches up on everything since, besides what is
+    /// undelivered; if the cursor is of another data set or too old, the session is told to start over.
     ///
     /// # Errors
     /// The session is detached again then.
@@ -200,21 +235,26 @@ impl Inbox {
         self: &Arc<Self>,
         token: &Token,
         batch: bool,
+        since: Option<Cursor>,
         outlet: Arc<dyn Outlet>,
     ) -> Result<Login, LoginError> {
         // In this order: whatever is committed after the head was read wakes the session.
         let attachment = self.hub.attach(token, batch).ok_or(LoginError::TooManySockets)?;
         self.bus.subscribe(token).await;
         let head = self.heads.read(token).await?;
+        let (since, resync) = match since {
+            None => (None, None),
+            Some(cursor) => self.check(cursor, head).await?,
+        };
+        let upto = since.unwrap_or(head.rev);
 
         let (mut first, mut undelivered) = (Page { rows: Vec::new(), more: false }, 0);
         if head.rev > head.delivered_upto {
             let now = Utc::now();
-            let page =
-                Undelivered { token, after: head.delivered_upto, upto: head.rev, limit: self.settings.page, now };
+            let page = Undelivered { token, after: head.delivered_upto, upto, limit: self.settings.page, now };
             first = self.reading(self.store.undelivered(&page)).await?;
-            undelivered = match first.more {
-                true => self.reading(self.store.count_undelivered(&page)).await?,
+            undelivered = match first.more || upto < head.rev {
+                true => self.reading(self.store.count_undelivered(&Undelivered { upto: head.rev, ..page })).await?,
                 false => first.rows.len() as u64,
             };
         }
@@ -224,8 +264,29 @@ impl Inbox {
             greeting: Greeting { epoch: self.epoch(), head, undelivered },
             session,
             pump: Pump::new(Arc::clone(self), attachment, outlet, batch),
-            backlog: Backlog { head, first },
+            backlog: Backlog { head, first, since, resync },
         })
+    }
+
+    /// The rev up to which a client needs nothing more; or the epoch, if that cannot be said.
+    async fn check(&self, cursor: Cursor, head: Head) -> Result<(Option<Rev>, Option<String>), store::Error> {
+        let known = |epoch: &str| cursor.epoch == epoch && (head.purged_rev..=head.rev).contains(&cursor.rev);
+        if known(&self.epoch()) {
+            return Ok((Some(cursor.rev), None));
+        }
+        // It may be this node that is behind.
+        let epoch = self.read_epoch().await?;
+        Ok(if known(&epoch) { (Some(cursor.rev), None) } else { (None, Some(epoch)) })
+    }
+
+    async fn read_epoch(&self) -> Result<String, store::Error> {
+        let epoch = self.store.epoch().await?;
+        self.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&epoch);
+        Ok(epoch)
+    }
+
+    async fn fresh_head(&self, token: &Token) -> Result<(Head, String), store::Error> {
+        Ok((self.heads.read(token).await?, self.read_epoch().await?))
     }
 
     /// The state that a login would be answered with now.
@@ -249,9 +310,7 @@ impl Inbox {
         if head.rev >= cursor {
             return Ok((head, None));
         }
-        let epoch = self.store.epoch().await?;
-        self.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&epoch);
-        Ok((head, Some(epoch)))
+        Ok((head, Some(self.read_epoch().await?)))
     }
 
     /// Marks rows of the session's own inbox; a read returns the inbox's head after the commit.
@@ -267,6 +326,74 @@ impl Inbox {
         session.received(&selection, kind == ReceiptKind::Ack);
         let (token, origin) = (session.token().clone(), Some(session.id()));
         self.writer.receipt(Receipt { token, kind, selection, origin }).await
+    }
+
+    /// Marks rows of an inbox for somebody who is no session, and returns the inbox's head after the commit.
+    ///
+    /// # Errors
+    /// As for [`Writer::receipt`].
+    pub async fn mark(&self, token: Token, kind: ReceiptKind, selection: Selection) -> Result<Head, WriterError> {
+        let head = self.writer.receipt(Receipt { token, kind, selection, origin: None }).await?;
+        Ok(head.unwrap_or_default())
+    }
+
+    /// The head of an inbox and the epoch it belongs to.
+    ///
+    /// # Errors
+    /// [`store::Error::Unavailable`] if the database does not answer.
+    pub async fn head(&self, token: &Token) -> Result<(Head, String), store::Error> {
+        Ok((self.heads.read(token).await?, self.epoch()))
+    }
+
+    /// Rows of an inbox, newest first.
+    ///
+    /// # Errors
+    /// [`store::Error::Unavailable`] if the database does not answer.
+    pub async fn list(&self, query: &ListQuery<'_>) -> Result<Page<Entry>, store::Error> {
+        self.reading(self.store.list(query)).await
+    }
+
+    /// The unread rows of an inbox by type.
+    ///
+    /// # Errors
+    /// [`store::Error::Unavailable`] if the database does not answer.
+    pub async fn counts(&self, token: &Token) -> Result<Vec<TypeCount>, store::Error> {
+        self.reading(self.store.counts(token, Utc::now())).await
+    }
+
+    /// A push and what became of it, a page of its recipients at a time.
+    ///
+    /// # Errors
+    /// [`store::Error::Unavailable`] if the database does not answer.
+    pub async fn sent(&self, id: Uuid, after: &str, limit: u32) -> Result<Option<Sent>, store::Error> {
+        self.reading(self.store.sent(id, after, limit)).await
+    }
+
+    /// Takes a push back from every inbox and from the schedule; returns from how many.
+    ///
+    /// # Errors
+    /// As for [`Writer::edit`].
+    pub async fn retract(&self, id: Uuid) -> Result<u64, WriterError> {
+        self.writer.edit(Edit::Retract { id }, None).await
+    }
+
+    /// Takes an actor out of a group; returns whether they were in it.
+    ///
+    /// # Errors
+    /// As for [`Writer::edit`].
+    pub async fn ungroup(&self, token: Token, key: String, actor: String) -> Result<bool, WriterError> {
+        let edit = Edit::Ungroup { token: token.clone(), key, actor };
+        Ok(self.writer.edit(edit, Some(&token)).await? > 0)
+    }
+
+    /// Forgets an inbox and everything in it, and cuts its sessions; returns how many notifications it had.
+    ///
+    /// # Errors
+    /// As for [`Writer::edit`].
+    pub async fn erase(&self, token: Token) -> Result<u64, WriterError> {
+        let rows = self.writer.edit(Edit::Erase { token: token.clone() }, Some(&token)).await?;
+        self.hub.cut(&token);
+        Ok(rows)
     }
 
     /// Answers if the database does.
@@ -285,6 +412,7 @@ impl Inbox {
                     metrics::hint_heard();
                     self.hub.hint(&token, rev);
                 }
+                Hint::Passing(token, content) => self.hub.pass(&token, &passing(content)),
                 Hint::Gap => self.gap.notify_one(),
             }
         }
@@ -339,6 +467,11 @@ impl Login {
         let inbox = Arc::clone(&self.pump.inbox);
         inbox.sessions.spawn(self.pump.run(self.backlog));
     }
+}
+
+/// A message that is sent live only.
+fn passing(content: Content) -> Arc<Live> {
+    Arc::new(Event::New(Notification { seq: 0, content: Arc::new(content), read: false, group: None }).into())
 }
 
 /// A keyed push in flight; leaves the set when dropped.

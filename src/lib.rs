@@ -7,7 +7,7 @@
 //! - [`store`]: the only place with SQL: reads, and the group-committing writer that every write goes through.
 //! - [`bus`]: hints between nodes, never the truth; a single node has nobody to tell.
 //! - [`inbox`]: the use cases, the hub (who is here) and the pump (the one sender of each session).
-//! - [`http`]: the push and the pages. [`realtime`]: Socket.IO. Both are thin and do not know each other.
+//! - [`http`]: the push, the inbox and the pages. [`realtime`]: Socket.IO. Both are thin and do not know each other.
 //! - [`metrics`]: every counter's name, unit and help.
 //! - [`config`]: one struct of flags. [`app`]: puts everything together and takes it down in order.
 //!
@@ -28,7 +28,8 @@
 //! # One login
 //! 1. `realtime::client` takes `user_login` from the socket's queue, after whatever came before it.
 //! 2. [`inbox::Inbox::login`] attaches a session to the hub, and only then reads the head, together with other logins.
-//! 3. The undelivered rows up to that head are read, a page at a time and when it is this reader's turn.
+//! 3. The undelivered rows up to that head are read, a page at a time and when it is this reader's turn; for a client with a
+//!    cursor up to that, and then every event beyond it.
 //! 4. The callback gets `{ok, epoch, rev, unread, undelivered}`, then the pump starts and replays.
 //! 5. After `replay_complete` its cursor stands at the head; everything beyond comes from the ring or the table.
 //!

@@ -28,6 +28,8 @@ const HINTS: &str = "tidings_bus_hints_received_total";
 const BUS_FAILURES: &str = "tidings_bus_failures_total";
 /// Hints that were not sent because too many waited; the other nodes are told of a gap.
 const BUS_DROPPED: &str = "tidings_bus_hints_dropped_total";
+/// Messages sent live only that a session could not take.
+const LIVE_ONLY_DROPPED: &str = "tidings_live_only_dropped_total";
 /// Inboxes that a sweep found ahead of what the hints had said.
 const SWEPT: &str = "tidings_sweep_repairs_total";
 /// Sessions that were told that the table was taken back.
@@ -66,13 +68,14 @@ fn describe() {
     describe_counter!(HINTS, Unit::Count, "Hints heard from other nodes");
     describe_counter!(BUS_FAILURES, Unit::Count, "What the bus could not do, by operation: publish or listen");
     describe_counter!(BUS_DROPPED, Unit::Count, "Hints not sent because too many waited");
+    describe_counter!(LIVE_ONLY_DROPPED, Unit::Count, "Messages with ttl 0 that a session could not take in time");
     describe_counter!(SWEPT, Unit::Count, "Inboxes that a sweep found ahead of what the hints had said");
     describe_counter!(RESYNCS, Unit::Count, "Sessions that were told that the table was taken back");
     // What has not happened yet is 0, not absent, so that an alert on it works from the start.
     for operation in ["publish", "listen"] {
         counter!(BUS_FAILURES, "operation" => operation).increment(0);
     }
-    for name in [COMMIT_FAILURES, BUS_DROPPED, HINTS, SWEPT, RESYNCS, ROWS] {
+    for name in [LIVE_ONLY_DROPPED, COMMIT_FAILURES, BUS_DROPPED, HINTS, SWEPT, RESYNCS, ROWS] {
         counter!(name).increment(0);
     }
     gauge!(SESSIONS).set(0);
@@ -121,12 +124,18 @@ pub(crate) fn hint_heard() {
     counter!(HINTS).increment(1);
 }
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
 pub(crate) fn bus_failed(operation: &'static str) {
     counter!(BUS_FAILURES, "operation" => operation).increment(1);
 }
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
 pub(crate) fn hints_dropped(hints: u64) {
     counter!(BUS_DROPPED).increment(hints);
+}
+
+pub(crate) fn live_only_dropped() {
+    counter!(LIVE_ONLY_DROPPED).increment(1);
 }
 
 pub(crate) fn swept() {

@@ -7,13 +7,15 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 mod payload;
+mod selection;
 pub use payload::{Payload, PayloadError};
+pub use selection::Selection;
 
 /// A position in one inbox: 1, 2, 3, ... Each value is exactly one event.
 pub type Rev = i64;
@@ -95,7 +97,7 @@ impl fmt::Debug for Token {
 }
 
 /// What a push says, the same for all its tokens.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Content {
     /// UUIDv7, shared by all rows of the push.
     pub id: Uuid,
@@ -110,12 +112,48 @@ pub struct Content {
 /// One row for one token.
 #[derive(Debug, Clone)]
 pub struct Notification {
-    /// The rev at which it was created; orders the inbox and never changes.
+    /// The rev at which it was created; orders the inbox and never changes. 0 for one that is sent live only.
     pub seq: Rev,
     /// Shared with the other rows of the push.
     pub content: Arc<Content>,
     /// Whether its user has seen it already.
     pub read: bool,
+    /// If it stands for several.
+    pub group: Option<Arc<Group>>,
+}
+
+/// What the one unread row of a group stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// The key that the pushes share.
+    pub key: String,
+    /// How many acted: each actor counts once, a push without one as one more.
+    pub count: i64,
+    /// The last [`GROUP_ACTORS`] that acted, newest first.
+    pub actors: Vec<String>,
+}
+
+/// So many of a group's actors are named.
+pub const GROUP_ACTORS: usize = 3;
+
+impl Group {
+    /// The group that a first push makes.
+    #[must_use]
+    pub fn first(key: &str, actor: Option<&str>) -> Self {
+        Self { key: key.to_owned(), count: 1, actors: actor.map(str::to_owned).into_iter().collect() }
+    }
+
+    /// The group after one more push; `known` says that its actor acted before.
+    #[must_use]
+    pub fn joined(&self, actor: Option<&str>, known: bool) -> Self {
+        let mut actors = self.actors.clone();
+        if let Some(actor) = actor {
+            actors.retain(|other| other != actor);
+            actors.insert(0, actor.to_owned());
+            actors.truncate(GROUP_ACTORS);
+        }
+        Self { key: self.key.clone(), count: self.count + i64::from(!known), actors }
+    }
 }
 
 /// A checked push: what one accepted POST asks for.
@@ -127,15 +165,64 @@ pub struct NewPush {
     pub entity_type: String,
     /// JSON that both databases can hold and read back.
     pub data: Payload,
+    /// What it asks for besides.
+    pub options: Options,
 }
 
-/// What a push became: its id and the `seq` of each token, in the order they were posted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What a push may ask for. Texts hold no NUL and at most the configured number of bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Seconds after which its rows expire. 0: it is sent to whoever is there and never stored.
+    pub ttl_secs: Option<u32>,
+    /// Its row replaces the unread one with the same key, if there is one.
+    pub collapse_key: Option<String>,
+    /// It becomes part of the unread row with the same key, if there is one.
+    pub group: Option<GroupKey>,
+    /// When it enters the inboxes; now unless given.
+    pub deliver_at: Option<DateTime<Utc>>,
+}
+
+/// To which group a push belongs, and who acted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupKey {
+    /// Names the group within an inbox.
+    pub key: String,
+    /// Counts once in a group.
+    pub actor: Option<String>,
+}
+
+impl Options {
+    /// Whether the push is for whoever is there now, and nobody else.
+    #[must_use]
+    pub fn live_only(&self) -> bool {
+        self.ttl_secs == Some(0)
+    }
+
+    /// When rows that are made at `now` expire.
+    #[must_use]
+    pub fn expires_at(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.ttl_secs.map(|secs| now + TimeDelta::seconds(i64::from(secs)))
+    }
+}
+
+/// What a push became: its id and what it is in each inbox, in the order of its tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pushed {
     /// Shared by all rows of the push.
     pub id: Uuid,
     /// One entry a token.
-    pub results: Vec<(Token, Rev)>,
+    pub results: Vec<Placed>,
+}
+
+/// What a push is in one inbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Whose inbox.
+    pub token: Token,
+    /// Where it stands; none yet if it is for later.
+    pub seq: Option<Rev>,
+    /// The notification that it became part of, if it made no row of its own.
+    pub grouped_into: Option<Uuid>,
 }
 
 /// What a client says about rows of its own inbox.
@@ -145,17 +232,8 @@ pub enum ReceiptKind {
     Ack,
     /// "The user saw it": marks rows read, and delivered with it.
     Read,
-}
-
-/// Which rows a receipt is about. Never touches rows of another token, nor any newer than it names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Selection {
-    /// The rows with these ids; ids of other inboxes select nothing.
-    Ids(Vec<Uuid>),
-    /// Every row up to and including this rev.
-    UpTo(Rev),
-    /// Every row that is committed when the receipt is.
-    All,
+    /// "The user wants to see it again": marks rows unread; what is delivered stays delivered.
+    Unread,
 }
 
 /// A change to rows that were already there, as it stands in `inbox_change`.
@@ -176,6 +254,25 @@ pub enum ChangeKind {
     Read(Vec<Uuid>),
     /// Every row up to this rev was read.
     ReadUpTo(Rev),
+    /// These rows are unread again.
+    #[serde(rename = "unreadAgain")]
+    Unread(Vec<Uuid>),
+    /// These rows were taken back, by the backend or by a newer push with the same collapse key.
+    Retracted(Vec<Uuid>),
+    /// The time of these rows is over.
+    Expired(Vec<Uuid>),
+    /// The row of a group stands for more, or for less.
+    Group(Box<Regrouped>),
+}
+
+/// A row whose group changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Regrouped {
+    /// The row.
+    pub id: Uuid,
+    /// What it stands for now.
+    #[serde(flatten)]
+    pub group: Group,
 }
 
 /// What happened at one rev of an inbox.
@@ -194,6 +291,11 @@ pub enum Event {
         /// The session that asked for it, which has its answer already; not stored.
         origin: Option<SessionId>,
     },
+    /// What was created here is gone: retracted, expired or purged. There is nothing to show.
+    Gone {
+        /// The rev it took.
+        rev: Rev,
+    },
 }
 
 /// Names a session on its node while the process runs.
@@ -205,7 +307,7 @@ impl Event {
     pub fn rev(&self) -> Rev {
         match self {
             Self::New(notification) => notification.seq,
-            Self::Changed { rev, .. } => *rev,
+            Self::Changed { rev, .. } | Self::Gone { rev } => *rev,
         }
     }
 
@@ -214,8 +316,17 @@ impl Event {
     pub fn weight(&self) -> usize {
         256 + match self {
             Self::New(notification) => notification.content.data.get().len() + notification.content.entity_type.len(),
-            Self::Changed { change: Change { kind: ChangeKind::Read(ids), .. }, .. } => ids.len() * size_of::<Uuid>(),
-            Self::Changed { .. } => 0,
+            Self::Changed { change, .. } => match &change.kind {
+                ChangeKind::Read(ids)
+                | ChangeKind::Unread(ids)
+                | ChangeKind::Retracted(ids)
+                | ChangeKind::Expired(ids) => ids.len() * size_of::<Uuid>(),
+                ChangeKind::ReadUpTo(_) => 0,
+                ChangeKind::Group(regrouped) => {
+                    regrouped.group.key.len() + regrouped.group.actors.iter().map(String::len).sum::<usize>()
+                }
+            },
+            Self::Gone { .. } => 0,
         }
     }
 }
@@ -229,6 +340,8 @@ pub struct Head {
     pub unread: i64,
     /// Every row at or below this rev is delivered.
     pub delivered_upto: Rev,
+    /// What happened up to this rev is no longer known one by one.
+    pub purged_rev: Rev,
 }
 
 /// The one text form of a point in time: UTC with milliseconds, `2026-01-02T03:04:05.678Z`.
@@ -266,7 +379,15 @@ mod tests {
             r#"{"read":["00000000-0000-0000-0000-000000000000"],"unread":3}"#
         );
         assert_eq!(serde_json::to_string(&up_to).unwrap(), r#"{"readUpTo":17,"unread":0}"#);
-        for change in [read, up_to] {
+        let group = Group { key: "post-7".into(), count: 13, actors: vec!["Alice".into(), "Bob".into()] };
+        let grouped = Change { kind: ChangeKind::Group(Box::new(Regrouped { id, group })), unread: 1 };
+        assert_eq!(
+            serde_json::to_string(&grouped).unwrap(),
+            r#"{"group":{"id":"00000000-0000-0000-0000-000000000000","key":"post-7","count":13,"actors":["Alice","Bob"]},"unread":1}"#
+        );
+        let again = Change { kind: ChangeKind::Unread(vec![id]), unread: 1 };
+        let retracted = Change { kind: ChangeKind::Retracted(vec![id]), unread: 1 };
+        for change in [read, up_to, grouped, again, retracted] {
             assert_eq!(serde_json::from_str::<Change>(&serde_json::to_string(&change).unwrap()).unwrap(), change);
         }
     }

@@ -11,14 +11,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+#[cfg(feature = "postgres")]
+use sqlx::ConnectOptions;
+use uuid::Uuid;
 
-use crate::notification::{Event, Head, NewPush, Notification, Pushed, ReceiptKind, Rev, Selection, SessionId, Token};
+use crate::notification::{
+    Content, Event, Group, Head, NewPush, Notification, Pushed, ReceiptKind, Rev, Selection, SessionId, Token,
+};
 
+mod check;
 mod commit;
 #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "there is nothing to copy to"))]
 mod copy;
 #[cfg(test)]
 pub(crate) mod fake;
+mod plan;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod schema;
@@ -28,9 +35,10 @@ mod sqlite;
 mod tests;
 mod writer;
 
+pub use check::Audit;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 pub use copy::{Copied, CopyError, copy};
-pub use writer::{Writer, WriterError, WriterTask};
+pub use writer::{Writer, WriterError, WriterTask, now_millis};
 
 /// Reads. Every list has a limit in rows and stops early at [`Settings::page_bytes`].
 #[async_trait]
@@ -53,17 +61,163 @@ pub trait Store: Send + Sync {
     /// [`Error::Unavailable`] if the database does not answer.
     async fn count_undelivered(&self, page: &Undelivered<'_>) -> Result<u64, Error>;
 
-    /// Every event with `rev > after`, in `rev` order.
+    /// Every event with `rev > after`, in `rev` order. Rows that are retracted or expired at `now` are [`Event::Gone`].
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database does not answer.
-    async fn events(&self, token: &Token, after: Rev, limit: u32) -> Result<Page<Event>, Error>;
+    async fn events(&self, token: &Token, after: Rev, limit: u32, now: DateTime<Utc>) -> Result<Page<Event>, Error>;
+
+    /// Rows of an inbox, newest first, without those that are retracted or expired.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database does not answer.
+    async fn list(&self, query: &ListQuery<'_>) -> Result<Page<Entry>, Error>;
+
+    /// The unread rows of an inbox by `entityType`, at most [`MAX_TYPES`] types, the most frequent first.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database does not answer.
+    async fn counts(&self, token: &Token, now: DateTime<Utc>) -> Result<Vec<TypeCount>, Error>;
+
+    /// A push with the rows that it made, in token order from `after` on; nothing if there are none of that id.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database does not answer.
+    async fn sent(&self, id: Uuid, after: &str, limit: u32) -> Result<Option<Sent>, Error>;
+
+    /// Whether rows wait to be expired, or scheduled ones to enter their inboxes.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database does not answer.
+    async fn due(&self, now: DateTime<Utc>) -> Result<Due, Error>;
+
+    /// What is not to be kept of the next `inboxes` inboxes behind `after`, in token order, at most `rows` rows of it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database does not answer.
+    async fn stale(&self, after: &str, inboxes: u32, rows: u32, keep: &Keep) -> Result<Stale, Error>;
 
     /// The random id of the data set, as it is now.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database does not answer.
     async fn epoch(&self) -> Result<String, Error>;
+}
+
+/// What is kept for how long. A time is the latest that is too old; nothing is too old without one.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// For rows by when they were read.
+    pub read_before: Option<DateTime<Utc>>,
+    /// For unread rows by when they were created.
+    pub unread_before: Option<DateTime<Utc>>,
+    /// For changes by when they happened, and for retracted rows by when they were.
+    pub history_before: Option<DateTime<Utc>>,
+    /// Rows of one inbox, the newest.
+    pub rows: Option<u32>,
+}
+
+/// What is not to be kept of some inboxes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Stale {
+    /// Rows that go.
+    pub rows: Vec<(Token, Rev)>,
+    /// Inboxes with the rev up to which their history goes.
+    pub history: Vec<(Token, Rev)>,
+    /// The last inbox that was looked at; none if there are no more behind it.
+    pub last: Option<Token>,
+}
+
+/// So many types of notifications are counted apart in one inbox.
+pub const MAX_TYPES: i64 = 1_000;
+
+/// Which rows of an inbox to list.
+#[derive(Debug, Clone, Copy)]
+pub struct ListQuery<'a> {
+    /// Whose.
+    pub token: &'a Token,
+    /// Only rows below this one.
+    pub before: Rev,
+    /// Only rows that are unread, or only those that are read.
+    pub unread: Option<bool>,
+    /// Only rows of this type.
+    pub entity_type: Option<&'a str>,
+    /// At most this many rows.
+    pub limit: u32,
+    /// Rows that expired by then are left out.
+    pub now: DateTime<Utc>,
+}
+
+/// A row of an inbox with what became of it.
+#[derive(Debug)]
+pub struct Entry {
+    /// The row.
+    pub notification: Notification,
+    /// When a client had it.
+    pub delivered_at: Option<DateTime<Utc>>,
+    /// When its user saw it.
+    pub read_at: Option<DateTime<Utc>>,
+    /// When it will be gone.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// How many unread rows of one type there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypeCount {
+    /// Their `entityType`.
+    pub entity_type: String,
+    /// How many.
+    pub unread: i64,
+}
+
+/// A push with some of the rows it made.
+#[derive(Debug)]
+pub struct Sent {
+    /// What it said. If it is for later, `created_at` is when it was posted.
+    pub content: Content,
+    /// When it enters the inboxes, if it has not yet.
+    pub deliver_at: Option<DateTime<Utc>>,
+    /// The counts over all its rows.
+    pub totals: Totals,
+    /// In token order.
+    pub recipients: Page<Recipient>,
+}
+
+/// How far the rows of a push got.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// All of them.
+    pub sent: i64,
+    /// Those that a client had.
+    pub delivered: i64,
+    /// Those that a user saw.
+    pub read: i64,
+    /// Those that were taken back.
+    pub retracted: i64,
+}
+
+/// What became of a push in one inbox.
+#[derive(Debug)]
+pub struct Recipient {
+    /// Whose.
+    pub token: Token,
+    /// Where it stands, once it is there.
+    pub seq: Option<Rev>,
+    /// When a client had it.
+    pub delivered_at: Option<DateTime<Utc>>,
+    /// When its user saw it.
+    pub read_at: Option<DateTime<Utc>>,
+    /// When it was taken back.
+    pub retracted_at: Option<DateTime<Utc>>,
+}
+
+/// What waits for [`Edit::Expire`] and [`Edit::Release`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Due {
+    /// Rows whose time is over.
+    pub expired: bool,
+    /// Pushes whose time has come.
+    pub scheduled: bool,
 }
 
 /// Which undelivered notifications to read.
@@ -127,6 +281,12 @@ pub trait Committer: Send {
     /// Nothing of the batch was written, unless it is [`Error::OutcomeUnknown`].
     async fn commit(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, Error>;
 
+    /// Runs one edit in a transaction of its own and returns after it is durable.
+    ///
+    /// # Errors
+    /// Nothing was written, unless it is [`Error::OutcomeUnknown`].
+    async fn edit(&mut self, edit: &Edit, now: DateTime<Utc>) -> Result<Edited, Error>;
+
     /// Closes the database, readers included, after the last commit.
     async fn close(&mut self);
 }
@@ -184,13 +344,63 @@ pub struct Receipt {
     pub origin: Option<SessionId>,
 }
 
+/// A change that is not a client's word about its own inbox.
+#[derive(Debug, Clone)]
+pub enum Edit {
+    /// Takes a push back from every inbox, and from the schedule.
+    Retract {
+        /// Of the push.
+        id: Uuid,
+    },
+    /// Takes one actor out of the newest row of a group; the last one takes the row with it.
+    Ungroup {
+        /// Whose inbox.
+        token: Token,
+        /// Of the group.
+        key: String,
+        /// Who no longer acts.
+        actor: String,
+    },
+    /// Forgets an inbox and everything in it.
+    Erase {
+        /// Whose inbox.
+        token: Token,
+    },
+    /// Removes rows whose time is over, the oldest first.
+    Expire {
+        /// At most this many.
+        limit: u32,
+    },
+    /// Moves pushes whose time has come into their inboxes, the oldest first.
+    Release {
+        /// At most this many rows.
+        limit: u32,
+    },
+    /// Removes what is not to be kept.
+    Purge {
+        /// Rows.
+        rows: Vec<(Token, Rev)>,
+        /// Inboxes with the rev up to which their history goes.
+        history: Vec<(Token, Rev)>,
+    },
+}
+
+/// What an edit did.
+#[derive(Debug, Default)]
+pub struct Edited {
+    /// Rows that it changed, moved or removed.
+    pub rows: u64,
+    /// What live sessions must hear, in `rev` order per token.
+    pub events: Vec<(Token, Event)>,
+}
+
 /// What one transaction did; `pushes` and `receipts` are in the batch's order.
 #[derive(Debug)]
 pub struct Committed {
     /// One outcome a push.
     pub pushes: Vec<PushOutcome>,
-    /// For each read, its inbox after the transaction's receipts and before its pushes. Nothing for an ack: it changes
-    /// no counter.
+    /// For each read or unread, its inbox after the transaction's receipts and before its pushes. Nothing for an ack: it
+    /// changes no counter.
     pub receipts: Vec<Option<Head>>,
     /// What live sessions must hear, in `rev` order per token.
     pub events: Vec<(Token, Event)>,
@@ -328,10 +538,44 @@ pub async fn migrate(url: &str, settings: &Settings, check_only: bool) -> Result
     }
 }
 
+/// Looks for violations of what must always hold. Only reads; the service may run on the database meanwhile.
+///
+/// # Errors
+/// Says why the database cannot be read.
+pub async fn check(url: &str) -> Result<Audit, OpenError> {
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        #[cfg(feature = "sqlite")]
+        Some("sqlite") => check::sqlite(sqlite::connect_to_read(url).await?).await,
+        #[cfg(feature = "postgres")]
+        Some("postgres" | "postgresql") => check::postgres(postgres::options(url)?.connect().await?).await,
+        scheme => Err(unknown(scheme)),
+    }
+}
+
 fn unknown(scheme: Option<&str>) -> OpenError {
     OpenError::Url(
         scheme.map_or("it has no scheme".to_owned(), |scheme| format!("this build knows no {scheme} database")),
     )
+}
+
+/// What stands in `inbox_change` at the rev of a row that is no longer in the table.
+const PURGED: &str = r#"{"purged":true}"#;
+
+/// The event that a row of `inbox_change` is.
+fn change_event(rev: Rev, text: &str, at: DateTime<Utc>) -> Result<Event, Error> {
+    if text == PURGED {
+        return Ok(Event::Gone { rev });
+    }
+    let change = serde_json::from_str(text).map_err(|_| unreadable("inbox_change.change", text))?;
+    Ok(Event::Changed { rev, change, at, origin: None })
+}
+
+/// The group that the columns of a row hold.
+fn group(key: Option<&str>, count: Option<i64>, actors: Option<&str>) -> Result<Option<Arc<Group>>, Error> {
+    let Some((key, count)) = key.zip(count) else { return Ok(None) };
+    let actors = actors.unwrap_or("[]");
+    let actors = serde_json::from_str(actors).map_err(|_| unreadable("notification.group_actors", actors))?;
+    Ok(Some(Arc::new(Group { key: key.to_owned(), count, actors })))
 }
 
 /// A value that the service did not write, so somebody edited the table.

@@ -20,6 +20,20 @@ pub async fn migrate(config: &Config, check: bool) -> Result<(), Error> {
     Ok(())
 }
 
+/// Looks for violations of what must always hold and prints each.
+///
+/// # Errors
+/// [`Error::Violated`] if there are any.
+pub async fn check(config: &Config) -> Result<(), Error> {
+    let audit = store::check(&config.database_url).await?;
+    audit.violations.iter().for_each(|violation| println!("{violation}"));
+    if !audit.violations.is_empty() {
+        return Err(Error::Violated(audit.violations.len()));
+    }
+    println!("Everything holds for {}.", audit.counts);
+    Ok(())
+}
+
 /// Copies one database to another.
 ///
 /// # Errors
@@ -36,8 +50,8 @@ pub async fn copy(config: &Config, from: &str, to: &str) -> Result<(), Error> {
     let copied = store::copy(from, to, &config.into(), progress).await.inspect_err(|_| bar.abandon())?;
     bar.finish_and_clear();
     println!(
-        "Copied {} inboxes, {} notifications, {} changes and {} idempotency keys; counts and sums agree.",
-        copied.inboxes, copied.notifications, copied.changes, copied.keys
+        "Copied {} inboxes, {} notifications, {} changes, {} scheduled rows and {} idempotency keys; counts and sums agree.",
+        copied.inboxes, copied.notifications, copied.changes, copied.scheduled, copied.keys
     );
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
+
 use crate::config::{Config, Unacked};
 use crate::{http, inbox, realtime, store};
 
@@ -21,11 +23,23 @@ impl From<&Config> for inbox::Settings {
             max_sockets_per_token: config.max_sockets_per_token,
             replays: config.replays,
             stuck_timeout: Duration::from_secs(config.stuck_timeout_secs),
+            retention: inbox::Retention {
+                interval: Duration::from_secs(config.retention_interval_secs),
+                read: days(config.keep_read_days),
+                unread: days(config.keep_unread_days),
+                history: days(config.keep_history_days),
+                rows: Some(config.keep_rows).filter(|rows| *rows > 0),
+            },
             sweep_interval: Duration::from_secs(config.sweep_interval_secs),
             heartbeat: (config.unacked == Unacked::Heartbeat)
                 .then(|| Duration::from_secs(config.ping_interval_secs + config.ping_timeout_secs) + HEARTBEAT_GRACE),
         }
     }
+}
+
+/// Days of which 0 means for ever.
+fn days(days: u32) -> Option<TimeDelta> {
+    (days > 0).then(|| TimeDelta::days(i64::from(days)))
 }
 
 impl From<&Config> for store::Settings {
@@ -62,6 +76,9 @@ impl From<&Config> for http::Limits {
             tokens: config.max_tokens,
             token_bytes: config.max_token_bytes,
             entity_type_bytes: config.max_entity_type_bytes,
+            key_bytes: config.max_key_bytes,
+            delay: Duration::from_secs(config.max_delay_days * 86_400),
+            page: config.page,
             data_bytes: config.max_data_bytes,
             depth: config.max_depth,
         }

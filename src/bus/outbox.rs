@@ -1,16 +1,19 @@
 //! What is still to be told to the other nodes: the newest rev of each inbox, so a slow bus has less to carry, not more.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use crate::metrics;
-use crate::notification::{Event, Rev, Token};
+use crate::notification::{Content, Event, Rev, Token};
 
 /// Inboxes that may wait to be told; at most about 400 bytes each. Beyond it the other nodes are told of a gap instead.
 const CAPACITY: usize = 100_000;
+
+/// Messages that are not stored and may wait; at most the limit of `data` each. Beyond it they are dropped and counted.
+const PASSING: usize = 1_000;
 
 /// How long the bus's server may take for anything.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,6 +31,8 @@ pub(super) struct Outbox {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct News {
     pub(super) revs: HashMap<Token, Rev>,
+    /// Messages that are not stored, as JSON.
+    pub(super) passing: Vec<(Token, Arc<str>)>,
     /// Whether some could not be kept.
     pub(super) gap: bool,
 }
@@ -48,6 +53,19 @@ impl Outbox {
         drop(pending);
         if dropped > 0 {
             metrics::hints_dropped(dropped);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Takes a message that is not stored. The JSON is shared by its tokens.
+    pub(super) fn pass(&self, tokens: &[Token], content: &Content) {
+        let json: Arc<str> = serde_json::to_string(content).expect("texts and stored JSON always serialise").into();
+        let mut pending = self.pending();
+        let room = PASSING.saturating_sub(pending.passing.len()).min(tokens.len());
+        pending.passing.extend(tokens[..room].iter().map(|token| (token.clone(), Arc::clone(&json))));
+        drop(pending);
+        if room < tokens.len() {
+            metrics::hints_dropped((tokens.len() - room) as u64);
         }
         self.changed.notify_one();
     }

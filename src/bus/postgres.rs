@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::sync::mpsc;
@@ -21,7 +22,7 @@ use uuid::Uuid;
 use super::outbox::{News, Outbox, RETRY, TIMEOUT};
 use super::{Bus, BusError, Hint};
 use crate::metrics;
-use crate::notification::{Event, Rev, Token};
+use crate::notification::{Content, Event, Rev, Token};
 
 const CHANNEL: &str = "tidings";
 
@@ -42,6 +43,9 @@ struct Message {
     from: Uuid,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     moved: Vec<(Token, Rev)>,
+    /// A message that is not stored; the others are told of rows alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    passing: Option<(Token, Box<RawValue>)>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     gap: bool,
 }
@@ -54,6 +58,10 @@ struct PostgresBus {
 impl Bus for PostgresBus {
     fn publish(&self, events: &[(Token, Event)]) {
         self.outbox.put(events);
+    }
+
+    fn pass(&self, tokens: &[Token], content: &Content) {
+        self.outbox.pass(tokens, content);
     }
 
     async fn subscribe(&self, _token: &Token) {}
@@ -124,7 +132,7 @@ async fn notify(
 
 /// News as messages that each fit into a notification; at least one, if only to be heard.
 fn messages(node: Uuid, news: News) -> Vec<String> {
-    let message = |moved, gap| Message { from: node, moved, gap };
+    let message = |moved, gap| Message { from: node, moved, passing: None, gap };
     let text = |message: &Message| serde_json::to_string(message).expect("texts and numbers always serialise");
     let empty = text(&message(vec![], true)).len() + "\"moved\":[],".len();
     let (mut messages, mut moved, mut bytes) = (Vec::new(), Vec::new(), empty);
@@ -138,6 +146,15 @@ fn messages(node: Uuid, news: News) -> Vec<String> {
         moved.push((token, rev));
     }
     messages.push(text(&message(moved, news.gap)));
+    for (token, json) in news.passing {
+        let content = RawValue::from_string(json.to_string()).expect("it was made here");
+        let text = text(&Message { passing: Some((token, content)), ..message(vec![], false) });
+        if text.len() < MAX_PAYLOAD {
+            messages.push(text);
+        } else {
+            metrics::hints_dropped(1);
+        }
+    }
     messages
 }
 
@@ -176,6 +193,11 @@ async fn hear(node: Uuid, pool: &sqlx::PgPool, hints: &mpsc::Sender<Hint>) -> Re
         for (token, rev) in message.moved {
             hints.send(Hint::Moved(token, rev)).await.ok();
         }
+        if let Some((token, content)) = message.passing
+            && let Ok(content) = serde_json::from_str(content.get())
+        {
+            hints.send(Hint::Passing(token, content)).await.ok();
+        }
         if message.gap {
             hints.send(Hint::Gap).await.ok();
         }
@@ -191,7 +213,7 @@ mod tests {
     fn messages_fit_into_notifications_and_hold_everything() {
         let token = |n: i64| Token::parse(&format!("{n}{}", "\u{1}".repeat(250)), 256).unwrap();
         let revs: std::collections::HashMap<_, _> = (1..500).map(|n| (token(n), n)).collect();
-        let messages = messages(Uuid::new_v4(), News { revs: revs.clone(), gap: true });
+        let messages = messages(Uuid::new_v4(), News { revs: revs.clone(), passing: vec![], gap: true });
         assert!(messages.iter().all(|message| message.len() < 8_000));
         let parsed: Vec<Message> = messages.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
         assert!(parsed.iter().any(|message| message.gap));

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::outbox::{News, Outbox, RETRY, TIMEOUT};
 use super::{Bus, BusError, Hint};
 use crate::metrics;
-use crate::notification::{Event, Rev, Token};
+use crate::notification::{Content, Event, Token};
 
 /// Before the token in the name of its channel.
 const CHANNEL: &str = "tidings:";
@@ -46,6 +46,10 @@ enum Wanted {
 impl Bus for RedisBus {
     fn publish(&self, events: &[(Token, Event)]) {
         self.outbox.put(events);
+    }
+
+    fn pass(&self, tokens: &[Token], content: &Content) {
+        self.outbox.pass(tokens, content);
     }
 
     async fn subscribe(&self, token: &Token) {
@@ -103,6 +107,13 @@ async fn publish(
         let mut pipe = redis::pipe();
         for (token, rev) in revs.by_ref().take(PIPELINE) {
             pipe.publish(channel(token), *rev).ignore();
+        }
+        pipe.query_async::<()>(connection).await?;
+    }
+    for passing in news.passing.chunks(PIPELINE) {
+        let mut pipe = redis::pipe();
+        for (token, json) in passing {
+            pipe.publish(channel(token), &**json).ignore();
         }
         pipe.query_async::<()>(connection).await?;
     }
@@ -175,7 +186,7 @@ async fn hear(
         tokio::select! {
             message = stream.next() => {
                 let Some(message) = message else { return Some("the connection was lost".to_owned()) };
-                if let Some(hint) = hint(message.get_channel_name(), message.get_payload().ok()) {
+                if let Some(hint) = hint(message.get_channel_name(), &message.get_payload::<String>().unwrap_or_default()) {
                     hints.send(hint).await.ok();
                 }
             }
@@ -231,10 +242,14 @@ async fn change(sink: &mut PubSubSink, tokens: &mut HashSet<Token>, wishes: &mut
     }
 }
 
-fn hint(channel: &str, rev: Option<Rev>) -> Option<Hint> {
+/// A payload is a rev, or a message that is not stored.
+fn hint(channel: &str, payload: &str) -> Option<Hint> {
     if channel == GAPS {
         return Some(Hint::Gap);
     }
     let token = Token::parse(channel.strip_prefix(CHANNEL)?, usize::MAX).ok()?;
-    Some(Hint::Moved(token, rev?))
+    match payload.parse() {
+        Ok(rev) => Some(Hint::Moved(token, rev)),
+        Err(_) => Some(Hint::Passing(token, serde_json::from_str(payload).ok()?)),
+    }
 }

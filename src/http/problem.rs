@@ -5,8 +5,25 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde_json::json;
 use tracing::error;
+use utoipa::{ToResponse, ToSchema};
 
-use crate::store;
+use crate::store::{self, WriterError};
+
+/// The body of an error answer.
+#[derive(ToSchema, ToResponse)]
+#[response(description = "It was not done; `code` says why", content_type = "application/problem+json")]
+#[expect(dead_code, reason = "it only describes what is answered")]
+pub(super) struct ProblemBody {
+    /// Always `about:blank`.
+    r#type: String,
+    /// Of the status.
+    title: String,
+    status: u16,
+    /// What is wrong and where, for people.
+    detail: String,
+    /// What is wrong, for programs.
+    code: String,
+}
 
 /// An error answer. `detail` is for the client: it says what is wrong and where, and never what the server knows.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,6 +56,17 @@ impl Problem {
 
     pub(super) fn draining() -> Self {
         Self::unavailable("draining", "the service is stopping")
+    }
+
+    /// What it means for the client that the writer did not do something.
+    pub(super) fn write(error: &WriterError) -> Self {
+        match error {
+            WriterError::Busy => {
+                Self::unavailable("busy", "too many changes wait to be stored; nothing was stored, try again later")
+            }
+            WriterError::Stopped => Self::draining(),
+            WriterError::Store(failure) => Self::store(failure),
+        }
     }
 
     /// What a failure of the database means for the client; logs the failure itself.

@@ -2,62 +2,119 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use chrono::Utc;
 use http::{HeaderMap, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Bytes;
-use serde::{Serialize, Serializer, ser::SerializeSeq};
+use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{Array, Object, OneOfBuilder, Schema, SchemaType, Type};
 use uuid::Uuid;
 
-use super::body::{Format, parse};
+use super::body::{format, parse, read};
+use super::problem::ProblemBody;
 use super::{App, Problem};
 use crate::inbox::PushError;
 use crate::metrics;
-use crate::notification::{Pushed, Rev, Token};
-use crate::store::{IdempotencyKey, WriterError};
+use crate::notification::{Placed, Pushed, Token};
+use crate::store::IdempotencyKey;
 
 /// The longest idempotency key, in characters.
 const MAX_KEY_LEN: usize = 255;
 
 /// The answer to a push. `responseCode` and `data` are what backends of the old contract look at.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Answer {
+    /// Always 0.
     response_code: u8,
+    /// Always `OK!`.
     data: &'static str,
+    /// Of the push; missing if it had no tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<Uuid>,
+    /// Inboxes it went to.
     accepted: usize,
-    #[serde(serialize_with = "results")]
-    results: Vec<(Token, Rev)>,
+    /// One entry a token, in the order they were posted.
+    results: Vec<PlacedIn>,
+}
+
+/// What a push is in one inbox.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PlacedIn {
+    token: String,
+    /// Where it stands. Missing if it is for later, or was sent live only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<i64>,
+    /// The notification it became part of, by its `groupKey`, instead of one of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grouped_into: Option<Uuid>,
 }
 
 impl From<Option<Pushed>> for Answer {
     fn from(pushed: Option<Pushed>) -> Self {
         let (id, results) = pushed.map_or((None, Vec::new()), |pushed| (Some(pushed.id), pushed.results));
+        let placed = |Placed { token, seq, grouped_into }: Placed| PlacedIn {
+            token: token.as_str().to_owned(),
+            seq,
+            grouped_into,
+        };
+        let results: Vec<_> = results.into_iter().map(placed).collect();
         Self { response_code: 0, data: "OK!", id, accepted: results.len(), results }
     }
 }
 
-fn results<S: Serializer>(results: &[(Token, Rev)], serializer: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct Row<'a> {
-        token: &'a Token,
-        seq: Rev,
-    }
-    let mut rows = serializer.serialize_seq(Some(results.len()))?;
-    for (token, seq) in results {
-        rows.serialize_element(&Row { token, seq: *seq })?;
-    }
-    rows.end()
+/// What to tell whom.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "it only describes what the parser takes")]
+pub(super) struct PushBody {
+    /// A text, a number, or a list of those; repeats count once, none at all is fine.
+    #[schema(schema_with = tokens_schema)]
+    tokens: Option<Vec<Token>>,
+    /// `""` unless given.
+    entity_type: Option<String>,
+    /// Any JSON, stored and sent back byte for byte; `{}` unless given.
+    data: Option<Value>,
+    /// Seconds after which it is gone; 0: sent to whoever is there, never stored.
+    #[schema(minimum = 0, maximum = 4_294_967_295_i64)]
+    ttl: Option<i64>,
+    /// It takes the place of the unread one with this key.
+    collapse_key: Option<String>,
+    /// It becomes part of the unread one with this key.
+    group_key: Option<String>,
+    /// Who acted, counted once in a group.
+    actor: Option<String>,
+    /// When it enters the inboxes, at most `--max-delay-days` ahead.
+    #[schema(format = DateTime)]
+    deliver_at: Option<String>,
 }
 
-/// Stores one notification a token and answers after they are durable.
+fn tokens_schema() -> Schema {
+    let one = [Type::String, Type::Number];
+    let list = Array::new(Object::with_type(SchemaType::from_iter(one.clone())));
+    let alone = Object::with_type(SchemaType::from_iter(one.into_iter().chain([Type::Null])));
+    OneOfBuilder::new().item(alone).item(list).build().into()
+}
+
+/// Push a notification
+///
+/// Answers after one row a token is durable. With an `Idempotency-Key` a retry gets the same answer and makes no second row.
+/// A form (`application/x-www-form-urlencoded`) with the same names is taken as well.
+#[utoipa::path(post, path = "/api", tag = "push", request_body = PushBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters")),
+    responses((status = 200, body = Answer, description = "Stored, or sent to whoever is there"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn push(State(app): State<App>, request: Request) -> Result<Json<Answer>, Problem> {
     let answer = store(&app, request).await;
     metrics::pushed(answer.as_ref().map_or_else(|problem| problem.code, |_| "stored"));
     answer
+}
+
+/// See that it is there
+#[utoipa::path(get, path = "/api", tag = "push", responses((status = 200, body = String, description = "A dot")))]
+pub(super) async fn alive() -> &'static str {
+    "."
 }
 
 async fn store(app: &App, request: Request) -> Result<Json<Answer>, Problem> {
@@ -65,7 +122,7 @@ async fn store(app: &App, request: Request) -> Result<Json<Answer>, Problem> {
     let format = format(&parts.headers)?;
     let key = idempotency_key(&parts.headers)?;
     let body = read(&parts.headers, body, app.limits.body_bytes).await?;
-    let push = parse(format, &body, &app.limits)?;
+    let push = parse(format, &body, &app.limits, Utc::now())?;
     let key = key.map(|key| IdempotencyKey {
         // Until producers have names there is one.
         owner: String::new(),
@@ -80,21 +137,6 @@ async fn store(app: &App, request: Request) -> Result<Json<Answer>, Problem> {
     Ok(Json(Some(pushed).filter(|_| !nobody).into()))
 }
 
-fn format(headers: &HeaderMap) -> Result<Format, Problem> {
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match essence.as_str() {
-        "application/json" => Ok(Format::Json),
-        "application/x-www-form-urlencoded" => Ok(Format::Form),
-        json if json.starts_with("application/") && json.ends_with("+json") => Ok(Format::Json),
-        _ => Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            "Content-Type must be application/json or application/x-www-form-urlencoded",
-        )),
-    }
-}
-
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let bytes = value.as_bytes();
@@ -103,20 +145,6 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         return Err(Problem::bad_request("invalid_idempotency_key", detail));
     }
     Ok(Some(String::from_utf8_lossy(bytes).into_owned()))
-}
-
-/// Reads at most `limit` bytes. A length that announces more is refused before anything is read.
-async fn read(headers: &HeaderMap, body: axum::body::Body, limit: usize) -> Result<Bytes, Problem> {
-    let too_large = || Problem::too_large("body_too_large", format!("a body is at most {limit} bytes long"));
-    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > limit) {
-        return Err(too_large());
-    }
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(_) => Err(Problem::bad_request("invalid_body", "the body ended before its announced length")),
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -129,10 +157,6 @@ fn problem(error: &PushError) -> Problem {
         PushError::KeyMismatch => {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_mismatch", error.to_string())
         }
-        PushError::Writer(WriterError::Busy) => {
-            Problem::unavailable("busy", "too many pushes wait to be stored; nothing was stored, try again later")
-        }
-        PushError::Writer(WriterError::Stopped) => Problem::draining(),
-        PushError::Writer(WriterError::Store(failure)) => Problem::store(failure),
+        PushError::Writer(error) => Problem::write(error),
     }
 }

@@ -124,6 +124,20 @@ impl Hub {
         }
     }
 
+    /// Hands a message that is sent live only to everybody who is here.
+    pub(super) fn pass(&self, token: &Token, live: &Arc<Live>) {
+        if let Some(channel) = self.channel(token) {
+            lock(&channel.state).sessions.iter().for_each(|session| session.pass(Arc::clone(live)));
+        }
+    }
+
+    /// Ends the sessions of a token and has their sockets closed.
+    pub(super) fn cut(&self, token: &Token) {
+        if let Some(channel) = self.channel(token) {
+            lock(&channel.state).sessions.iter().for_each(|session| session.cut());
+        }
+    }
+
     /// Takes what somebody says the newest rev of an inbox is.
     pub fn hint(&self, token: &Token, rev: Rev) {
         if let Some(channel) = self.channel(token) {

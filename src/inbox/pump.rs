@@ -100,10 +100,15 @@ pub struct Pump {
     unconfirmed: VecDeque<(Instant, Rev)>,
 }
 
-/// What is undelivered at a login.
+/// What a login has to catch up with.
 pub(super) struct Backlog {
     pub(super) head: Head,
+    /// The first of what is undelivered, up to the cursor if there is one.
     pub(super) first: Page<Notification>,
+    /// The rev up to which the client knows everything, if that is true.
+    pub(super) since: Option<Rev>,
+    /// The epoch as it is now, for a client that thinks it knows more than it can.
+    pub(super) resync: Option<String>,
 }
 
 impl Pump {
@@ -130,24 +135,65 @@ impl Pump {
         if Box::pin(self.replay(backlog)).await.is_ok() {
             while self.wait().await.is_ok() && Box::pin(self.catch_up()).await.is_ok() {}
         }
+        if self.session().is_cut() {
+            self.outlet.close();
+        }
         debug!(session = self.session().id(), "Session ended");
     }
 
-    /// Sends the undelivered rows up to the head and sets the cursor there.
+    /// Sends the undelivered rows up to the head, or up to the client's cursor and then every event beyond it, and sets
+    /// the cursor to the head.
     async fn replay(&mut self, backlog: Backlog) -> Result<(), Ended> {
-        let Backlog { head, first: mut page } = backlog;
+        let Backlog { head, first: mut page, since, resync } = backlog;
         let mut count = 0;
+        if let Some(epoch) = &resync {
+            self.send(&Outbound::Resync { epoch, head }).await?;
+        }
         loop {
             let last = page.rows.last().map(|row| row.seq);
             count += page.rows.len() as u64;
             let rows: Vec<_> = page.rows.into_iter().map(|row| Arc::new(Event::New(row).into())).collect();
             self.send_events(&rows, Delivery::Replay).await?;
             let Some(after) = last.filter(|_| page.more) else { break };
-            page = self.undelivered(after, head.rev).await?;
+            page = self.undelivered(after, since.unwrap_or(head.rev)).await?;
+        }
+        if let Some(since) = since {
+            count += self.replay_events(since, head.rev).await?;
         }
         self.send(&Outbound::ReplayComplete { count, head }).await?;
         self.cursor = head.rev;
         self.attachment.session.wake();
+        Ok(())
+    }
+
+    /// Sends every event after one rev up to another, and returns how many of them were notifications.
+    async fn replay_events(&mut self, since: Rev, upto: Rev) -> Result<u64, Ended> {
+        let mut count = 0;
+        self.cursor = since;
+        while self.cursor < upto {
+            let mut events = self.events().await?;
+            if !follow(self.cursor, &events) {
+                self.pass_horizon().await?;
+                break;
+            }
+            events.retain(|live| live.event.rev() <= upto);
+            count += events.iter().filter(|live| matches!(live.event, Event::New(_))).count() as u64;
+            self.send_events(&events, Delivery::Replay).await?;
+        }
+        Ok(count)
+    }
+
+    /// What comes next is purged, so the client must start over from the head as it is now.
+    async fn pass_horizon(&mut self) -> Result<(), Ended> {
+        let (head, epoch) = loop {
+            match self.inbox.fresh_head(self.session().token()).await {
+                Ok(found) => break found,
+                Err(error) => self.rest(&error).await?,
+            }
+        };
+        metrics::resynced();
+        self.send(&Outbound::Resync { epoch: &epoch, head }).await?;
+        self.cursor = self.cursor.max(head.rev);
         Ok(())
     }
 
@@ -171,16 +217,21 @@ impl Pump {
             self.doubts = doubts;
         }
         loop {
+            self.send_passing().await?;
             let next = self.attachment.channel.next(self.cursor, self.inbox.settings.page as usize);
             let events = match next {
                 Next::UpToDate => return Ok(()),
                 Next::Events(events) => events,
                 Next::Behind(behind) => {
-                    let page = self.events().await?;
-                    if page.rows.is_empty() {
+                    let events = self.events().await?;
+                    if events.is_empty() {
                         self.attachment.channel.settle(&behind, self.cursor);
                     }
-                    page.rows.into_iter().map(|event| Arc::new(event.into())).collect()
+                    if !follow(self.cursor, &events) {
+                        self.pass_horizon().await?;
+                        continue;
+                    }
+                    events
                 }
             };
             self.send_events(&events, Delivery::Live).await?;
@@ -205,14 +256,29 @@ impl Pump {
         Ok(())
     }
 
-    async fn events(&self) -> Result<Page<Event>, Ended> {
+    /// The next events of the table.
+    async fn events(&self) -> Result<Vec<Arc<Live>>, Ended> {
         loop {
-            let page = self.inbox.store.events(self.session().token(), self.cursor, self.inbox.settings.page);
+            let (token, limit) = (self.session().token(), self.inbox.settings.page);
+            let page = self.inbox.store.events(token, self.cursor, limit, Utc::now());
             match self.inbox.reading(page).await {
-                Ok(page) => return Ok(page),
+                Ok(page) => return Ok(page.rows.into_iter().map(|event| Arc::new(event.into())).collect()),
                 Err(error) => self.rest(&error).await?,
             }
         }
+    }
+
+    /// Sends what is sent live only. It takes no rev and no room: nothing waits for its ack.
+    async fn send_passing(&mut self) -> Result<(), Ended> {
+        for live in self.session().passing() {
+            let outbound = match self.batch {
+                true => Outbound::Messages(std::slice::from_ref(&live), Delivery::Live),
+                false => Outbound::Message(&live, Delivery::Live),
+            };
+            self.send(&outbound).await?;
+            metrics::sent(1, Delivery::Live.name());
+        }
+        Ok(())
     }
 
     /// Sends events in order, as many at a time as the client takes. The cursor follows.
@@ -226,6 +292,7 @@ impl Pump {
                     }
                     1
                 }
+                Event::Gone { .. } => 1,
                 Event::New(_) => {
                     let room = self.room().await?;
                     let run = rest.iter().take_while(|live| matches!(live.event, Event::New(_)));
@@ -258,6 +325,7 @@ impl Pump {
             if room > 0 {
                 return Ok(room);
             }
+            self.send_passing().await?;
             self.wait().await?;
         }
     }
@@ -341,6 +409,11 @@ impl Pump {
             self.unconfirmed.push_front((Instant::now(), rev));
         }
     }
+}
+
+/// Whether the events come one after the other from the cursor on. If not, what is between was purged.
+fn follow(cursor: Rev, events: &[Arc<Live>]) -> bool {
+    events.iter().zip(cursor + 1..).all(|(live, expected)| live.event.rev() == expected)
 }
 
 const MIN_PAUSE: Duration = Duration::from_millis(1);

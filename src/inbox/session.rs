@@ -1,11 +1,13 @@
 //! One logged-in socket, as its pump and its incoming events share it.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::hub::Live;
+use crate::metrics;
 use crate::notification::{Rev, Selection, Token};
 
 /// One logged-in socket.
@@ -24,12 +26,21 @@ struct State {
     /// Whether this client acks: only then its silence means that it is behind.
     acking: bool,
     ended: bool,
+    /// Its socket is to be closed as well.
+    cut: bool,
+    /// What is sent live only and waits for the pump, at most [`MAX_PASSING`].
+    passing: VecDeque<Arc<Live>>,
 }
+
+/// So many messages that are sent live only wait for one session; each is shared with the others of its push. When there
+/// are more the oldest is given up and counted: it was for whoever can take it now.
+const MAX_PASSING: usize = 64;
 
 impl Session {
     /// A client that asks for batches is one that acks.
     pub(super) fn new(id: u64, token: Token, batch: bool) -> Self {
-        let state = State { in_flight: VecDeque::new(), acking: batch, ended: false };
+        let state =
+            State { in_flight: VecDeque::new(), acking: batch, ended: false, cut: false, passing: VecDeque::new() };
         Self { id, token, changed: Notify::new(), state: Mutex::new(state) }
     }
 
@@ -49,6 +60,33 @@ impl Session {
     pub fn end(&self) {
         self.state().ended = true;
         self.wake();
+    }
+
+    /// Ends the session and has its socket closed.
+    pub(super) fn cut(&self) {
+        self.state().cut = true;
+        self.end();
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.state().cut
+    }
+
+    /// Hands over a message that is sent live only.
+    pub(super) fn pass(&self, live: Arc<Live>) {
+        let mut state = self.state();
+        if state.passing.len() >= MAX_PASSING {
+            state.passing.pop_front();
+            metrics::live_only_dropped();
+        }
+        state.passing.push_back(live);
+        drop(state);
+        self.wake();
+    }
+
+    /// The messages that were handed over since the last call.
+    pub(super) fn passing(&self) -> VecDeque<Arc<Live>> {
+        std::mem::take(&mut self.state().passing)
     }
 
     /// Whether the session was ended.

@@ -13,9 +13,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Inbox, Ring, Session, Settings};
+use super::{Cursor, Inbox, Retention, Ring, Session, Settings};
 use crate::bus::LocalBus;
-use crate::notification::{NewPush, Payload, ReceiptKind, Rev, Selection, Token};
+use crate::notification::{NewPush, Options, Payload, ReceiptKind, Rev, Selection, Token};
 use crate::store::fake::{FakeCommitter, FakeDatabase};
 use crate::store::{Batch, Committer, KeyedPush};
 
@@ -37,6 +37,13 @@ fn settings() -> Settings {
         max_sockets_per_token: 8,
         replays: 2,
         stuck_timeout: Duration::from_secs(30),
+        retention: Retention {
+            interval: Duration::from_secs(3600),
+            read: None,
+            unread: None,
+            history: None,
+            rows: None,
+        },
         sweep_interval: SWEEP,
         heartbeat: None,
     }
@@ -48,7 +55,7 @@ fn token(text: &str) -> Token {
 
 fn push_to(token: &Token) -> NewPush {
     let data = Payload::parse(RawValue::from_string("{}".into()).unwrap(), 64, 4).unwrap();
-    NewPush { tokens: vec![token.clone()], entity_type: "like".into(), data }
+    NewPush { tokens: vec![token.clone()], entity_type: "like".into(), data, options: Options::default() }
 }
 
 /// A node over a fake database.
@@ -63,8 +70,9 @@ struct TestSession {
     session: Arc<Session>,
     socket: Arc<FakeSocket>,
     acks: bool,
-    /// The head it logged in at, and what was undelivered then.
+    /// The head it logged in at, the rev that it knew already, and what was undelivered then.
     head: Rev,
+    since: Option<Rev>,
     undelivered: HashSet<Rev>,
 }
 
@@ -98,14 +106,20 @@ impl Node {
 
     /// Returns whether the login worked: a failing read refuses it.
     async fn login(&mut self, batch: bool, buffer: usize) -> bool {
-        let undelivered = self.database.undelivered(&self.token);
+        self.login_since(None, batch, buffer).await
+    }
+
+    /// With what a client that was here before knows: everything up to a rev.
+    async fn login_since(&mut self, since: Option<Rev>, batch: bool, buffer: usize) -> bool {
+        let undelivered = self.database.undelivered(&self.token, Utc::now());
         let socket = FakeSocket::new(buffer);
         let outlet: Arc<FakeSocket> = Arc::clone(&socket);
-        let Ok(login) = self.inbox.login(&self.token, batch, outlet).await else { return false };
+        let cursor = since.map(|rev| Cursor { rev, epoch: "epoch".into() });
+        let Ok(login) = self.inbox.login(&self.token, batch, cursor, outlet).await else { return false };
         let (session, head) = (Arc::clone(&login.session), login.greeting.head.rev);
         assert_eq!(login.greeting.undelivered, undelivered.len() as u64);
         login.start();
-        self.sessions.push(TestSession { session, socket, acks: batch, head, undelivered });
+        self.sessions.push(TestSession { session, socket, acks: batch, head, since, undelivered });
         true
     }
 
@@ -142,28 +156,41 @@ impl Node {
 
     /// The promises, session by session.
     fn check(&self) -> Result<(), TestCaseError> {
-        let history = self.database.history(&self.token);
+        let history = self.database.history(&self.token, Utc::now());
         let head = self.database.head(&self.token).rev;
-        for TestSession { session, socket, head: login_head, undelivered, .. } in &self.sessions {
+        for TestSession { session, socket, head: login_head, since, undelivered, .. } in &self.sessions {
             let received = socket.received();
             let revs: Vec<Rev> = received.iter().filter_map(rev_of).collect();
             prop_assert!(revs.is_sorted_by(|a, b| a < b), "revs must strictly rise: {revs:?}");
 
-            let replayed: HashSet<Rev> = received.iter().filter(|item| is_replay(item)).filter_map(rev_of).collect();
-            prop_assert!(replayed.is_subset(undelivered), "replayed {replayed:?}, undelivered were {undelivered:?}");
-            let still = self.database.undelivered(&self.token);
-            let missed: Vec<_> = undelivered.intersection(&still).filter(|rev| !replayed.contains(rev)).collect();
+            let known = since.unwrap_or(*login_head);
+            let (replays, live): (Vec<_>, Vec<_>) = received.iter().partition(|item| is_replay(item));
+            let replays: HashSet<Rev> = replays.into_iter().filter_map(rev_of).collect();
+            let old: HashSet<Rev> = replays.iter().copied().filter(|rev| *rev <= known).collect();
+            prop_assert!(old.is_subset(undelivered), "replayed {old:?}, undelivered were {undelivered:?}");
+            let still = self.database.undelivered(&self.token, Utc::now());
+            let missed: Vec<_> =
+                undelivered.intersection(&still).filter(|rev| **rev <= known && !old.contains(rev)).collect();
             prop_assert!(missed.is_empty(), "undelivered at login and never replayed: {missed:?}");
+            prop_assert!(replays.iter().all(|rev| rev <= login_head), "what is newer than the login is live");
+            let live_messages = live.iter().filter(|item| matches!(item, Received::Message { .. }));
+            prop_assert!(live_messages.filter_map(|item| rev_of(item)).all(|rev| rev > *login_head), "the rest is not");
             let completed: Vec<_> =
                 received.iter().filter(|item| matches!(item, Received::ReplayComplete { .. })).cloned().collect();
-            prop_assert_eq!(completed, vec![Received::ReplayComplete { count: replayed.len() as u64 }]);
+            prop_assert_eq!(completed, vec![Received::ReplayComplete { count: replays.len() as u64 }]);
 
-            let live: Vec<Rev> = received.iter().filter(|item| !is_replay(item)).filter_map(rev_of).collect();
-            let expected: Vec<Rev> = (login_head + 1..=head).filter(|rev| !is_own(&history[rev], session)).collect();
-            prop_assert_eq!(live, expected, "everything newer than the login at {}", login_head);
+            // A row that was taken back may have been sent before, or not.
+            let told: Vec<Rev> = revs.into_iter().filter(|rev| *rev > known && !is_gone(&history[rev])).collect();
+            let expected: Vec<Rev> =
+                (known + 1..=head).filter(|rev| !is_own(&history[rev], session) && !is_gone(&history[rev])).collect();
+            prop_assert_eq!(told, expected, "everything newer than {}", known);
         }
         Ok(())
     }
+}
+
+fn is_gone(event: &crate::notification::Event) -> bool {
+    matches!(event, crate::notification::Event::Gone { .. })
 }
 
 fn is_own(event: &crate::notification::Event, session: &Session) -> bool {
@@ -209,6 +236,12 @@ enum Step {
     Login {
         batch: bool,
         buffer: usize,
+        /// It knows everything but so many of the newest events.
+        behind: Option<i64>,
+    },
+    /// The n-th newest notification is taken back.
+    Retract {
+        nth: usize,
     },
     Ack {
         session: usize,
@@ -236,7 +269,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..6_i64).prop_map(|age| Step::OldHint { age }),
         1 => (prop_oneof![1..4_i64, Just(1 << 60)], any::<bool>())
             .prop_map(|(ahead, foreign)| Step::ForgedHint { ahead, foreign }),
-        3 => (any::<bool>(), 1..12_usize).prop_map(|(batch, buffer)| Step::Login { batch, buffer }),
+        3 => (any::<bool>(), 1..12_usize, prop::option::of(0..8_i64))
+            .prop_map(|(batch, buffer, behind)| Step::Login { batch, buffer, behind }),
+        1 => (0..5_usize).prop_map(|nth| Step::Retract { nth }),
         3 => (0..4_usize, 1..3_usize).prop_map(|(session, every)| Step::Ack { session, every }),
         2 => (0..4_usize, 1..3_usize).prop_map(|(session, every)| Step::Read { session, every }),
         3 => (0..4_usize).prop_map(|session| Step::Flush { session }),
@@ -260,9 +295,20 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let token = if foreign { token("mallory") } else { node.token.clone() };
                 node.inbox.hub.hint(&token, head + ahead);
             }
-            Step::Login { batch, buffer } => {
+            Step::Login { batch, buffer, behind } => {
                 if node.sessions.len() < 4 {
-                    node.login(batch, buffer).await;
+                    let since = behind.map(|behind| (head - behind).max(0));
+                    node.login_since(since, batch, buffer).await;
+                }
+            }
+            Step::Retract { nth } => {
+                let history = node.database.history(&node.token, Utc::now());
+                let ids = history.values().rev().filter_map(|event| match event {
+                    crate::notification::Event::New(new) => Some(new.content.id),
+                    _ => None,
+                });
+                if let Some(id) = ids.into_iter().nth(nth) {
+                    node.inbox.retract(id).await.unwrap();
                 }
             }
             Step::Ack { session, every } => node.receipt(session, ReceiptKind::Ack, every).await,
@@ -357,7 +403,7 @@ fn a_socket_that_takes_nothing_is_closed_and_its_session_detached() {
         sleep(Duration::from_secs(3)).await;
         assert!(socket.closed.load(Ordering::Relaxed));
         assert!(node.inbox.hub.tokens().is_empty());
-        assert_eq!(node.database.undelivered(&node.token).len(), 5);
+        assert_eq!(node.database.undelivered(&node.token, Utc::now()).len(), 5);
     });
 }
 
@@ -371,12 +417,12 @@ fn in_heartbeat_mode_a_silent_client_counts_as_delivered_after_a_heartbeat() {
         sleep(Duration::from_secs(10)).await;
         node.push().await;
         sleep(Duration::from_secs(39)).await;
-        assert_eq!(node.database.undelivered(&node.token).len(), 2);
+        assert_eq!(node.database.undelivered(&node.token, Utc::now()).len(), 2);
         sleep(Duration::from_secs(2)).await;
-        assert_eq!(node.database.undelivered(&node.token), HashSet::from([2]));
+        assert_eq!(node.database.undelivered(&node.token, Utc::now()), HashSet::from([2]));
         node.sessions[0].session.end();
         sleep(Duration::from_secs(60)).await;
-        assert_eq!(node.database.undelivered(&node.token), HashSet::from([2]), "its socket died before");
+        assert_eq!(node.database.undelivered(&node.token, Utc::now()), HashSet::from([2]), "its socket died before");
     });
 }
 
@@ -391,6 +437,48 @@ fn an_ended_session_leaves_nothing_in_the_hub() {
         node.sessions.iter().for_each(|session| session.session.end());
         sleep(Duration::from_millis(1)).await;
         assert!(node.inbox.hub.tokens().is_empty());
+    });
+}
+
+#[test]
+fn a_cursor_of_elsewhere_is_told_to_start_over_and_gets_what_is_undelivered() {
+    for (rev, epoch) in [(2, "another epoch"), (9, "epoch now"), (9, "epoch")] {
+        on_paused_clock(async {
+            let mut node = Node::start(settings());
+            for _ in 0..3 {
+                node.push().await;
+            }
+            let socket = FakeSocket::new(100);
+            let cursor = Cursor { rev, epoch: epoch.into() };
+            let login = node.inbox.login(&node.token, true, Some(cursor), Arc::clone(&socket) as _).await.unwrap();
+            assert_eq!(login.greeting.undelivered, 3);
+            login.start();
+            node.settle().await;
+            let resync = Received::Resync { rev: 3, epoch: "epoch now".into() };
+            assert_eq!(socket.received()[0], resync, "{rev} of {epoch}");
+            assert_eq!(message_ids(&socket).len(), 3);
+            assert_eq!(socket.received().last(), Some(&Received::ReplayComplete { count: 3 }));
+        });
+    }
+}
+
+#[test]
+fn what_is_sent_live_only_reaches_who_is_there_and_takes_no_rev() {
+    on_paused_clock(async {
+        let mut node = Node::start(settings());
+        node.login(true, 100).await;
+        let mut push = push_to(&node.token);
+        push.options.ttl_secs = Some(0);
+        let pushed = node.inbox.push(push, None).await.unwrap();
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(message_ids(&node.sessions[0].socket), [pushed.id]);
+        assert_eq!(node.database.head(&node.token).rev, 0);
+        node.push().await;
+        node.settle().await;
+        assert_eq!(node.sessions[0].socket.received().iter().filter_map(rev_of).collect::<Vec<_>>(), [0, 1]);
+        node.login(false, 100).await;
+        sleep(Duration::from_millis(1)).await;
+        assert!(!message_ids(&node.sessions[1].socket).contains(&pushed.id), "it is not replayed");
     });
 }
 

@@ -55,6 +55,11 @@ impl Payload {
         Ok(Self(json))
     }
 
+    /// A payload read back from the database, where only checked ones stand.
+    pub(crate) fn stored(json: String) -> Result<Self, serde_json::Error> {
+        RawValue::from_string(json).map(Self)
+    }
+
     /// The JSON text.
     #[must_use]
     pub fn into_raw(self) -> Box<RawValue> {

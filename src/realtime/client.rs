@@ -195,7 +195,7 @@ impl Client {
             },
             None => {
                 let outlet = Arc::new(SocketOutlet { realtime: self.realtime.clone(), socket: socket.clone() });
-                match self.realtime.inbox.login(&request.token, request.batch, outlet).await {
+                match self.realtime.inbox.login(&request.token, request.batch, request.since, outlet).await {
                     Ok(login) => {
                         let gone = {
                             let mut state = self.state();

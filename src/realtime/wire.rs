@@ -7,9 +7,9 @@ use socketioxide::SendError;
 use socketioxide::extract::SocketRef;
 use uuid::Uuid;
 
-use crate::inbox::{Delivery, Greeting, Live, Outbound};
+use crate::inbox::{Cursor, Delivery, Greeting, Live, Outbound};
 use crate::notification::{
-    Change, ChangeKind, Event, Head, Notification, ReceiptKind, Rev, Selection, Token, timestamp,
+    Change, ChangeKind, Event, Group, Head, Notification, ReceiptKind, Rev, Selection, Token, timestamp,
 };
 
 /// A checked event of a client.
@@ -26,6 +26,8 @@ pub(super) struct LoginRequest {
     pub(super) token: Token,
     /// Whether the client takes `receive_messages`.
     pub(super) batch: bool,
+    /// What it has already.
+    pub(super) since: Option<Cursor>,
 }
 
 /// Why an event was not done: a stable code and a sentence.
@@ -93,17 +95,19 @@ pub(super) fn parse(packet: &str, max_token_bytes: usize) -> Result<Option<Clien
     let payload = items.get(1).copied();
     let event = match name.as_str() {
         "user_login" => login(payload, max_token_bytes).map(ClientEvent::Login),
-        "ack" => selection(value(payload), false).map(|rows| ClientEvent::Receipt(ReceiptKind::Ack, rows)),
-        "read" => selection(value(payload), true).map(|rows| ClientEvent::Receipt(ReceiptKind::Read, rows)),
+        "ack" => receipt(payload, ReceiptKind::Ack),
+        "read" => receipt(payload, ReceiptKind::Read),
+        "unread" => receipt(payload, ReceiptKind::Unread),
         "user_logout" => Ok(ClientEvent::Logout),
         _ => return Ok(None),
     };
     event.map(Some).map_err(|refusal| Refused { refusal, login: name == "user_login" })
 }
 
-/// No payload at all is as good as null.
-fn value(payload: Option<&RawValue>) -> Value {
-    payload.and_then(|payload| serde_json::from_str(payload.get()).ok()).unwrap_or_default()
+fn receipt(payload: Option<&RawValue>, kind: ReceiptKind) -> Result<ClientEvent, Refusal> {
+    // No payload at all is as good as null.
+    let payload = payload.and_then(|payload| serde_json::from_str(payload.get()).ok()).unwrap_or_default();
+    Selection::parse(&payload, kind).map(|rows| ClientEvent::Receipt(kind, rows)).map_err(Refusal::invalid)
 }
 
 fn login(payload: Option<&RawValue>, max_token_bytes: usize) -> Result<LoginRequest, Refusal> {
@@ -112,6 +116,8 @@ fn login(payload: Option<&RawValue>, max_token_bytes: usize) -> Result<LoginRequ
         #[serde(borrow, rename = "tokenId")]
         token: Option<&'a RawValue>,
         batch: Option<Value>,
+        rev: Option<Value>,
+        epoch: Option<Value>,
     }
     let needed = || Refusal::invalid("user_login needs an object with tokenId, a text or a number");
     let fields: Fields<'_> = payload.and_then(|payload| serde_json::from_str(payload.get()).ok()).ok_or_else(needed)?;
@@ -122,40 +128,15 @@ fn login(payload: Option<&RawValue>, max_token_bytes: usize) -> Result<LoginRequ
         Some(Value::Bool(batch)) => batch,
         Some(_) => return Err(Refusal::invalid("batch must be true or false")),
     };
-    Ok(LoginRequest { token, batch })
-}
-
-fn selection(payload: Value, may_be_all: bool) -> Result<Selection, Refusal> {
-    match payload {
-        Value::String(id) => Ok(Selection::Ids(vec![parse_id(&id).ok_or_else(|| Refusal::invalid("not an id"))?])),
-        Value::Array(list) => ids(&list),
-        Value::Object(fields) => match (fields.get("ids"), fields.get("upTo"), fields.get("all")) {
-            (Some(Value::Array(list)), None, None) => ids(list),
-            (None, Some(rev), None) => match rev.as_i64() {
-                Some(rev) if rev >= 0 => Ok(Selection::UpTo(rev)),
-                _ => Err(Refusal::invalid("upTo must be a rev: a whole number, 0 or more")),
-            },
-            (None, None, Some(Value::Bool(true))) if may_be_all => Ok(Selection::All),
-            _ => Err(selection_refusal(may_be_all)),
-        },
-        _ => Err(selection_refusal(may_be_all)),
-    }
-}
-
-fn selection_refusal(may_be_all: bool) -> Refusal {
-    let all = if may_be_all { ", {all: true}" } else { "" };
-    Refusal::invalid(format!("exactly one of {{ids: [...]}}, {{upTo: rev}}{all}, an id or a list of ids is needed"))
-}
-
-fn ids(list: &[Value]) -> Result<Selection, Refusal> {
-    let parsed = list.iter().enumerate().map(|(at, id)| {
-        id.as_str().and_then(parse_id).ok_or_else(|| Refusal::invalid(format!("ids[{at}] is not an id")))
-    });
-    Ok(Selection::Ids(parsed.collect::<Result<_, _>>()?))
-}
-
-fn parse_id(text: &str) -> Option<Uuid> {
-    Uuid::try_parse(text).ok()
+    let since = match (fields.rev, fields.epoch) {
+        (None | Some(Value::Null), _) => None,
+        (Some(rev), Some(Value::String(epoch))) => {
+            let rev = rev.as_i64().filter(|rev| *rev >= 0);
+            Some(Cursor { rev: rev.ok_or_else(|| Refusal::invalid("rev must be a whole number, 0 or more"))?, epoch })
+        }
+        (Some(_), _) => return Err(Refusal::invalid("rev needs the epoch that it belongs to, a text")),
+    };
+    Ok(LoginRequest { token, batch, since })
 }
 
 /// `receive_message`, and the items of `receive_messages`.
@@ -165,11 +146,16 @@ struct Message<'a> {
     entity_type: &'a str,
     data: &'a RawValue,
     id: Uuid,
-    seq: Rev,
-    rev: Rev,
+    /// Missing in one that is sent live only, and so is `rev`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<Rev>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rev: Option<Rev>,
     created_at: String,
     replay: bool,
     read: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a Group>,
 }
 
 impl<'a> Message<'a> {
@@ -179,11 +165,12 @@ impl<'a> Message<'a> {
             entity_type: &content.entity_type,
             data: &content.data,
             id: content.id,
-            seq: notification.seq,
-            rev: notification.seq,
+            seq: Some(notification.seq).filter(|seq| *seq > 0),
+            rev: Some(notification.seq).filter(|seq| *seq > 0),
             created_at: timestamp(content.created_at),
             replay: delivery == Delivery::Replay,
             read: notification.read,
+            group: notification.group.as_deref(),
         }
     }
 }
@@ -204,11 +191,36 @@ enum WhatChanged<'a> {
     ReadUpTo(Rev),
 }
 
+/// One row that changed, with only what is new of it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct RowChange<'a> {
     id: Uuid,
-    read_at: &'a str,
+    /// `null` for one that is unread again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_at: Option<Option<&'a str>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    retracted: bool,
+    /// Retracted because its time was over.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    expired: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a Group>,
+}
+
+fn what_changed<'a>(kind: &'a ChangeKind, at: &'a str) -> WhatChanged<'a> {
+    let row = |id: &Uuid| RowChange { id: *id, read_at: None, retracted: false, expired: false, group: None };
+    let rows = match kind {
+        ChangeKind::ReadUpTo(upto) => return WhatChanged::ReadUpTo(*upto),
+        ChangeKind::Read(ids) => ids.iter().map(|id| RowChange { read_at: Some(Some(at)), ..row(id) }).collect(),
+        ChangeKind::Unread(ids) => ids.iter().map(|id| RowChange { read_at: Some(None), ..row(id) }).collect(),
+        ChangeKind::Retracted(ids) => ids.iter().map(|id| RowChange { retracted: true, ..row(id) }).collect(),
+        ChangeKind::Expired(ids) => {
+            ids.iter().map(|id| RowChange { retracted: true, expired: true, ..row(id) }).collect()
+        }
+        ChangeKind::Group(changed) => vec![RowChange { group: Some(&changed.group), ..row(&changed.id) }],
+    };
+    WhatChanged::Changes(rows)
 }
 
 /// Queues a message for a socket.
@@ -220,7 +232,7 @@ pub(super) fn emit(socket: &SocketRef, outbound: &Outbound<'_>) -> Result<(), Se
         Outbound::Message(live, Delivery::Live) => socket.emit("receive_message", encoded(live)),
         Outbound::Message(live, delivery) => match &live.event {
             Event::New(notification) => socket.emit("receive_message", &Message::new(notification, *delivery)),
-            Event::Changed { .. } => Ok(()),
+            Event::Changed { .. } | Event::Gone { .. } => Ok(()),
         },
         Outbound::Messages(lives, Delivery::Live) => {
             socket.emit("receive_messages", &lives.iter().map(|live| encoded(live)).collect::<Vec<_>>())
@@ -228,7 +240,7 @@ pub(super) fn emit(socket: &SocketRef, outbound: &Outbound<'_>) -> Result<(), Se
         Outbound::Messages(lives, delivery) => {
             let messages = lives.iter().filter_map(|live| match &live.event {
                 Event::New(notification) => Some(Message::new(notification, *delivery)),
-                Event::Changed { .. } => None,
+                Event::Changed { .. } | Event::Gone { .. } => None,
             });
             socket.emit("receive_messages", &messages.collect::<Vec<_>>())
         }
@@ -249,13 +261,10 @@ fn encoded(live: &Live) -> &RawValue {
             Event::New(notification) => to_raw_value(&Message::new(notification, Delivery::Live)),
             Event::Changed { rev, change: Change { kind, unread }, at, .. } => {
                 let at = timestamp(*at);
-                let what = match kind {
-                    ChangeKind::Read(ids) => {
-                        WhatChanged::Changes(ids.iter().map(|id| RowChange { id: *id, read_at: &at }).collect())
-                    }
-                    ChangeKind::ReadUpTo(upto) => WhatChanged::ReadUpTo(*upto),
-                };
-                to_raw_value(&InboxChanged { rev: *rev, what, unread: *unread })
+                to_raw_value(&InboxChanged { rev: *rev, what: what_changed(kind, &at), unread: *unread })
+            }
+            Event::Gone { rev } => {
+                to_raw_value(&InboxChanged { rev: *rev, what: WhatChanged::Changes(Vec::new()), unread: 0 })
             }
         }
         .expect("texts, numbers and stored JSON always serialise")
@@ -273,33 +282,57 @@ mod tests {
     }
 
     #[test]
-    fn receipts_take_every_documented_form() {
-        let id = Uuid::parse_str(ID).unwrap();
-        for (payload, selection) in [
-            (json!(ID), Selection::Ids(vec![id])),
-            (json!([ID, ID]), Selection::Ids(vec![id, id])),
-            (json!({"ids": [ID]}), Selection::Ids(vec![id])),
-            (json!({"upTo": 17}), Selection::UpTo(17)),
-            (json!({"all": true}), Selection::All),
-        ] {
-            assert_eq!(parsed("read", &payload), Ok(Some(ClientEvent::Receipt(ReceiptKind::Read, selection))));
+    fn receipts_are_told_apart() {
+        for (name, kind) in [("ack", ReceiptKind::Ack), ("read", ReceiptKind::Read), ("unread", ReceiptKind::Unread)] {
+            let selection = Selection::Ids(vec![Uuid::parse_str(ID).unwrap()]);
+            assert_eq!(parsed(name, &json!([ID])), Ok(Some(ClientEvent::Receipt(kind, selection))));
+            assert!(parsed(name, &json!({"ids": [7]})).unwrap_err().contains("ids[0]"));
         }
     }
 
     #[test]
-    fn bad_receipts_are_refused_with_where() {
-        assert_eq!(parsed("ack", &json!({"ids": [ID, 7]})), Err("ids[1] is not an id".into()));
-        assert_eq!(parsed("ack", &json!({"upTo": -1})), Err("upTo must be a rev: a whole number, 0 or more".into()));
-        for payload in [json!(null), json!({}), json!({"all": true}), json!({"ids": [ID], "upTo": 1}), json!(7)] {
-            let wanted = "exactly one of {ids: [...]}, {upTo: rev}, an id or a list of ids is needed";
-            assert_eq!(parsed("ack", &payload), Err(wanted.into()));
+    fn a_cursor_is_a_rev_with_its_epoch() {
+        let since = |payload: Value| match parsed("user_login", &payload) {
+            Ok(Some(ClientEvent::Login(request))) => Ok(request.since),
+            other => Err(other.unwrap_err()),
+        };
+        let cursor = Cursor { rev: 7, epoch: "e".into() };
+        assert_eq!(since(json!({"tokenId": "1", "rev": 7, "epoch": "e"})), Ok(Some(cursor)));
+        for none in [json!({"tokenId": "1"}), json!({"tokenId": "1", "rev": null, "epoch": "e"})] {
+            assert_eq!(since(none), Ok(None));
         }
+        for bad in [json!({"tokenId": "1", "rev": 7}), json!({"tokenId": "1", "rev": "7", "epoch": "e"})] {
+            assert!(since(bad).unwrap_err().contains("rev"));
+        }
+    }
+
+    #[test]
+    fn changes_have_the_documented_json() {
+        let id = Uuid::nil();
+        let shown = |kind| {
+            let change = Change { kind, unread: 2 };
+            let at = chrono::DateTime::UNIX_EPOCH;
+            encoded(&Event::Changed { rev: 9, change, at, origin: None }.into()).get().to_owned()
+        };
+        let rows = |row: &str| {
+            format!(r#"{{"rev":9,"changes":[{{"id":"00000000-0000-0000-0000-000000000000",{row}}}],"unread":2}}"#)
+        };
+        assert_eq!(shown(ChangeKind::Read(vec![id])), rows(r#""readAt":"1970-01-01T00:00:00.000Z""#));
+        assert_eq!(shown(ChangeKind::Unread(vec![id])), rows(r#""readAt":null"#));
+        assert_eq!(shown(ChangeKind::Retracted(vec![id])), rows(r#""retracted":true"#));
+        assert_eq!(shown(ChangeKind::Expired(vec![id])), rows(r#""retracted":true,"expired":true"#));
+        assert_eq!(shown(ChangeKind::ReadUpTo(7)), r#"{"rev":9,"readUpTo":7,"unread":2}"#);
+        let group = Group { key: "k".into(), count: 4, actors: vec!["Alice".into()] };
+        assert_eq!(
+            shown(ChangeKind::Group(Box::new(crate::notification::Regrouped { id, group }))),
+            rows(r#""group":{"key":"k","count":4,"actors":["Alice"]}"#)
+        );
     }
 
     #[test]
     fn login_takes_texts_and_numbers_as_tokens() {
         for token in [json!("42"), json!(42)] {
-            let request = LoginRequest { token: Token::parse("42", 8).unwrap(), batch: false };
+            let request = LoginRequest { token: Token::parse("42", 8).unwrap(), batch: false, since: None };
             let payload = json!({"tokenId": token, "userId": 42, "socketId": "someone else's"});
             assert_eq!(parsed("user_login", &payload), Ok(Some(ClientEvent::Login(request))));
         }
@@ -308,7 +341,11 @@ mod tests {
         }
         let large = parse("[\"user_login\",{\"tokenId\":18446744073709551617}]", 32).unwrap();
         let token = Token::parse("18446744073709551617", 32).unwrap();
-        assert_eq!(large, Some(ClientEvent::Login(LoginRequest { token, batch: false })), "digit for digit");
+        assert_eq!(
+            large,
+            Some(ClientEvent::Login(LoginRequest { token, batch: false, since: None })),
+            "digit for digit"
+        );
         assert!(parsed("user_login", &json!({"tokenId": "too long!"})).is_err());
         assert!(parsed("user_login", &json!({"tokenId": "1", "batch": "yes"})).is_err());
     }

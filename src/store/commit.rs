@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{IdempotencyKey, KeyName, KeyedPush, PushOutcome, Receipt};
 use crate::notification::{
-    Change, ChangeKind, Content, Event, Head, Notification, Pushed, ReceiptKind, Rev, Selection, SessionId, Token,
+    Change, ChangeKind, Content, Event, Head, Notification, Placed, Pushed, ReceiptKind, Rev, Selection, SessionId,
+    Token,
 };
 
 /// A transaction with keyed pushes also deletes up to this many expired keys, so they never pile up.
@@ -52,14 +54,16 @@ impl<'r> Selected<'r> {
     }
 }
 
-/// Which rows became read: by their ids, and how many by the marks.
+/// Which rows became read or unread: by their ids, and how many by the marks.
 #[derive(Default)]
-pub(super) struct NewlyRead {
-    pub(super) by_id: HashMap<String, Vec<Uuid>>,
-    pub(super) by_mark: HashMap<String, i64>,
+pub(super) struct Turned {
+    pub(super) read_by_id: HashMap<String, Vec<Uuid>>,
+    pub(super) read_by_mark: HashMap<String, i64>,
+    pub(super) unread_by_id: HashMap<String, Vec<Uuid>>,
 }
 
 /// One change of an inbox, as it is stored and told.
+#[derive(Clone)]
 pub(super) struct Changed {
     pub(super) token: Token,
     pub(super) rev: Rev,
@@ -68,39 +72,77 @@ pub(super) struct Changed {
 }
 
 impl Changed {
-    pub(super) fn event(self, at: DateTime<Utc>) -> (Token, Event) {
-        let Self { token, rev, change, origin } = self;
+    /// Takes the next rev of an inbox, whose unread rows become `unread` more.
+    pub(super) fn make(
+        token: Token,
+        head: &mut Head,
+        unread: i64,
+        kind: ChangeKind,
+        origin: Option<SessionId>,
+    ) -> Self {
+        head.rev += 1;
+        head.unread += unread;
+        Self { token, rev: head.rev, change: Change { kind, unread: head.unread }, origin }
+    }
+
+    pub(super) fn event(&self, at: DateTime<Utc>) -> (Token, Event) {
+        let Self { token, rev, change, origin } = self.clone();
         (token, Event::Changed { rev, change, at, origin })
     }
 }
 
-/// Raises the heads of the inboxes in which rows became read. Each takes one rev for the ids and one for the mark.
-pub(super) fn changes(reads: &Selected<'_>, newly: &NewlyRead, heads: &mut HashMap<String, Head>) -> Vec<Changed> {
+fn count(ids: &[Uuid]) -> i64 {
+    i64::try_from(ids.len()).unwrap_or(i64::MAX)
+}
+
+/// Raises the heads of the inboxes in which rows became read or unread. Each takes one rev for the ids that were read,
+/// one for the mark, and one for the ids that were not.
+pub(super) fn changes(
+    reads: &Selected<'_>,
+    unreads: &Selected<'_>,
+    turned: &Turned,
+    heads: &mut HashMap<String, Head>,
+) -> Vec<Changed> {
     let mut changes = Vec::new();
     for (token, head) in heads.iter_mut() {
-        let (token, top) = (token.as_str(), head.rev);
-        let mut change = |head: &mut Head, rows: i64, kind: ChangeKind| {
-            head.unread -= rows;
-            head.rev += 1;
-            let change = Change { kind, unread: head.unread };
-            let origin = reads.origins.get(token).copied().flatten();
-            changes.push(Changed { token: Token::stored(token), rev: head.rev, change, origin });
+        let (name, top) = (Token::stored(token), head.rev);
+        let mut change = |unread: i64, kind: ChangeKind, by: &Selected<'_>| {
+            let origin = by.origins.get(token.as_str()).copied().flatten();
+            changes.push(Changed::make(name.clone(), head, unread, kind, origin));
         };
-        if let Some(ids) = newly.by_id.get(token) {
-            change(head, i64::try_from(ids.len()).unwrap_or(i64::MAX), ChangeKind::Read(ids.clone()));
+        if let Some(ids) = turned.read_by_id.get(token) {
+            change(-count(ids), ChangeKind::Read(ids.clone()), reads);
         }
-        if let Some(rows) = newly.by_mark.get(token) {
-            change(head, *rows, ChangeKind::ReadUpTo(top.min(reads.upto[token])));
+        if let Some(rows) = turned.read_by_mark.get(token) {
+            change(-rows, ChangeKind::ReadUpTo(top.min(reads.upto[token.as_str()])), reads);
+        }
+        if let Some(ids) = turned.unread_by_id.get(token) {
+            change(count(ids), ChangeKind::Unread(ids.clone()), unreads);
         }
     }
     changes
 }
 
-/// For each receipt of a batch what its sender is told: after a read the inbox's head.
+/// Raises the heads of inboxes whose rows go: for each token the rows that were to be seen, and how many of them were
+/// unread.
+pub(super) fn departures(
+    gone: &BTreeMap<String, (Vec<Uuid>, i64)>,
+    kind: fn(Vec<Uuid>) -> ChangeKind,
+    heads: &mut HashMap<String, Head>,
+) -> Vec<Changed> {
+    let visible = gone.iter().filter(|(_, (ids, _))| !ids.is_empty());
+    let changed = visible.filter_map(|(token, (ids, unread))| {
+        let head = heads.get_mut(token)?;
+        Some(Changed::make(Token::stored(token), head, -unread, kind(ids.clone()), None))
+    });
+    changed.collect()
+}
+
+/// For each receipt of a batch what its sender is told: after a read or unread the inbox's head.
 pub(super) fn told(receipts: &[Receipt], heads: &HashMap<String, Head>) -> Vec<Option<Head>> {
     let head = |receipt: &Receipt| match receipt.kind {
         ReceiptKind::Ack => None,
-        ReceiptKind::Read => Some(heads.get(receipt.token.as_str()).copied().unwrap_or_default()),
+        ReceiptKind::Read | ReceiptKind::Unread => Some(heads.get(receipt.token.as_str()).copied().unwrap_or_default()),
     };
     receipts.iter().map(head).collect()
 }
@@ -112,14 +154,18 @@ pub(super) struct Fresh<'p> {
 }
 
 impl<'p> Fresh<'p> {
-    pub(super) fn new(push: &'p KeyedPush, now: DateTime<Utc>) -> Self {
+    pub(super) fn new(push: &'p KeyedPush, id: Uuid, now: DateTime<Utc>) -> Self {
         let content = Content {
-            id: Uuid::now_v7(),
+            id,
             entity_type: push.push.entity_type.clone(),
             data: push.push.data.clone().into_raw(),
             created_at: now,
         };
         Self { push, content: Arc::new(content) }
+    }
+
+    pub(super) fn is_for_later(&self, now: DateTime<Utc>) -> bool {
+        self.push.push.options.deliver_at.is_some_and(|at| at > now)
     }
 }
 
@@ -152,8 +198,8 @@ pub(super) fn number(
                     1
                 }
             };
-            results.push((token.clone(), seq));
-            let notification = Notification { seq, content: Arc::clone(content), read: false };
+            results.push(Placed { token: token.clone(), seq: Some(seq), grouped_into: None });
+            let notification = Notification { seq, content: Arc::clone(content), read: false, group: None };
             events.push((token.clone(), Event::New(notification)));
         }
         stored.push(Pushed { id: content.id, results });
@@ -161,9 +207,37 @@ pub(super) fn number(
     stored
 }
 
+/// The answer to a push as it is kept for its key: without the tokens, which a retry brings along, so that nothing of a
+/// user stays behind here.
+#[derive(Serialize, Deserialize)]
+struct KeptAnswer {
+    id: Uuid,
+    seqs: Vec<Option<Rev>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    grouped_into: Vec<(usize, Uuid)>,
+}
+
+/// What is kept of an answer.
+pub(super) fn kept(pushed: &Pushed) -> String {
+    let seqs = pushed.results.iter().map(|placed| placed.seq).collect();
+    let grouped = pushed.results.iter().enumerate().filter_map(|(at, placed)| Some((at, placed.grouped_into?)));
+    super::json(&KeptAnswer { id: pushed.id, seqs, grouped_into: grouped.collect() })
+}
+
 /// What an earlier push with the same key was answered, if the body is the same.
-pub(super) fn earlier(key: &IdempotencyKey, body_sha256: &str, pushed: Pushed) -> PushOutcome {
-    if key.body_sha256 == body_sha256 { PushOutcome::Pushed(pushed) } else { PushOutcome::KeyMismatch }
+pub(super) fn earlier(push: &KeyedPush, body_sha256: &str, answer: &str) -> Result<PushOutcome, serde_json::Error> {
+    if push.key.as_ref().is_none_or(|key| key.body_sha256 != body_sha256) {
+        return Ok(PushOutcome::KeyMismatch);
+    }
+    let KeptAnswer { id, seqs, grouped_into } = serde_json::from_str(answer)?;
+    let tokens = push.push.tokens.iter().cloned();
+    let mut results: Vec<_> = tokens.zip(seqs).map(|(token, seq)| Placed { token, seq, grouped_into: None }).collect();
+    for (at, id) in grouped_into {
+        if let Some(placed) = results.get_mut(at) {
+            placed.grouped_into = Some(id);
+        }
+    }
+    Ok(PushOutcome::Pushed(Pushed { id, results }))
 }
 
 /// The pushes without those that were answered before.
@@ -173,7 +247,7 @@ pub(super) fn fresh<'p>(
     now: DateTime<Utc>,
 ) -> Vec<Fresh<'p>> {
     let known = |push: &KeyedPush| push.key.as_ref().is_some_and(|key| earlier.contains_key(&key.name()));
-    pushes.iter().filter(|push| !known(push)).map(|push| Fresh::new(push, now)).collect()
+    pushes.iter().filter(|push| !known(push)).map(|push| Fresh::new(push, Uuid::now_v7(), now)).collect()
 }
 
 /// One outcome a push, in the batch's order: the earlier ones where they are, else the next of the fresh ones.
@@ -190,7 +264,7 @@ pub(super) fn outcomes(
     pushes.iter().map(outcome).collect()
 }
 
-/// The keys of a batch by their names.
-pub(super) fn keys(pushes: &[KeyedPush]) -> HashMap<KeyName, &IdempotencyKey> {
-    pushes.iter().filter_map(|push| push.key.as_ref()).map(|key| (key.name(), key)).collect()
+/// The keyed pushes of a batch by the names of their keys.
+pub(super) fn keyed(pushes: &[KeyedPush]) -> HashMap<KeyName, (&IdempotencyKey, &KeyedPush)> {
+    pushes.iter().filter_map(|push| push.key.as_ref().map(|key| (key.name(), (key, push)))).collect()
 }

@@ -31,6 +31,38 @@ pub(super) struct NotificationRow {
     pub(super) read_at: Option<String>,
     pub(super) retracted_at: Option<String>,
     pub(super) data: String,
+    pub(super) group_count: Option<i64>,
+    pub(super) group_actors: Option<String>,
+}
+
+/// A row of `notification_key`.
+pub(super) struct SlotRow {
+    pub(super) token: String,
+    pub(super) kind: String,
+    pub(super) key: String,
+    pub(super) seq: i64,
+}
+
+/// A row of `notification_actor`.
+pub(super) struct ActorRow {
+    pub(super) token: String,
+    pub(super) seq: i64,
+    pub(super) actor: String,
+    pub(super) rev: i64,
+}
+
+/// A row of `scheduled`.
+pub(super) struct ScheduledRow {
+    pub(super) id: String,
+    pub(super) token: String,
+    pub(super) due_at: String,
+    pub(super) entity_type: String,
+    pub(super) ttl_secs: Option<i64>,
+    pub(super) collapse_key: Option<String>,
+    pub(super) group_key: Option<String>,
+    pub(super) actor: Option<String>,
+    pub(super) created_at: String,
+    pub(super) data: String,
 }
 
 /// A row of `inbox_change`.

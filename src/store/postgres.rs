@@ -15,10 +15,14 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{Committer, Error, OpenError, Opened, Page, PageBuilder, Settings, Store, Undelivered, schema, unreadable};
+use super::{
+    Committer, Due, Entry, Error, Keep, ListQuery, MAX_TYPES, OpenError, Opened, PURGED, Page, PageBuilder, Recipient,
+    Sent, Settings, Stale, Store, Totals, TypeCount, Undelivered, group, schema, unreadable,
+};
 use crate::notification::{Content, Event, Head, Notification, Rev, Token};
 
 mod commit;
+mod edit;
 #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "there is nothing to copy from"))]
 pub(super) mod import;
 
@@ -116,24 +120,34 @@ impl Store for PostgresStore {
     async fn heads(&self, tokens: &[Token]) -> Result<HashMap<Token, Head>, Error> {
         let tokens: Vec<&str> = tokens.iter().map(Token::as_str).collect();
         let rows = sqlx::query!(
-            "select token, rev, unread, delivered_upto from inbox where token = any($1)",
+            "select token, rev, unread, delivered_upto, purged_rev from inbox where token = any($1)",
             &tokens[..] as &[&str]
         )
         .fetch_all(&self.readers)
         .await
         .map_err(unavailable)?;
-        let head = |rev, unread, delivered_upto| Head { rev, unread, delivered_upto };
-        let rows = rows.into_iter();
-        Ok(rows.map(|row| (Token::stored(&row.token), head(row.rev, row.unread, row.delivered_upto))).collect())
+        let heads = rows.into_iter().map(|row| {
+            let head = Head {
+                rev: row.rev,
+                unread: row.unread,
+                delivered_upto: row.delivered_upto,
+                purged_rev: row.purged_rev,
+            };
+            (Token::stored(&row.token), head)
+        });
+        Ok(heads.collect())
     }
 
     async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error> {
         let rows = sqlx::query!(
             r#"select seq as "seq!", id as "id!", entity_type as "entity_type!", created_at as "created_at!",
-                data as "data!"
+                data as "data!", read as "read!", group_key as "group_key?", group_count as "group_count?",
+                group_actors as "group_actors?"
             from (
                 select *, sum(octet_length(data)) over (order by seq rows unbounded preceding) as bytes from (
-                    select seq, id, entity_type, created_at, data::text as data from notification
+                    select seq, id, entity_type, created_at, data::text as data, read_at is not null as read, group_key,
+                        group_count, group_actors::text as group_actors
+                    from notification
                     where token = $1 and seq > $2 and seq <= $3 and delivered_at is null and retracted_at is null
                         and (expires_at is null or expires_at > $4)
                     order by seq limit $5
@@ -152,8 +166,13 @@ impl Store for PostgresStore {
         let mut builder = PageBuilder::new(page.limit, self.page_bytes);
         for row in rows {
             let weight = row.data.len();
-            let content = content(row.id, row.entity_type, row.created_at, row.data)?;
-            builder.add(Notification { seq: row.seq, content: Arc::new(content), read: false }, weight);
+            let notification = Notification {
+                seq: row.seq,
+                content: Arc::new(content(row.id, row.entity_type, row.created_at, row.data)?),
+                read: row.read,
+                group: group(row.group_key.as_deref(), row.group_count, row.group_actors.as_deref())?,
+            };
+            builder.add(notification, weight);
         }
         Ok(builder.page)
     }
@@ -174,20 +193,23 @@ impl Store for PostgresStore {
         Ok(count.unsigned_abs())
     }
 
-    async fn events(&self, token: &Token, after: Rev, limit: u32) -> Result<Page<Event>, Error> {
+    async fn events(&self, token: &Token, after: Rev, limit: u32, now: DateTime<Utc>) -> Result<Page<Event>, Error> {
         // One statement, so that both tables are read from one snapshot: a rev that is missing here does not exist yet.
         let rows = sqlx::query!(
-            r#"select rev as "rev!", at as "at!", id, entity_type, data as "data!", read as "read!", change
+            r#"select rev as "rev!", at as "at!", id as "id?", entity_type as "entity_type?", data as "data!",
+                read as "read!", group_key as "group_key?", group_count as "group_count?",
+                group_actors as "group_actors?", change as "change?"
             from (
                 select *, sum(octet_length(data)) over (order by rev rows unbounded preceding) as bytes from (
                     select * from (
                         select seq as rev, created_at as at, id, entity_type, data::text as data,
-                            read_at is not null as read, null as change
+                            read_at is not null as read, group_key, group_count, group_actors::text as group_actors,
+                            case when retracted_at is not null or expires_at <= $5 then $6::text end as change
                         from notification where token = $1 and seq > $2 order by seq limit $3
                     ) as pushed
                     union all
                     select * from (
-                        select rev, at, null::uuid, null, '', false, change::text
+                        select rev, at, null::uuid, null, '', false, null, null::bigint, null, change::text
                         from inbox_change where token = $1 and rev > $2 order by rev limit $3
                     ) as changed
                     order by rev limit $3
@@ -196,7 +218,9 @@ impl Store for PostgresStore {
             token.as_str(),
             after,
             i64::from(limit) + 1,
-            self.page_bytes()
+            self.page_bytes(),
+            now,
+            PURGED
         )
         .fetch_all(&self.readers)
         .await
@@ -204,23 +228,198 @@ impl Store for PostgresStore {
         let mut builder = PageBuilder::new(limit, self.page_bytes);
         for row in rows {
             let weight = row.data.len();
-            let event = match (row.id, row.entity_type, row.change) {
-                (Some(id), Some(entity_type), _) => Event::New(Notification {
+            let event = match (row.change, row.id, row.entity_type) {
+                (Some(change), ..) => super::change_event(row.rev, &change, row.at)?,
+                (None, Some(id), Some(entity_type)) => Event::New(Notification {
                     seq: row.rev,
                     content: Arc::new(content(id, entity_type, row.at, row.data)?),
                     read: row.read,
+                    group: group(row.group_key.as_deref(), row.group_count, row.group_actors.as_deref())?,
                 }),
-                (_, _, Some(change)) => Event::Changed {
-                    rev: row.rev,
-                    change: serde_json::from_str(&change).map_err(|_| unreadable("inbox_change.change", &change))?,
-                    at: row.at,
-                    origin: None,
-                },
                 _ => return Err(unreadable("row at rev", &row.rev.to_string())),
             };
             builder.add(event, weight);
         }
         Ok(builder.page)
+    }
+
+    async fn list(&self, query: &ListQuery<'_>) -> Result<Page<Entry>, Error> {
+        let rows = sqlx::query!(
+            r#"select seq as "seq!", id as "id!", entity_type as "entity_type!", created_at as "created_at!",
+                data as "data!", group_key as "group_key?", group_count as "group_count?",
+                group_actors as "group_actors?", delivered_at as "delivered_at?", read_at as "read_at?",
+                expires_at as "expires_at?"
+            from (
+                select *, sum(octet_length(data)) over (order by seq desc rows unbounded preceding) as bytes from (
+                    select seq, id, entity_type, created_at, data::text as data, group_key, group_count,
+                        group_actors::text as group_actors, delivered_at, read_at, expires_at
+                    from notification
+                    where token = $1 and seq < $2 and retracted_at is null and (expires_at is null or expires_at > $3)
+                        and ($4::bool is null or (read_at is null) = $4) and ($5::text is null or entity_type = $5)
+                    order by seq desc limit $6
+                ) as wanted
+            ) as page where bytes - octet_length(data) < $7 order by seq desc"#,
+            query.token.as_str(),
+            query.before,
+            query.now,
+            query.unread,
+            query.entity_type,
+            i64::from(query.limit) + 1,
+            self.page_bytes()
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let mut builder = PageBuilder::new(query.limit, self.page_bytes);
+        for row in rows {
+            let weight = row.data.len();
+            let notification = Notification {
+                seq: row.seq,
+                content: Arc::new(content(row.id, row.entity_type, row.created_at, row.data)?),
+                read: row.read_at.is_some(),
+                group: group(row.group_key.as_deref(), row.group_count, row.group_actors.as_deref())?,
+            };
+            let (delivered_at, read_at, expires_at) = (row.delivered_at, row.read_at, row.expires_at);
+            builder.add(Entry { notification, delivered_at, read_at, expires_at }, weight);
+        }
+        Ok(builder.page)
+    }
+
+    async fn counts(&self, token: &Token, now: DateTime<Utc>) -> Result<Vec<TypeCount>, Error> {
+        sqlx::query_as!(
+            TypeCount,
+            r#"select entity_type, count(*) as "unread!" from notification
+            where token = $1 and read_at is null and retracted_at is null and (expires_at is null or expires_at > $2)
+            group by entity_type order by 2 desc, entity_type collate "C" limit $3"#,
+            token.as_str(),
+            now,
+            MAX_TYPES
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)
+    }
+
+    async fn sent(&self, id: Uuid, after: &str, limit: u32) -> Result<Option<Sent>, Error> {
+        let found = sqlx::query!(
+            r#"select push.entity_type as "entity_type!", push.created_at as "created_at!", push.data as "data!",
+                push.due_at as "due_at?", stored.sent + later.sent as "sent!", stored.delivered as "delivered!",
+                stored.read as "read!", stored.retracted as "retracted!"
+            from (
+                select entity_type, created_at, data::text as data, null::timestamptz as due_at
+                from notification where id = $1
+                union all select entity_type, created_at, data::text, due_at from scheduled where id = $1
+                limit 1
+            ) as push, (
+                select count(*) as sent, count(delivered_at) as delivered, count(read_at) as read,
+                    count(retracted_at) as retracted
+                from notification where id = $1
+            ) as stored, (select count(*) as sent from scheduled where id = $1) as later"#,
+            id
+        )
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let Some(found) = found else { return Ok(None) };
+        let recipients = sqlx::query!(
+            r#"select token as "token!", seq as "seq?", delivered_at as "delivered_at?", read_at as "read_at?",
+                retracted_at as "retracted_at?"
+            from (
+                select token, seq, delivered_at, read_at, retracted_at from notification where id = $1 and token > $2
+                union all select token, null, null, null, null from scheduled where id = $1 and token > $2
+            ) as recipient order by token limit $3"#,
+            id,
+            after,
+            i64::from(limit) + 1
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let mut builder = PageBuilder::new(limit, usize::MAX);
+        for row in recipients {
+            let recipient = Recipient {
+                token: Token::stored(&row.token),
+                seq: row.seq,
+                delivered_at: row.delivered_at,
+                read_at: row.read_at,
+                retracted_at: row.retracted_at,
+            };
+            builder.add(recipient, 0);
+        }
+        Ok(Some(Sent {
+            content: content(id, found.entity_type, found.created_at, found.data)?,
+            deliver_at: found.due_at,
+            totals: Totals {
+                sent: found.sent,
+                delivered: found.delivered,
+                read: found.read,
+                retracted: found.retracted,
+            },
+            recipients: builder.page,
+        }))
+    }
+
+    async fn due(&self, now: DateTime<Utc>) -> Result<Due, Error> {
+        sqlx::query_as!(
+            Due,
+            r#"select exists (select 1 from notification where expires_at <= $1) as "expired!",
+                exists (select 1 from scheduled where due_at <= $1) as "scheduled!""#,
+            now
+        )
+        .fetch_one(&self.readers)
+        .await
+        .map_err(unavailable)
+    }
+
+    async fn stale(&self, after: &str, inboxes: u32, rows: u32, keep: &Keep) -> Result<Stale, Error> {
+        let last = sqlx::query!(
+            r#"select max(token) as last, count(*) as "inboxes!" from (
+                select token from inbox where token > $1 order by token limit $2) as page"#,
+            after,
+            i64::from(inboxes)
+        )
+        .fetch_one(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let Some(last_token) = last.last else { return Ok(Stale::default()) };
+        let stale = sqlx::query!(
+            r#"with oldest as materialized (
+                select token, (select seq from notification where notification.token = inbox.token
+                    order by seq desc limit 1 offset $7) as seq
+                from inbox where token > $1 and token <= $2 and $7::bigint is not null and rev > $7
+            )
+            select notification.token as "token!", notification.seq as "seq!"
+            from notification left join oldest on oldest.token = notification.token
+            where notification.token > $1 and notification.token <= $2
+                and (read_at < $4 or (read_at is null and created_at < $5) or retracted_at < $6
+                    or notification.seq <= oldest.seq)
+            order by notification.token, notification.seq limit $3"#,
+            after,
+            last_token,
+            i64::from(rows),
+            keep.read_before,
+            keep.unread_before,
+            keep.history_before,
+            keep.rows.map(i64::from)
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let changes = sqlx::query!(
+            r#"select token, max(rev) as "upto!" from inbox_change where token > $1 and token <= $2 and at < $3
+            group by token order by token"#,
+            after,
+            last_token,
+            keep.history_before
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        Ok(Stale {
+            rows: stale.into_iter().map(|row| (Token::stored(&row.token), row.seq)).collect(),
+            history: changes.into_iter().map(|row| (Token::stored(&row.token), row.upto)).collect(),
+            last: Some(Token::stored(&last_token)).filter(|_| last.inboxes >= i64::from(inboxes)),
+        })
     }
 
     async fn epoch(&self) -> Result<String, Error> {

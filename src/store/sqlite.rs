@@ -19,10 +19,14 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{Error, OpenError, Opened, Page, PageBuilder, Settings, Store, Undelivered, json, schema, unreadable};
-use crate::notification::{Content, Event, Head, Notification, Rev, Token};
+use super::{
+    Due, Entry, Error, Keep, ListQuery, MAX_TYPES, OpenError, Opened, PURGED, Page, PageBuilder, Recipient, Sent,
+    Settings, Stale, Store, Totals, TypeCount, Undelivered, group, json, schema, unreadable,
+};
+use crate::notification::{Content, Event, Head, Notification, Rev, Token, timestamp};
 
 mod commit;
+mod edit;
 #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "there is nothing to copy to"))]
 pub(super) mod export;
 mod recovery;
@@ -95,6 +99,12 @@ pub(super) async fn connect(url: &str, settings: &Settings) -> Result<Connected,
     recovery::check(&mut connection, &path, promised, settings.startup_check_bytes).await?;
     schema::apply(&mut connection, sqlx::migrate!("migrations/sqlite")).await?;
     Ok(Connected { connection, lock, options, path })
+}
+
+/// A connection beside those of a service that may be running.
+pub(super) async fn connect_to_read(url: &str) -> Result<SqliteConnection, OpenError> {
+    let (options, path) = locate(url)?;
+    options.filename(&path).read_only(true).connect().await.map_err(|error| damaged_or(error, &path))
 }
 
 /// Applies the migrations that are pending, or only says which are; a file that is in use or not there is not touched.
@@ -188,27 +198,30 @@ impl Store for SqliteStore {
     async fn heads(&self, tokens: &[Token]) -> Result<HashMap<Token, Head>, Error> {
         let wanted = json(&tokens);
         let rows = sqlx::query_scalar!(
-            r#"select json_group_array(json_array(token, rev, unread, delivered_upto)) as "rows!: String"
+            r#"select json_group_array(json_array(token, rev, unread, delivered_upto, purged_rev)) as "rows!: String"
             from inbox where token in (select value from json_each(?1))"#,
             wanted
         )
         .fetch_one(&self.readers)
         .await
         .map_err(unavailable)?;
-        let rows: Vec<(Cow<'_, str>, Rev, i64, Rev)> = parse(&rows)?;
-        let head = |(token, rev, unread, delivered_upto): (Cow<'_, str>, _, _, _)| {
-            (Token::stored(&token), Head { rev, unread, delivered_upto })
+        let rows: Vec<(Cow<'_, str>, Rev, i64, Rev, Rev)> = parse(&rows)?;
+        let head = |(token, rev, unread, delivered_upto, purged_rev): (Cow<'_, str>, _, _, _, _)| {
+            (Token::stored(&token), Head { rev, unread, delivered_upto, purged_rev })
         };
         Ok(rows.into_iter().map(head).collect())
     }
 
     async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error> {
-        let (token, now) = (page.token.as_str(), crate::notification::timestamp(page.now));
+        let (token, now) = (page.token.as_str(), timestamp(page.now));
         let (limit, bytes) = (page.limit + 1, i64::try_from(self.page_bytes).unwrap_or(i64::MAX));
         let rows = sqlx::query_scalar!(
-            r#"select json_group_array(json_array(seq, id, entity_type, created_at, data)) as "rows!: String" from (
+            r#"select json_group_array(json_array(seq, id, entity_type, created_at, data, read_at is not null, group_key,
+                group_count, group_actors)) as "rows!: String"
+            from (
                 select *, sum(octet_length(data)) over (order by seq rows unbounded preceding) as bytes from (
-                    select seq, id, entity_type, created_at, data from notification
+                    select seq, id, entity_type, created_at, data, read_at, group_key, group_count, group_actors
+                    from notification
                     where token = ?1 and seq > ?2 and seq <= ?3 and delivered_at is null and retracted_at is null
                         and (expires_at is null or expires_at > ?4)
                     order by seq limit ?5
@@ -224,18 +237,16 @@ impl Store for SqliteStore {
         .fetch_one(&self.readers)
         .await
         .map_err(unavailable)?;
-        let rows: Vec<(Rev, Cow<'_, str>, String, Cow<'_, str>, String)> = parse(&rows)?;
         let mut builder = PageBuilder::new(page.limit, self.page_bytes);
-        for (seq, id, entity_type, created_at, data) in rows {
-            let weight = data.len();
-            let content = content(&id, entity_type, &created_at, data)?;
-            builder.add(Notification { seq, content: Arc::new(content), read: false }, weight);
+        for row in parse::<Vec<NotificationRow<'_>>>(&rows)? {
+            let weight = row.4.len();
+            builder.add(notification(row)?, weight);
         }
         Ok(builder.page)
     }
 
     async fn count_undelivered(&self, page: &Undelivered<'_>) -> Result<u64, Error> {
-        let (token, now) = (page.token.as_str(), crate::notification::timestamp(page.now));
+        let (token, now) = (page.token.as_str(), timestamp(page.now));
         let count = sqlx::query_scalar!(
             r#"select count(*) from notification
             where token = ?1 and seq > ?2 and seq <= ?3 and delivered_at is null and retracted_at is null
@@ -251,45 +262,54 @@ impl Store for SqliteStore {
         Ok(count.unsigned_abs())
     }
 
-    async fn events(&self, token: &Token, after: Rev, limit: u32) -> Result<Page<Event>, Error> {
+    async fn events(&self, token: &Token, after: Rev, limit: u32, now: DateTime<Utc>) -> Result<Page<Event>, Error> {
         let (token, rows, bytes) = (token.as_str(), limit + 1, i64::try_from(self.page_bytes).unwrap_or(i64::MAX));
+        let now = timestamp(now);
         // One statement, so that both tables are read from one snapshot: a rev that is missing here does not exist yet.
         let rows = sqlx::query_scalar!(
-            r#"select json_group_array(json_array(rev, at, id, entity_type, data, read_at is not null, change))
-                as "rows!: String"
+            r#"select json_group_array(json_array(rev, id, entity_type, at, data, read_at is not null, group_key,
+                group_count, group_actors, change)) as "rows!: String"
             from (
                 select *, sum(octet_length(data)) over (order by rev rows unbounded preceding) as bytes from (
-                    select seq as rev, created_at as at, id, entity_type, data, read_at, null as change
+                    select seq as rev, created_at as at, id, entity_type, data, read_at, group_key, group_count,
+                        group_actors, iif(retracted_at is not null or expires_at <= ?5, ?6, null) as change
                     from notification where token = ?1 and seq > ?2
                     union all
-                    select rev, at, null, null, '', null, change from inbox_change where token = ?1 and rev > ?2
+                    select rev, at, null, null, '', null, null, null, null, change
+                    from inbox_change where token = ?1 and rev > ?2
                     order by 1 limit ?3
                 )
             ) where bytes - octet_length(data) < ?4"#,
             token,
             after,
             rows,
-            bytes
+            bytes,
+            now,
+            PURGED
         )
         .fetch_one(&self.readers)
         .await
         .map_err(unavailable)?;
-        type Row<'a> = (Rev, Cow<'a, str>, Option<Cow<'a, str>>, Option<String>, String, u8, Option<Cow<'a, str>>);
+        type Row<'a> = (
+            Rev,
+            Option<Cow<'a, str>>,
+            Option<String>,
+            Cow<'a, str>,
+            String,
+            u8,
+            Option<Cow<'a, str>>,
+            Option<i64>,
+            Option<Cow<'a, str>>,
+            Option<Cow<'a, str>>,
+        );
         let mut builder = PageBuilder::new(limit, self.page_bytes);
-        for (rev, at, id, entity_type, data, read, change) in parse::<Vec<Row<'_>>>(&rows)? {
+        for (rev, id, entity_type, at, data, read, key, count, actors, change) in parse::<Vec<Row<'_>>>(&rows)? {
             let weight = data.len();
-            let event = match (id, entity_type, change) {
-                (Some(id), Some(entity_type), _) => Event::New(Notification {
-                    seq: rev,
-                    content: Arc::new(content(&id, entity_type, &at, data)?),
-                    read: read != 0,
-                }),
-                (_, _, Some(change)) => Event::Changed {
-                    rev,
-                    change: serde_json::from_str(&change).map_err(|_| unreadable("inbox_change.change", &change))?,
-                    at: time(&at)?,
-                    origin: None,
-                },
+            let event = match (change, id, entity_type) {
+                (Some(change), ..) => super::change_event(rev, &change, time(&at)?)?,
+                (None, Some(id), Some(entity_type)) => {
+                    Event::New(notification((rev, id, entity_type, at, data, read, key, count, actors))?)
+                }
                 _ => return Err(unreadable("row at rev", &rev.to_string())),
             };
             builder.add(event, weight);
@@ -297,10 +317,205 @@ impl Store for SqliteStore {
         Ok(builder.page)
     }
 
+    async fn list(&self, query: &ListQuery<'_>) -> Result<Page<Entry>, Error> {
+        let (token, now, limit) = (query.token.as_str(), timestamp(query.now), query.limit + 1);
+        let bytes = i64::try_from(self.page_bytes).unwrap_or(i64::MAX);
+        let rows = sqlx::query_scalar!(
+            r#"select json_group_array(json_array(
+                json_array(seq, id, entity_type, created_at, data, read_at is not null, group_key, group_count,
+                    group_actors),
+                delivered_at, read_at, expires_at)) as "rows!: String"
+            from (
+                select *, sum(octet_length(data)) over (order by seq desc rows unbounded preceding) as bytes from (
+                    select * from notification
+                    where token = ?1 and seq < ?2 and retracted_at is null and (expires_at is null or expires_at > ?3)
+                        and (?4 is null or (read_at is null) = ?4) and (?5 is null or entity_type = ?5)
+                    order by seq desc limit ?6
+                )
+            ) where bytes - octet_length(data) < ?7"#,
+            token,
+            query.before,
+            now,
+            query.unread,
+            query.entity_type,
+            limit,
+            bytes
+        )
+        .fetch_one(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        type Time<'a> = Option<Cow<'a, str>>;
+        let mut builder = PageBuilder::new(query.limit, self.page_bytes);
+        let rows: Vec<(NotificationRow<'_>, Time<'_>, Time<'_>, Time<'_>)> = parse(&rows)?;
+        for (row, delivered_at, read_at, expires_at) in rows {
+            let (at, weight) = (|text: Time<'_>| text.map(|text| time(&text)).transpose(), row.4.len());
+            let entry = Entry {
+                notification: notification(row)?,
+                delivered_at: at(delivered_at)?,
+                read_at: at(read_at)?,
+                expires_at: at(expires_at)?,
+            };
+            builder.add(entry, weight);
+        }
+        Ok(builder.page)
+    }
+
+    async fn counts(&self, token: &Token, now: DateTime<Utc>) -> Result<Vec<TypeCount>, Error> {
+        let (token, now) = (token.as_str(), timestamp(now));
+        sqlx::query_as!(
+            TypeCount,
+            r#"select entity_type, count(*) as unread from notification
+            where token = ?1 and read_at is null and retracted_at is null and (expires_at is null or expires_at > ?2)
+            group by entity_type order by 2 desc, 1 limit ?3"#,
+            token,
+            now,
+            MAX_TYPES
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)
+    }
+
+    async fn sent(&self, id: Uuid, after: &str, limit: u32) -> Result<Option<Sent>, Error> {
+        let (id_text, rows) = (id.to_string(), limit + 1);
+        let found = sqlx::query!(
+            r#"select entity_type as "entity_type!", created_at as "created_at!", data as "data!", due_at as "due_at?: String",
+                (select count(*) from notification where id = ?1)
+                    + (select count(*) from scheduled where id = ?1) as "sent!: i64",
+                (select count(delivered_at) from notification where id = ?1) as "delivered!: i64",
+                (select count(read_at) from notification where id = ?1) as "read!: i64",
+                (select count(retracted_at) from notification where id = ?1) as "retracted!: i64"
+            from (
+                select entity_type, created_at, data, null as due_at from notification where id = ?1
+                union all select entity_type, created_at, data, due_at from scheduled where id = ?1
+            ) limit 1"#,
+            id_text
+        )
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let Some(found) = found else { return Ok(None) };
+        let recipients = sqlx::query!(
+            r#"select token as "token!", seq as "seq?: i64", delivered_at, read_at, retracted_at from (
+                select token, seq, delivered_at, read_at, retracted_at from notification where id = ?1 and token > ?2
+                union all select token, null, null, null, null from scheduled where id = ?1 and token > ?2
+            ) order by token limit ?3"#,
+            id_text,
+            after,
+            rows
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let at = |text: Option<String>| text.map(|text| time(&text)).transpose();
+        let mut builder = PageBuilder::new(limit, usize::MAX);
+        for row in recipients {
+            let recipient = Recipient {
+                token: Token::stored(&row.token),
+                seq: row.seq,
+                delivered_at: at(row.delivered_at)?,
+                read_at: at(row.read_at)?,
+                retracted_at: at(row.retracted_at)?,
+            };
+            builder.add(recipient, 0);
+        }
+        Ok(Some(Sent {
+            content: content(&id_text, found.entity_type, &found.created_at, found.data)?,
+            deliver_at: at(found.due_at)?,
+            totals: Totals {
+                sent: found.sent,
+                delivered: found.delivered,
+                read: found.read,
+                retracted: found.retracted,
+            },
+            recipients: builder.page,
+        }))
+    }
+
+    async fn due(&self, now: DateTime<Utc>) -> Result<Due, Error> {
+        let now = timestamp(now);
+        let due = sqlx::query!(
+            r#"select exists (select 1 from notification where expires_at <= ?1) as "expired!: bool",
+                exists (select 1 from scheduled where due_at <= ?1) as "scheduled!: bool""#,
+            now
+        )
+        .fetch_one(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        Ok(Due { expired: due.expired, scheduled: due.scheduled })
+    }
+
+    async fn stale(&self, after: &str, inboxes: u32, rows: u32, keep: &Keep) -> Result<Stale, Error> {
+        let last = sqlx::query!(
+            r#"select max(token) as last, count(*) as inboxes from (
+                select token from inbox where token > ?1 order by token limit ?2)"#,
+            after,
+            inboxes
+        )
+        .fetch_one(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let Some(last_token) = last.last else { return Ok(Stale::default()) };
+        let (read, unread) = (keep.read_before.map(timestamp), keep.unread_before.map(timestamp));
+        let history = keep.history_before.map(timestamp);
+        let stale = sqlx::query_scalar!(
+            r#"with oldest as materialized (
+                select token, (select seq from notification where notification.token = inbox.token
+                    order by seq desc limit 1 offset ?7) as seq
+                from inbox where token > ?1 and token <= ?2 and ?7 is not null and rev > ?7
+            )
+            select json_group_array(json_array(token, seq)) as "rows!: String" from (
+                select notification.token, notification.seq
+                from notification left join oldest on oldest.token = notification.token
+                where notification.token > ?1 and notification.token <= ?2
+                    and (read_at < ?4 or (read_at is null and created_at < ?5) or retracted_at < ?6
+                        or notification.seq <= oldest.seq)
+                limit ?3)"#,
+            after,
+            last_token,
+            rows,
+            read,
+            unread,
+            history,
+            keep.rows
+        )
+        .fetch_one(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let changes = sqlx::query_scalar!(
+            r#"select json_group_array(json_array(token, upto)) as "rows!: String" from (
+                select token, max(rev) as upto from inbox_change where token > ?1 and token <= ?2 and at < ?3
+                group by token)"#,
+            after,
+            last_token,
+            history
+        )
+        .fetch_one(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let more = last.inboxes >= i64::from(inboxes);
+        let last = Some(Token::stored(&last_token)).filter(|_| more);
+        Ok(Stale { rows: parse(&stale)?, history: parse(&changes)?, last })
+    }
+
     async fn epoch(&self) -> Result<String, Error> {
         let epoch = sqlx::query_scalar!("select epoch from meta limit 1 -- sqlite").fetch_one(&self.readers).await;
         epoch.map_err(unavailable)
     }
+}
+
+/// seq, id, entity_type, created_at, data, whether read, group_key, group_count, group_actors.
+type NotificationRow<'a> =
+    (Rev, Cow<'a, str>, String, Cow<'a, str>, String, u8, Option<Cow<'a, str>>, Option<i64>, Option<Cow<'a, str>>);
+
+fn notification(row: NotificationRow<'_>) -> Result<Notification, Error> {
+    let (seq, id, entity_type, created_at, data, read, key, count, actors) = row;
+    Ok(Notification {
+        seq,
+        content: Arc::new(content(&id, entity_type, &created_at, data)?),
+        read: read != 0,
+        group: group(key.as_deref(), count, actors.as_deref())?,
+    })
 }
 
 fn content(id: &str, entity_type: String, created_at: &str, data: String) -> Result<Content, Error> {

@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 #[cfg(feature = "postgres")]
 #[path = "../../tests/support/postgres.rs"]
@@ -13,8 +14,14 @@ use serde_json::value::RawValue;
 mod postgres;
 
 use super::fake::FakeDatabase;
-use super::{Batch, Error, IdempotencyKey, KeyedPush, OpenError, Opened, PushOutcome, Receipt, Settings, Undelivered};
-use crate::notification::{Event, NewPush, Payload, Pushed, ReceiptKind, Rev, Selection, Token};
+use super::{
+    Batch, Edit, Error, IdempotencyKey, Keep, KeyedPush, ListQuery, OpenError, Opened, PushOutcome, Receipt, Settings,
+    Stale, Store, Undelivered,
+};
+use crate::notification::{
+    ChangeKind, Event, Group, GroupKey, Head, NewPush, Options, Payload, Pushed, ReceiptKind, Rev, Selection, Token,
+    timestamp,
+};
 
 fn settings() -> Settings {
     Settings {
@@ -73,6 +80,16 @@ impl Database {
         }
     }
 
+    /// Runs SQL as an admin.
+    fn sql(&self, sql: &str) {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => self.sqlite(sql),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(database) => drop(database.sql(sql)),
+        }
+    }
+
     #[cfg(feature = "sqlite")]
     fn sqlite(&self, sql: &str) {
         let file = self.url().replacen("sqlite://", "", 1);
@@ -92,12 +109,24 @@ fn token(text: &str) -> Token {
 fn push(tokens: &[&str], data: &str) -> KeyedPush {
     let data = Payload::parse(RawValue::from_string(data.to_owned()).unwrap(), 1 << 20, 64).unwrap();
     let tokens = tokens.iter().map(|text| token(text)).collect();
-    KeyedPush { push: NewPush { tokens, entity_type: "like".into(), data }, key: None }
+    let push = NewPush { tokens, entity_type: "like".into(), data, options: Options::default() };
+    KeyedPush { push, key: None }
 }
 
 fn keyed(tokens: &[&str], key: &str, body: &str) -> KeyedPush {
     let key = IdempotencyKey { owner: "backend".into(), key: key.into(), body_sha256: body.into() };
     KeyedPush { key: Some(key), ..push(tokens, "{}") }
+}
+
+fn push_with(tokens: &[&str], options: Options) -> KeyedPush {
+    let mut keyed = push(tokens, "{}");
+    keyed.push.options = options;
+    keyed
+}
+
+fn grouped(key: &str, actor: Option<&str>) -> Options {
+    let actor = actor.map(str::to_owned);
+    Options { group: Some(GroupKey { key: key.into(), actor }), ..Options::default() }
 }
 
 fn receipt(to: &str, kind: ReceiptKind, selection: Selection) -> Receipt {
@@ -114,9 +143,13 @@ async fn commit_pushes(opened: &mut Opened, pushes: Vec<KeyedPush>) -> Vec<Pushe
 }
 
 async fn history(opened: &Opened, token: &Token) -> Vec<Event> {
+    history_at(opened, token, now()).await
+}
+
+async fn history_at(opened: &Opened, token: &Token, now: DateTime<Utc>) -> Vec<Event> {
     let (mut events, mut after) = (Vec::new(), 0);
     loop {
-        let page = opened.store.events(token, after, 3).await.unwrap();
+        let page = opened.store.events(token, after, 3, now).await.unwrap();
         events.extend(page.rows);
         after = events.last().map_or(0, Event::rev);
         if !page.more {
@@ -125,28 +158,99 @@ async fn history(opened: &Opened, token: &Token) -> Vec<Event> {
     }
 }
 
-async fn undelivered(opened: &Opened, token: &Token, upto: Rev) -> Vec<Rev> {
-    let page = Undelivered { token, after: 0, upto, limit: 1000, now: now() };
+async fn undelivered(opened: &Opened, token: &Token, upto: Rev, now: DateTime<Utc>) -> Vec<Rev> {
+    let page = Undelivered { token, after: 0, upto, limit: 1000, now };
     let rows = opened.store.undelivered(&page).await.unwrap().rows;
     assert_eq!(opened.store.count_undelivered(&page).await.unwrap(), rows.len() as u64);
     rows.iter().map(|row| row.seq).collect()
 }
 
-/// An event without the parts that differ from database to database.
-fn shape(event: &Event) -> String {
-    match event {
-        Event::New(new) => format!("{} new {:?} read {}", new.seq, new.content.data.get(), new.read),
-        Event::Changed { rev, change, .. } => match &change.kind {
-            crate::notification::ChangeKind::Read(ids) => format!("{rev} read {} leaves {}", ids.len(), change.unread),
-            crate::notification::ChangeKind::ReadUpTo(upto) => format!("{rev} read to {upto} leaves {}", change.unread),
-        },
+/// Every row that a list with these filters shows, page by page.
+async fn list(store: &dyn Store, token: &Token, unread: Option<bool>, now: DateTime<Utc>) -> Vec<String> {
+    let (mut rows, mut before) = (Vec::new(), Rev::MAX);
+    loop {
+        let query = ListQuery { token, before, unread, entity_type: Some("like"), limit: 2, now };
+        let page = store.list(&query).await.unwrap();
+        before = page.rows.last().map_or(0, |entry| entry.notification.seq);
+        rows.extend(page.rows.into_iter().map(|entry| {
+            let expires_at = entry.expires_at.map(timestamp);
+            format!("{} expires {expires_at:?}", shape(&Event::New(entry.notification)))
+        }));
+        if !page.more {
+            return rows;
+        }
     }
 }
 
+/// An event without the parts that differ from database to database.
+fn shape(event: &Event) -> String {
+    let group = |group: &Group| format!("{} {} {:?}", group.key, group.count, group.actors);
+    match event {
+        Event::New(new) => {
+            let group = new.group.as_deref().map(group);
+            format!("{} new {:?} read {} {group:?}", new.seq, new.content.data.get(), new.read)
+        }
+        Event::Gone { rev } => format!("{rev} gone"),
+        Event::Changed { rev, change, .. } => {
+            let what = match &change.kind {
+                ChangeKind::Read(ids) => format!("read {}", ids.len()),
+                ChangeKind::ReadUpTo(upto) => format!("read to {upto}"),
+                ChangeKind::Unread(ids) => format!("unread {}", ids.len()),
+                ChangeKind::Retracted(ids) => format!("retracted {}", ids.len()),
+                ChangeKind::Expired(ids) => format!("expired {}", ids.len()),
+                ChangeKind::Group(regrouped) => format!("group {}", group(&regrouped.group)),
+            };
+            format!("{rev} {what} leaves {}", change.unread)
+        }
+    }
+}
+
+const TOKENS: u8 = 6;
+
 #[derive(Debug, Clone)]
 enum Step {
-    Push { tokens: Vec<u8>, copies: usize },
-    Receipt { token: u8, kind: ReceiptKind, choice: Choice },
+    Push {
+        tokens: Vec<u8>,
+        copies: Vec<Wish>,
+    },
+    Receipt {
+        token: u8,
+        kind: ReceiptKind,
+        choice: Choice,
+    },
+    /// The n-th push of all, from the newest.
+    Retract(usize),
+    Ungroup {
+        token: u8,
+        key: u8,
+        actor: u8,
+    },
+    Erase(u8),
+    Expire,
+    Release,
+}
+
+/// What one push asks for; times are in steps from now.
+#[derive(Debug, Clone)]
+struct Wish {
+    ttl: Option<u32>,
+    collapse: Option<u8>,
+    group: Option<(u8, Option<u8>)>,
+    later: Option<i64>,
+}
+
+impl Wish {
+    fn options(&self, now: DateTime<Utc>) -> Options {
+        Options {
+            ttl_secs: self.ttl,
+            collapse_key: self.collapse.filter(|_| self.group.is_none()).map(|key| key.to_string()),
+            group: self.group.map(|(key, actor)| GroupKey {
+                key: key.to_string(),
+                actor: actor.map(|actor| format!("actor {actor}")),
+            }),
+            deliver_at: self.later.map(|steps| now + TimeDelta::seconds(steps)),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -157,87 +261,154 @@ enum Choice {
     All,
 }
 
+fn wish() -> impl Strategy<Value = Wish> {
+    let ttl = prop_oneof![4 => Just(None), 1 => (1..6_u32).prop_map(Some)];
+    let collapse = prop_oneof![3 => Just(None), 1 => (0..2_u8).prop_map(Some)];
+    let group = prop_oneof![1 => Just(None), 1 => (0..2_u8, prop::option::of(0..6_u8)).prop_map(Some)];
+    let later = prop_oneof![6 => Just(None), 1 => (-1..6_i64).prop_map(Some)];
+    (ttl, collapse, group, later).prop_map(|(ttl, collapse, group, later)| Wish { ttl, collapse, group, later })
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let kind = prop_oneof![Just(ReceiptKind::Ack), Just(ReceiptKind::Read)];
     let choice =
         prop_oneof![(1..4_usize).prop_map(Choice::Every), (0..12_i64).prop_map(Choice::UpTo), Just(Choice::All)];
+    let some_tokens = || prop::collection::vec(0..TOKENS, 1..6);
+    let plain = Wish { ttl: None, collapse: None, group: None, later: None };
     prop_oneof![
-        (prop::collection::vec(0..12_u8, 1..12), 1..4_usize).prop_map(|(tokens, copies)| Step::Push { tokens, copies }),
-        (0..12_u8, kind, choice).prop_map(|(token, kind, choice)| Step::Receipt { token, kind, choice }),
+        3 => (some_tokens(), 1..4_usize)
+            .prop_map(move |(tokens, copies)| Step::Push { tokens, copies: vec![plain.clone(); copies] }),
+        5 => (some_tokens(), prop::collection::vec(wish(), 1..4))
+            .prop_map(|(tokens, copies)| Step::Push { tokens, copies }),
+        3 => (0..TOKENS, kind, choice).prop_map(|(token, kind, choice)| Step::Receipt { token, kind, choice }),
+        2 => (0..TOKENS, 1..4_usize).prop_map(|(token, every)| {
+            Step::Receipt { token, kind: ReceiptKind::Unread, choice: Choice::Every(every) }
+        }),
+        1 => (0..5_usize).prop_map(Step::Retract),
+        2 => (0..TOKENS, 0..2_u8, 0..6_u8).prop_map(|(token, key, actor)| Step::Ungroup { token, key, actor }),
+        1 => (0..TOKENS).prop_map(Step::Erase),
+        2 => Just(Step::Expire),
+        2 => Just(Step::Release),
     ]
 }
 
-/// Runs the steps on a real database and on the reference and compares everything a caller can see.
-async fn agrees_with_the_reference(mut opened: Opened, steps: Vec<Step>) -> Result<(), TestCaseError> {
+/// Runs the steps, a second apart, on a real database and on the reference and compares everything a caller can see.
+async fn agrees_with_the_reference(database: &Database, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let mut opened = database.open().await;
     let reference = FakeDatabase::default();
-    let (mut real_ids, mut reference_ids) = (Vec::new(), Vec::new());
+    let (mut real_ids, mut reference_ids): (Vec<Uuid>, Vec<Uuid>) = Default::default();
+    let shapes = |events: &[(Token, Event)]| {
+        let mut shapes: Vec<_> = events.iter().map(|(token, event)| (token.clone(), shape(event))).collect();
+        shapes.sort();
+        shapes
+    };
+    let mut time = now();
     for step in steps {
+        time += TimeDelta::seconds(1);
         let (mut real, mut expected) = (Batch::default(), Batch::default());
-        match step {
+        let nth = |ids: &[Uuid], n: usize| ids.iter().rev().nth(n).copied().unwrap_or_default();
+        let edits = match step {
             Step::Push { mut tokens, copies } => {
                 tokens.sort_unstable();
                 tokens.dedup();
                 let tokens: Vec<_> = tokens.iter().map(u8::to_string).collect();
                 let tokens: Vec<_> = tokens.iter().map(String::as_str).collect();
                 for batch in [&mut real, &mut expected] {
-                    batch.pushes = (0..copies).map(|copy| push(&tokens, &format!("{{ \"n\":{copy} }}"))).collect();
+                    batch.pushes = copies.iter().map(|wish| push_with(&tokens, wish.options(time))).collect();
                 }
+                None
             }
             Step::Receipt { token, kind, choice } => {
-                let select = |ids: &[uuid::Uuid]| match choice {
+                let select = |ids: &[Uuid]| match choice {
                     Choice::Every(n) => Selection::Ids(ids.iter().copied().step_by(n).collect()),
                     Choice::UpTo(rev) => Selection::UpTo(rev),
                     Choice::All => Selection::All,
                 };
                 real.receipts.push(receipt(&token.to_string(), kind, select(&real_ids)));
                 expected.receipts.push(receipt(&token.to_string(), kind, select(&reference_ids)));
+                None
+            }
+            Step::Retract(n) => {
+                Some((Edit::Retract { id: nth(&real_ids, n) }, Edit::Retract { id: nth(&reference_ids, n) }))
+            }
+            Step::Ungroup { token, key, actor } => {
+                let token = super::tests::token(&token.to_string());
+                let edit = Edit::Ungroup { token, key: key.to_string(), actor: format!("actor {actor}") };
+                Some((edit.clone(), edit))
+            }
+            Step::Erase(token) => {
+                let edit = Edit::Erase { token: super::tests::token(&token.to_string()) };
+                Some((edit.clone(), edit))
+            }
+            Step::Expire => Some((Edit::Expire { limit: 1000 }, Edit::Expire { limit: 1000 })),
+            Step::Release => Some((Edit::Release { limit: 1000 }, Edit::Release { limit: 1000 })),
+        };
+        if let Some((edit, same)) = edits {
+            let (edited, wanted) = (opened.committers[0].edit(&edit, time).await.unwrap(), reference.edit(&same, time));
+            prop_assert_eq!(edited.rows, wanted.rows, "{:?}", &edit);
+            prop_assert_eq!(shapes(&edited.events), shapes(&wanted.events), "{:?}", &edit);
+            continue;
+        }
+        let committed = opened.committers[0].commit(&real, time).await.unwrap();
+        let wanted = reference.apply(&expected, time);
+        for ((ids, other), outcomes) in [
+            ((&mut real_ids, &wanted.pushes), &committed.pushes),
+            ((&mut reference_ids, &committed.pushes), &wanted.pushes),
+        ] {
+            for (outcome, same) in outcomes.iter().zip(other) {
+                let (PushOutcome::Pushed(pushed), PushOutcome::Pushed(same)) = (outcome, same) else { continue };
+                let placed = |pushed: &Pushed| -> Vec<_> {
+                    let placed = pushed.results.iter();
+                    placed.map(|placed| (placed.token.clone(), placed.seq, placed.grouped_into.is_some())).collect()
+                };
+                prop_assert_eq!(placed(pushed), placed(same));
+                ids.push(pushed.id);
             }
         }
-        let committed = opened.committers[0].commit(&real, now()).await.unwrap();
-        let wanted = reference.apply(&expected, now());
-        for (ids, outcomes) in [(&mut real_ids, &committed.pushes), (&mut reference_ids, &wanted.pushes)] {
-            ids.extend(outcomes.iter().filter_map(|outcome| match outcome {
-                PushOutcome::Pushed(pushed) => Some(pushed.id),
-                PushOutcome::KeyMismatch => None,
-            }));
-        }
-        let counters = |head: &Option<crate::notification::Head>| head.map(|head| (head.rev, head.unread));
+        let counters = |head: &Option<Head>| head.map(|head| (head.rev, head.unread));
         prop_assert_eq!(
             committed.receipts.iter().map(counters).collect::<Vec<_>>(),
             wanted.receipts.iter().map(counters).collect::<Vec<_>>()
         );
-        let shapes = |events: &[(Token, Event)]| {
-            let mut shapes: Vec<_> = events.iter().map(|(token, event)| (token.clone(), shape(event))).collect();
-            shapes.sort();
-            shapes
-        };
         prop_assert_eq!(shapes(&committed.events), shapes(&wanted.events));
     }
-    for token in (0..12_u8).map(|token| super::tests::token(&token.to_string())) {
-        let events = history(&opened, &token).await;
-        let wanted: Vec<_> = reference.history(&token).into_values().collect();
+    for token in (0..TOKENS).map(|token| super::tests::token(&token.to_string())) {
+        let events = history_at(&opened, &token, time).await;
+        let wanted: Vec<_> = reference.history(&token, time).into_values().collect();
         prop_assert_eq!(events.iter().map(shape).collect::<Vec<_>>(), wanted.iter().map(shape).collect::<Vec<_>>());
         let head = opened.store.heads(std::slice::from_ref(&token)).await.unwrap().remove(&token).unwrap_or_default();
         let expected = reference.head(&token);
         prop_assert_eq!((head.rev, head.unread), (expected.rev, expected.unread));
-        let mut missing: Vec<_> = reference.undelivered(&token).into_iter().collect();
+        let mut missing: Vec<_> = reference.undelivered(&token, time).into_iter().collect();
         missing.sort_unstable();
         prop_assert!(
             missing.iter().all(|rev| *rev > head.delivered_upto),
             "the low-water mark passed an undelivered row"
         );
-        prop_assert_eq!(undelivered(&opened, &token, Rev::MAX).await, missing);
+        prop_assert_eq!(undelivered(&opened, &token, Rev::MAX, time).await, missing);
+        for unread in [None, Some(true), Some(false)] {
+            prop_assert_eq!(
+                list(&*opened.store, &token, unread, time).await,
+                list(&reference, &token, unread, time).await
+            );
+        }
+        prop_assert_eq!(
+            opened.store.counts(&token, time).await.unwrap(),
+            reference.counts(&token, time).await.unwrap()
+        );
     }
+    let audit = super::check(&database.url()).await.unwrap();
+    prop_assert!(audit.violations.is_empty(), "{:?}", audit.violations);
     Ok(())
 }
 
 async fn random_batches_leave_what_the_reference_says(make: fn() -> Database) {
     let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
     let result = tokio::task::spawn_blocking(move || {
-        TestRunner::new(config).run(&prop::collection::vec(step(), 1..25), |steps| {
+        TestRunner::new(config).run(&prop::collection::vec(step(), 1..40), |steps| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let database = make();
-            runtime.block_on(async { agrees_with_the_reference(database.open().await, steps).await })
+            runtime.block_on(agrees_with_the_reference(&database, steps))
         })
     });
     result.await.unwrap().unwrap();
@@ -259,7 +430,7 @@ async fn receipts_of_several_sessions_in_one_batch_are_one_change_each_way(make:
     assert_eq!(shapes, ["5 read 2 leaves 2", "6 read to 1 leaves 1"]);
     let origins = committed.events.iter().map(|(_, event)| match event {
         Event::Changed { origin, .. } => *origin,
-        Event::New(_) => panic!("nothing was pushed"),
+        Event::New(_) | Event::Gone { .. } => panic!("nothing was pushed"),
     });
     assert!(origins.eq([None, None]), "two sessions asked, so both must hear");
     assert_eq!(committed.receipts[3].unwrap().rev, 0, "a token that never got anything stays unknown");
@@ -288,7 +459,7 @@ async fn a_page_ends_at_its_bytes_whatever_its_rows(make: fn() -> Database) {
     let mut opened = database.open().await;
     let big = format!("\"{}\"", "x".repeat(settings().page_bytes / 2));
     commit_pushes(&mut opened, (0..5).map(|_| push(&["1"], &big)).collect()).await;
-    let page = opened.store.events(&token("1"), 0, 1000).await.unwrap();
+    let page = opened.store.events(&token("1"), 0, 1000, now()).await.unwrap();
     assert_eq!((page.rows.len(), page.more), (2, true));
     let page = Undelivered { token: &token("1"), after: 2, upto: 5, limit: 1000, now: now() };
     assert_eq!(opened.store.undelivered(&page).await.unwrap().rows.len(), 2);
@@ -305,7 +476,103 @@ async fn a_failed_batch_leaves_nothing_and_the_next_one_works(make: fn() -> Data
     }
     database.repair();
     let pushed = commit_pushes(&mut opened, vec![push(&["1"], "{}")]).await;
-    assert_eq!(pushed[0].results, [(token("1"), 1)], "the failed batch took no rev");
+    assert_eq!(pushed[0].results[0].seq, Some(1), "the failed batch took no rev");
+}
+
+async fn what_is_not_to_be_kept_goes_and_the_rest_still_holds(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    let day = |n| now() + TimeDelta::days(n);
+    for n in 0..6 {
+        let batch = Batch { pushes: vec![push(&["1", "2"], &n.to_string())], receipts: vec![] };
+        opened.committers[0].commit(&batch, day(n)).await.unwrap();
+    }
+    let reads = Batch { pushes: vec![], receipts: vec![receipt("1", ReceiptKind::Read, Selection::UpTo(2))] };
+    opened.committers[0].commit(&reads, day(6)).await.unwrap();
+    let keep = |read, unread, history, rows| {
+        let before = |days: Option<i64>| days.map(day);
+        Keep { read_before: before(read), unread_before: before(unread), history_before: before(history), rows }
+    };
+    let stale = async |opened: &Opened, keep| opened.store.stale("", 10, 100, &keep).await.unwrap();
+    let row = |token: &str, seq| (super::tests::token(token), seq);
+    assert_eq!(stale(&opened, keep(None, None, None, None)).await, Stale::default());
+    assert_eq!(stale(&opened, keep(Some(6), None, Some(6), None)).await, Stale::default(), "all is young enough");
+    assert_eq!(stale(&opened, keep(Some(7), None, None, None)).await.rows, [row("1", 1), row("1", 2)]);
+    assert_eq!(stale(&opened, keep(None, Some(1), None, None)).await.rows, [row("2", 1)], "read ones are not unread");
+    let excess = [row("1", 1), row("1", 2), row("2", 1), row("2", 2)];
+    assert_eq!(stale(&opened, keep(None, None, None, Some(4))).await.rows, excess);
+    let page = opened.store.stale("", 1, 100, &keep(None, None, None, Some(4))).await.unwrap();
+    assert_eq!((page.rows.len(), page.last), (2, Some(token("1"))));
+    assert_eq!(stale(&opened, keep(None, None, Some(7), None)).await.history, [row("1", 7)]);
+
+    let rows = excess.to_vec();
+    let purge = Edit::Purge { rows, history: vec![] };
+    let edited = opened.committers[0].edit(&purge, day(8)).await.unwrap();
+    assert_eq!(edited.rows, 4);
+    let shapes: Vec<_> = edited.events.iter().map(|(token, event)| (token.as_str(), shape(event))).collect();
+    let expected = [("1", "8 expired 2 leaves 4".to_owned()), ("2", "7 expired 2 leaves 4".to_owned())];
+    assert_eq!(shapes, expected);
+    assert_eq!(opened.committers[0].edit(&purge, day(8)).await.unwrap().rows, 0, "they are gone");
+    let revs = |events: Vec<Event>| events.iter().map(shape).take(3).collect::<Vec<_>>();
+    assert_eq!(revs(history(&opened, &token("1")).await)[..2], ["1 gone", "2 gone"]);
+    assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
+
+    let history_of = stale(&opened, keep(None, None, Some(7), None)).await.history;
+    assert_eq!(history_of, [row("1", 7)]);
+    opened.committers[0].edit(&Edit::Purge { rows: vec![], history: history_of }, day(9)).await.unwrap();
+    let head = opened.store.heads(&[token("1")]).await.unwrap()[&token("1")];
+    assert_eq!((head.rev, head.unread, head.purged_rev), (8, 4, 7));
+    assert_eq!(
+        list(&*opened.store, &token("1"), None, day(9)).await.len(),
+        4,
+        "rows stay though their history is gone"
+    );
+    assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
+}
+
+async fn a_violation_is_found_and_named(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    commit_pushes(&mut opened, (0..3).map(|_| push(&["1", "2"], "{}")).collect()).await;
+    assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
+    for (sql, named) in [
+        ("update inbox set unread = 7 where token = '1'", "inbox 1: unread is 7, but 3 rows are"),
+        ("update inbox set unread = 3, rev = 4 where token = '1'", "inbox 1: rev 4, purged up to 0, but 3 events"),
+        (
+            "update inbox set rev = 2 where token = '1'",
+            "inbox 1: rev 2, purged up to 0, but 3 events at 3 revs, the newest 3",
+        ),
+        ("update inbox set rev = 3, delivered_upto = 1 where token = '1'", "inbox 1, seq 1: not delivered"),
+        (
+            "update inbox set delivered_upto = 0; update notification set read_at = created_at where token = '2' and seq = 2",
+            "inbox 2, seq 2: read but not delivered",
+        ),
+        ("delete from inbox where token = '2'", "token 2: has events but no inbox"),
+        ("delete from meta", "meta: 0 epochs instead of one"),
+    ] {
+        database.sql(sql);
+        let violations = super::check(&database.url()).await.unwrap().violations;
+        assert!(violations.iter().any(|violation| violation.starts_with(named)), "{sql}: {violations:?}");
+    }
+}
+
+async fn the_last_three_of_a_group_are_named_and_everybody_counts(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    for actor in ["a", "b", "c", "d", "b"] {
+        commit_pushes(&mut opened, vec![push_with(&["1"], grouped("post", Some(actor)))]).await;
+    }
+    commit_pushes(&mut opened, vec![push_with(&["1"], grouped("post", None))]).await;
+    let group = async |opened: &Opened| match &history(opened, &token("1")).await[0] {
+        Event::New(new) => Group::clone(new.group.as_ref().unwrap()),
+        other => panic!("{other:?}"),
+    };
+    let actors = |names: [&str; 3]| names.map(str::to_owned).to_vec();
+    assert_eq!(group(&opened).await, Group { key: "post".into(), count: 5, actors: actors(["b", "d", "c"]) });
+    let unlike = Edit::Ungroup { token: token("1"), key: "post".into(), actor: "d".into() };
+    assert_eq!(opened.committers[0].edit(&unlike, now()).await.unwrap().rows, 1);
+    assert_eq!(opened.committers[0].edit(&unlike, now()).await.unwrap().rows, 0);
+    assert_eq!(group(&opened).await, Group { key: "post".into(), count: 4, actors: actors(["b", "c", "a"]) });
 }
 
 async fn the_epoch_stays(make: fn() -> Database) {
@@ -357,7 +624,7 @@ async fn committers_at_once_neither_fail_nor_leave_a_gap(make: fn() -> Database)
         let head = opened.store.heads(std::slice::from_ref(&token)).await.unwrap()[&token];
         let unread = events.iter().filter(|event| matches!(event, Event::New(new) if !new.read)).count();
         assert_eq!((head.rev, head.unread), (revs.len() as Rev, unread as i64));
-        assert!(undelivered(&opened, &token, Rev::MAX).await.iter().all(|rev| *rev > head.delivered_upto));
+        assert!(undelivered(&opened, &token, Rev::MAX, now()).await.iter().all(|rev| *rev > head.delivered_upto));
     }
 }
 
@@ -387,6 +654,9 @@ on_each_database!(
     a_key_gives_the_first_answer_until_it_expires,
     a_page_ends_at_its_bytes_whatever_its_rows,
     a_failed_batch_leaves_nothing_and_the_next_one_works,
+    what_is_not_to_be_kept_goes_and_the_rest_still_holds,
+    a_violation_is_found_and_named,
+    the_last_three_of_a_group_are_named_and_everybody_counts,
     the_epoch_stays,
     committers_at_once_neither_fail_nor_leave_a_gap,
 );

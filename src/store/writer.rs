@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, info};
 
-use super::{Batch, Committer, Error, KeyName, KeyedPush, PushOutcome, Receipt};
+use super::{Batch, Committer, Edit, Edited, Error, KeyName, KeyedPush, PushOutcome, Receipt};
 use crate::metrics;
 use crate::notification::{Event, Head, ReceiptKind, Token};
 
@@ -53,6 +53,8 @@ pub struct Writer {
 enum Job {
     Push(KeyedPush, oneshot::Sender<Result<PushOutcome, Error>>),
     Receipt(Receipt, oneshot::Sender<Result<Option<Head>, Error>>),
+    /// Has a transaction of its own.
+    Edit(Edit, oneshot::Sender<Result<u64, Error>>),
 }
 
 impl Job {
@@ -71,8 +73,22 @@ impl Job {
     fn rows(&self) -> usize {
         match self {
             Self::Push(keyed, _) => keyed.push.tokens.len(),
-            Self::Receipt(..) => 1,
+            Self::Receipt(..) | Self::Edit(..) => 1,
         }
+    }
+
+    /// Whether it may share a transaction with those before it: in one the reads come first, so none may follow an unread
+    /// that it is to undo.
+    fn fits(&self, unread: bool) -> bool {
+        match self {
+            Self::Push(..) => true,
+            Self::Receipt(receipt, _) => !unread || receipt.kind == ReceiptKind::Unread,
+            Self::Edit(..) => false,
+        }
+    }
+
+    fn is_unread(&self) -> bool {
+        matches!(self, Self::Receipt(Receipt { kind: ReceiptKind::Unread, .. }, _))
     }
 }
 
@@ -129,7 +145,7 @@ impl Writer {
         self.wait(answer).await
     }
 
-    /// Marks rows delivered or read. After the commit a read returns the inbox's head, an ack nothing.
+    /// Marks rows delivered, read or unread. After the commit a read or unread returns the inbox's head, an ack nothing.
     ///
     /// # Errors
     /// As for [`Writer::push`].
@@ -137,6 +153,16 @@ impl Writer {
         let (sender, answer) = oneshot::channel();
         let token = receipt.token.clone();
         self.send(Some(&token), Job::Receipt(receipt, sender))?;
+        self.wait(answer).await
+    }
+
+    /// Runs an edit, which may be about one inbox, and returns how many rows it changed, after they are durable.
+    ///
+    /// # Errors
+    /// As for [`Writer::push`].
+    pub async fn edit(&self, edit: Edit, token: Option<&Token>) -> Result<u64, WriterError> {
+        let (sender, answer) = oneshot::channel();
+        self.send(token, Job::Edit(edit, sender))?;
         self.wait(answer).await
     }
 
@@ -176,17 +202,23 @@ impl WriterTask {
                 },
             };
             let Some(first) = first else { break };
+            if let Job::Edit(edit, answer) = first {
+                self.edit(&edit, answer).await;
+                continue;
+            }
             let mut next = Some(first);
+            let mut unread = false;
             let mut keys = HashSet::new();
             let (mut only_acks, linger) = (true, Instant::now() + (self.took * ACK_LINGER).min(MAX_ACK_LINGER));
             while let Some(job) = next {
                 let repeated = job.key().is_some_and(|key| !keys.insert(key));
-                if repeated || (rows > 0 && rows + job.rows() > self.max_rows) {
+                if repeated || !job.fits(unread) || (rows > 0 && rows + job.rows() > self.max_rows) {
                     held = Some(job);
                     break;
                 }
                 rows += job.rows();
                 only_acks &= job.is_ack();
+                unread |= job.is_unread();
                 jobs.push(job);
                 next = match self.jobs.try_recv() {
                     Err(_) if only_acks => timeout_at(linger, self.jobs.recv()).await.ok().flatten(),
@@ -197,6 +229,25 @@ impl WriterTask {
         }
         self.committer.close().await;
         info!("Writer stopped, its queue is empty");
+    }
+
+    async fn edit(&mut self, edit: &Edit, answer: oneshot::Sender<Result<u64, Error>>) {
+        let started = Instant::now();
+        let result = self.committer.edit(edit, now_millis()).await;
+        let took = started.elapsed();
+        match result {
+            Ok(Edited { rows, events }) => {
+                debug!(edit.rows = rows, duration_ms = took.as_millis(), "Edited");
+                metrics::committed(1, created(&events), took);
+                (self.publish)(events);
+                answer.send(Ok(rows)).ok();
+            }
+            Err(error) => {
+                metrics::commit_failed();
+                error!(%error, "Edit failed");
+                answer.send(Err(error)).ok();
+            }
+        }
     }
 
     async fn commit(&mut self, jobs: Vec<Job>, rows: usize) {
@@ -214,6 +265,7 @@ impl WriterTask {
                     batch.receipts.push(receipt);
                     receipt_answers.push(answer);
                 }
+                Job::Edit(..) => unreachable!("an edit fits into no batch"),
             }
         }
         if batch.pushes.is_empty() && batch.receipts.is_empty() {
@@ -248,7 +300,8 @@ fn created(events: &[(Token, Event)]) -> usize {
 }
 
 /// Now in whole milliseconds, so that what is sent live is what the table will say.
-fn now_millis() -> DateTime<Utc> {
+#[must_use]
+pub fn now_millis() -> DateTime<Utc> {
     let now = Utc::now();
     now.duration_trunc(TimeDelta::milliseconds(1)).unwrap_or(now)
 }

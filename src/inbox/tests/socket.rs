@@ -51,6 +51,7 @@ impl FakeSocket {
         let received = match &live.event {
             Event::New(new) => Received::Message { rev: new.seq, id: new.content.id, replay },
             Event::Changed { rev, .. } => Received::Changed { rev: *rev },
+            Event::Gone { .. } => panic!("there is nothing to send"),
         };
         self.received.lock().unwrap().push(received);
     }

@@ -17,13 +17,19 @@ pub struct Copied {
     pub changes: u64,
     /// Rows of `idempotency`.
     pub keys: u64,
+    /// Rows of `notification_key`.
+    pub slots: u64,
+    /// Rows of `notification_actor`.
+    pub actors: u64,
+    /// Rows of `scheduled`.
+    pub scheduled: u64,
 }
 
 impl Copied {
     /// All rows.
     #[must_use]
     pub fn rows(&self) -> u64 {
-        self.inboxes + self.notifications + self.changes + self.keys
+        self.inboxes + self.notifications + self.changes + self.keys + self.slots + self.actors + self.scheduled
     }
 }
 
@@ -37,7 +43,7 @@ pub enum CopyError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// What is there would be mixed with what comes.
-    #[error("the database to copy to is not empty: it has {0} inboxes")]
+    #[error("the database to copy to is not empty: it has {0} inboxes or scheduled rows")]
     NotEmpty(i64),
     /// A statement failed.
     #[error("cannot copy: {0}")]
@@ -92,6 +98,9 @@ pub async fn copy(
     table!(notifications);
     table!(changes);
     table!(keys);
+    table!(slots);
+    table!(actors);
+    table!(scheduled);
 
     let (source_sums, copy_sums) = (export::sums(&mut source).await?, import::sums(&mut target).await?);
     if source_sums != copy_sums {

@@ -11,13 +11,17 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info};
 use uuid::Uuid;
 
 use super::unavailable;
 use crate::notification::{Event, Head, Pushed, ReceiptKind, Rev, Token};
-use crate::store::commit::{self, EXPIRED_KEYS_PER_COMMIT, Fresh, NewlyRead, Selected};
-use crate::store::{Batch, Committed, Committer, Error, KeyName, KeyedPush, PushOutcome, Settings, json};
+use crate::store::commit::{self, Changed, EXPIRED_KEYS_PER_COMMIT, Fresh, Selected, Turned};
+use crate::store::{
+    Batch, Committed, Committer, Edit, Edited, Error, KeyName, KeyedPush, PushOutcome, Settings, json, plan,
+};
 
 /// How often a transaction is run again that lost a deadlock or a race: our own take their locks in order, but others
 /// may have theirs in the database.
@@ -64,7 +68,8 @@ impl PostgresCommitter {
         unavailable(error)
     }
 
-    async fn transaction(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, sqlx::Error> {
+    /// A connection that works, if there was one or one can be made.
+    async fn connect(&mut self, now: DateTime<Utc>) -> Result<Transaction<'_>, sqlx::Error> {
         self.in_doubt = false;
         let connection = match self.connection.take() {
             Some(connection) => connection,
@@ -75,10 +80,15 @@ impl PostgresCommitter {
             }
         };
         let connection = self.connection.insert(connection);
-        let in_doubt = &mut self.in_doubt;
-        let mut transaction = Transaction { connection, in_doubt, now, events: Vec::new() };
+        Ok(Transaction { connection, in_doubt: &mut self.in_doubt, now, events: Vec::new() })
+    }
+
+    async fn transaction(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, sqlx::Error> {
+        let keys_expire = now + self.idempotency_ttl;
+        let mut transaction = self.connect(now).await?;
         let keyed = batch.pushes.iter().any(|push| push.key.is_some());
-        if batch.receipts.is_empty() && !keyed {
+        let depends = batch.pushes.iter().any(plan::depends);
+        if batch.receipts.is_empty() && !keyed && !depends {
             let fresh = commit::fresh(&batch.pushes, &HashMap::new(), now);
             // A statement outside of a transaction is one of its own.
             *transaction.in_doubt = true;
@@ -87,10 +97,15 @@ impl PostgresCommitter {
             return Ok(Committed { pushes, receipts: Vec::new(), events: transaction.events });
         }
         sqlx::query!("begin -- postgres").execute(&mut *transaction.connection).await?;
-        let earlier = transaction.claim_keys(&batch.pushes, now + self.idempotency_ttl).await?;
-        let receipts = transaction.receipts(batch).await?;
+        let earlier = transaction.claim_keys(&batch.pushes, keys_expire).await?;
+        let (receipts, heads) = transaction.receipts(batch, depends).await?;
         let fresh = commit::fresh(&batch.pushes, &earlier, now);
-        let stored = transaction.insert(&fresh).await?;
+        let stored = if depends {
+            let plan = transaction.plan(&fresh, heads).await?;
+            transaction.write(&fresh, plan).await?
+        } else {
+            transaction.insert(&fresh).await?
+        };
         if keyed {
             transaction.remember(&fresh, &stored).await?;
         }
@@ -99,24 +114,47 @@ impl PostgresCommitter {
         let pushes = commit::outcomes(&batch.pushes, &earlier, stored);
         Ok(Committed { pushes, receipts, events: transaction.events })
     }
+
+    async fn edit_transaction(&mut self, edit: &Edit, now: DateTime<Utc>) -> Result<Edited, sqlx::Error> {
+        let mut transaction = self.connect(now).await?;
+        sqlx::query!("begin -- postgres").execute(&mut *transaction.connection).await?;
+        let rows = transaction.edit(edit).await?;
+        *transaction.in_doubt = true;
+        sqlx::query!("commit -- postgres").execute(&mut *transaction.connection).await?;
+        Ok(Edited { rows, events: transaction.events })
+    }
+
+    /// Says whether a transaction that failed, or took too long, is worth another try, and if not what became of it.
+    async fn again(&mut self, result: Result<sqlx::Error, Elapsed>, attempt: u32) -> Result<(), Error> {
+        let error = result.unwrap_or_else(|_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+        let again = attempt < ATTEMPTS && lost_a_race(&error);
+        debug!(%error, attempt, again, "A transaction failed");
+        let failed = self.failed(error).await;
+        if again { Ok(()) } else { Err(failed) }
+    }
 }
 
 #[async_trait]
 impl Committer for PostgresCommitter {
     async fn commit(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, Error> {
-        let deadline = tokio::time::Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.timeout;
         for attempt in 1.. {
-            let result = tokio::time::timeout_at(deadline, self.transaction(batch, now)).await;
-            let error = match result {
+            match timeout_at(deadline, self.transaction(batch, now)).await {
                 Ok(Ok(committed)) => return Ok(committed),
-                Ok(Err(error)) => error,
-                Err(_) => sqlx::Error::Io(std::io::Error::from(std::io::ErrorKind::TimedOut)),
-            };
-            let again = attempt < ATTEMPTS && lost_a_race(&error);
-            debug!(%error, attempt, again, "A transaction failed");
-            let failed = self.failed(error).await;
-            if !again {
-                return Err(failed);
+                Ok(Err(error)) => self.again(Ok(error), attempt).await?,
+                Err(elapsed) => self.again(Err(elapsed), attempt).await?,
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    async fn edit(&mut self, edit: &Edit, now: DateTime<Utc>) -> Result<Edited, Error> {
+        let deadline = Instant::now() + self.timeout;
+        for attempt in 1.. {
+            match timeout_at(deadline, self.edit_transaction(edit, now)).await {
+                Ok(Ok(edited)) => return Ok(edited),
+                Ok(Err(error)) => self.again(Ok(error), attempt).await?,
+                Err(elapsed) => self.again(Err(elapsed), attempt).await?,
             }
         }
         unreachable!("the last attempt returns")
@@ -138,11 +176,12 @@ fn lost_a_race(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| code == SERIALIZATION_FAILURE || code == DEADLOCK)
 }
 
-struct Transaction<'c> {
-    connection: &'c mut PgConnection,
+/// One transaction; the statements of its steps.
+pub(super) struct Transaction<'c> {
+    pub(super) connection: &'c mut PgConnection,
     in_doubt: &'c mut bool,
-    now: DateTime<Utc>,
-    events: Vec<(Token, Event)>,
+    pub(super) now: DateTime<Utc>,
+    pub(super) events: Vec<(Token, Event)>,
 }
 
 impl Transaction<'_> {
@@ -153,13 +192,13 @@ impl Transaction<'_> {
         pushes: &[KeyedPush],
         expires: DateTime<Utc>,
     ) -> Result<HashMap<KeyName, PushOutcome>, sqlx::Error> {
-        let keys = commit::keys(pushes);
+        let keys = commit::keyed(pushes);
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
-        let owners: Vec<&str> = keys.values().map(|key| key.owner.as_str()).collect();
-        let names: Vec<&str> = keys.values().map(|key| key.key.as_str()).collect();
-        let bodies: Vec<&str> = keys.values().map(|key| key.body_sha256.as_str()).collect();
+        let owners: Vec<&str> = keys.values().map(|(key, _)| key.owner.as_str()).collect();
+        let names: Vec<&str> = keys.values().map(|(key, _)| key.key.as_str()).collect();
+        let bodies: Vec<&str> = keys.values().map(|(key, _)| key.body_sha256.as_str()).collect();
         let claimed = sqlx::query!(
             r#"insert into idempotency (key_owner, key, body_sha256, response, expires_at)
             select key_owner, key, body_sha256, 'null', $4
@@ -193,38 +232,52 @@ impl Transaction<'_> {
         .fetch_all(&mut *self.connection)
         .await?;
         let outcome = |name: KeyName, body_sha256: &str, response: &str| {
-            let pushed = serde_json::from_str(response).map_err(|error| sqlx::Error::Decode(error.into()))?;
-            let outcome = commit::earlier(keys[&name], body_sha256, pushed);
+            let outcome = commit::earlier(keys[&name].1, body_sha256, response)
+                .map_err(|error| sqlx::Error::Decode(error.into()))?;
             Ok((name, outcome))
         };
         rows.into_iter().map(|row| outcome((row.key_owner, row.key), &row.body_sha256, &row.response)).collect()
     }
 
-    /// Marks what the receipts select and returns what their senders are told.
-    async fn receipts(&mut self, batch: &Batch) -> Result<Vec<Option<Head>>, sqlx::Error> {
-        if batch.receipts.is_empty() {
-            return Ok(Vec::new());
+    /// Marks what the receipts select and returns what their senders are told, and the heads of all inboxes of the batch if
+    /// there are receipts or `depends` says that the pushes need them.
+    async fn receipts(
+        &mut self,
+        batch: &Batch,
+        depends: bool,
+    ) -> Result<(Vec<Option<Head>>, HashMap<String, Head>), sqlx::Error> {
+        if batch.receipts.is_empty() && !depends {
+            return Ok((Vec::new(), HashMap::new()));
         }
         let acks = Selected::of(&batch.receipts, ReceiptKind::Ack);
         let reads = Selected::of(&batch.receipts, ReceiptKind::Read);
-        let targets: BTreeSet<&str> =
-            batch.pushes.iter().flat_map(|push| &push.push.tokens).map(Token::as_str).collect();
-        let receivers: Vec<&str> = acks.tokens().union(&reads.tokens()).copied().collect();
+        let unreads = Selected::of(&batch.receipts, ReceiptKind::Unread);
+        let now = self.now;
+        let present = batch.pushes.iter().filter(|push| push.push.options.deliver_at.is_none_or(|at| at <= now));
+        let targets: BTreeSet<&str> = present.flat_map(|push| &push.push.tokens).map(Token::as_str).collect();
+        let mut receivers = acks.tokens();
+        receivers.extend(reads.tokens());
+        receivers.extend(unreads.tokens());
+        let receivers: Vec<&str> = receivers.into_iter().collect();
         let mut heads = self.lock(&receivers, &targets).await?;
         self.ack(&acks).await?;
-        if !reads.is_empty() {
-            let newly = NewlyRead { by_id: self.read_ids(&reads).await?, by_mark: self.read_upto(&reads).await? };
-            let mut readers: HashMap<String, Head> =
-                reads.tokens().iter().filter_map(|token| heads.remove_entry(*token)).collect();
-            self.change(&reads, &newly, &mut readers).await?;
-            heads = readers;
+        if !reads.is_empty() || !unreads.is_empty() {
+            let turned = Turned {
+                read_by_id: self.read_ids(&reads).await?,
+                read_by_mark: self.read_upto(&reads).await?,
+                unread_by_id: self.unread_ids(&unreads).await?,
+            };
+            let changes = commit::changes(&reads, &unreads, &turned, &mut heads);
+            self.change(changes, &heads).await?;
         }
-        self.advance(&receivers).await?;
-        Ok(commit::told(&batch.receipts, &heads))
+        if !receivers.is_empty() {
+            self.advance(&receivers).await?;
+        }
+        Ok((commit::told(&batch.receipts, &heads), heads))
     }
 
     /// Locks the inboxes of the receipts, where they exist, and of the pushes, in token order, and returns their heads.
-    async fn lock(
+    pub(super) async fn lock(
         &mut self,
         receivers: &[&str],
         targets: &BTreeSet<&str>,
@@ -240,15 +293,23 @@ impl Transaction<'_> {
             ) as wanted (token)
             order by token collate "C"
             on conflict (token) do update set rev = inbox.rev
-            returning token, rev, unread, delivered_upto"#,
+            returning token, rev, unread, delivered_upto, purged_rev"#,
             &targets[..] as &[&str],
             receivers as &[&str],
             self.now
         )
         .fetch_all(&mut *self.connection)
         .await?;
-        let head = |rev, unread, delivered_upto| Head { rev, unread, delivered_upto };
-        Ok(rows.into_iter().map(|row| (row.token, head(row.rev, row.unread, row.delivered_upto))).collect())
+        let heads = rows.into_iter().map(|row| {
+            let head = Head {
+                rev: row.rev,
+                unread: row.unread,
+                delivered_upto: row.delivered_upto,
+                purged_rev: row.purged_rev,
+            };
+            (row.token, head)
+        });
+        Ok(heads.collect())
     }
 
     async fn ack(&mut self, acks: &Selected<'_>) -> Result<(), sqlx::Error> {
@@ -291,6 +352,7 @@ impl Transaction<'_> {
             "update notification set read_at = $3, delivered_at = coalesce(delivered_at, $3)
             from unnest($1::text[], $2::uuid[]) as seen (token, id)
             where notification.id = seen.id and notification.token = seen.token and read_at is null
+                and retracted_at is null
             returning notification.token, notification.id",
             &tokens[..] as &[&str],
             &ids[..],
@@ -315,6 +377,7 @@ impl Transaction<'_> {
                 update notification set read_at = $3, delivered_at = coalesce(delivered_at, $3)
                 from unnest($1::text[], $2::bigint[]) as seen (token, upto)
                 where notification.token = seen.token and seq <= seen.upto and read_at is null
+                    and retracted_at is null
                 returning notification.token
             )
             select token, count(*) as "rows!" from changed group by token"#,
@@ -327,14 +390,45 @@ impl Transaction<'_> {
         Ok(rows.into_iter().map(|row| (row.token, row.rows)).collect())
     }
 
-    /// Writes down what the reads changed.
-    async fn change(
+    async fn unread_ids(&mut self, unreads: &Selected<'_>) -> Result<HashMap<String, Vec<Uuid>>, sqlx::Error> {
+        let mut changed: HashMap<String, Vec<Uuid>> = HashMap::new();
+        if unreads.ids.is_empty() {
+            return Ok(changed);
+        }
+        let (tokens, ids): (Vec<&str>, Vec<Uuid>) = unreads.ids.iter().copied().unzip();
+        let rows = sqlx::query!(
+            "update notification set read_at = null from unnest($1::text[], $2::uuid[]) as unseen (token, id)
+            where notification.id = unseen.id and notification.token = unseen.token and read_at is not null
+                and retracted_at is null
+            returning notification.token, notification.id",
+            &tokens[..] as &[&str],
+            &ids[..]
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        for row in rows {
+            changed.entry(row.token).or_default().push(row.id);
+        }
+        Ok(changed)
+    }
+
+    /// Writes down changes and the heads of their inboxes after them.
+    pub(super) async fn change(
         &mut self,
-        reads: &Selected<'_>,
-        newly: &NewlyRead,
-        heads: &mut HashMap<String, Head>,
+        changes: Vec<Changed>,
+        heads: &HashMap<String, Head>,
     ) -> Result<(), sqlx::Error> {
-        let changes = commit::changes(reads, newly, heads);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.insert_changes(&changes).await?;
+        let tokens: BTreeSet<&str> = changes.iter().map(|changed| changed.token.as_str()).collect();
+        self.set_heads(tokens.into_iter().filter_map(|token| Some((token, heads.get(token)?)))).await?;
+        self.events.extend(changes.iter().map(|changed| changed.event(self.now)));
+        Ok(())
+    }
+
+    pub(super) async fn insert_changes(&mut self, changes: &[Changed]) -> Result<(), sqlx::Error> {
         if changes.is_empty() {
             return Ok(());
         }
@@ -351,8 +445,23 @@ impl Transaction<'_> {
         )
         .execute(&mut *self.connection)
         .await?;
-        let tokens: Vec<&str> = heads.keys().map(String::as_str).collect();
-        let (revs, unread): (Vec<Rev>, Vec<i64>) = heads.values().map(|head| (head.rev, head.unread)).unzip();
+        Ok(())
+    }
+
+    /// Writes down the heads of inboxes that are locked.
+    pub(super) async fn set_heads<'h>(
+        &mut self,
+        heads: impl Iterator<Item = (&'h str, &'h Head)>,
+    ) -> Result<(), sqlx::Error> {
+        let (mut tokens, mut revs, mut unread) = (Vec::new(), Vec::new(), Vec::new());
+        for (token, head) in heads {
+            tokens.push(token);
+            revs.push(head.rev);
+            unread.push(head.unread);
+        }
+        if tokens.is_empty() {
+            return Ok(());
+        }
         sqlx::query!(
             "update inbox set rev = changed.rev, unread = changed.unread
             from unnest($1::text[], $2::bigint[], $3::bigint[]) as changed (token, rev, unread)
@@ -363,18 +472,17 @@ impl Transaction<'_> {
         )
         .execute(&mut *self.connection)
         .await?;
-        let now = self.now;
-        self.events.extend(changes.into_iter().map(|changed| changed.event(now)));
         Ok(())
     }
 
     /// Moves the marks up to which everything is delivered. Each step passes only rows that became delivered since the
     /// last: over an inbox's life that is its length.
-    async fn advance(&mut self, receivers: &[&str]) -> Result<(), sqlx::Error> {
+    pub(super) async fn advance(&mut self, receivers: &[&str]) -> Result<(), sqlx::Error> {
         sqlx::query!(
             "update inbox set delivered_upto = coalesce(
                 (select seq - 1 from notification
                 where notification.token = inbox.token and seq > inbox.delivered_upto and delivered_at is null
+                    and retracted_at is null
                 order by seq limit 1),
                 rev)
             where token = any($1)",
@@ -408,6 +516,8 @@ impl Transaction<'_> {
         let ids: Vec<Uuid> = pushes.iter().map(|fresh| fresh.content.id).collect();
         let types: Vec<&str> = pushes.iter().map(|fresh| fresh.content.entity_type.as_str()).collect();
         let data: Vec<&str> = pushes.iter().map(|fresh| fresh.content.data.get()).collect();
+        let expiries: Vec<Option<DateTime<Utc>>> =
+            pushes.iter().map(|fresh| fresh.push.push.options.expires_at(self.now)).collect();
         let rows = sqlx::query!(
             r#"with target as (
                 insert into inbox (token, rev, unread, created_at)
@@ -417,9 +527,9 @@ impl Transaction<'_> {
                     set rev = inbox.rev + excluded.rev, unread = inbox.unread + excluded.unread
                 returning token, rev
             ), stored as (
-                insert into notification (token, seq, id, entity_type, created_at, data)
-                select target.token, target.rev - row.after,
-                    ($6::uuid[])[row.push], ($7::text[])[row.push], $9, ($8::text[])[row.push]::json
+                insert into notification (token, seq, id, entity_type, created_at, expires_at, data)
+                select target.token, target.rev - row.after, ($6::uuid[])[row.push], ($7::text[])[row.push], $9,
+                    ($10::timestamptz[])[row.push], ($8::text[])[row.push]::json
                 from unnest($3::text[], $4::bigint[], $5::int[]) as row (token, after, push)
                 join target on target.token = row.token
             )
@@ -432,7 +542,8 @@ impl Transaction<'_> {
             &ids[..],
             &types[..] as &[&str],
             &data[..] as &[&str],
-            self.now
+            self.now,
+            &expiries[..] as &[Option<DateTime<Utc>>]
         )
         .fetch_all(&mut *self.connection)
         .await?;
@@ -450,7 +561,7 @@ impl Transaction<'_> {
         for (key, pushed) in keyed {
             owners.push(key.owner.as_str());
             names.push(key.key.as_str());
-            responses.push(json(pushed));
+            responses.push(commit::kept(pushed));
         }
         sqlx::query!(
             "update idempotency set response = given.response::json

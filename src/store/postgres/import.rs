@@ -2,13 +2,17 @@
 
 use sqlx::PgConnection;
 
-use crate::store::copy::{ChangeRow, InboxRow, KeyRow, NotificationRow};
+use crate::store::copy::{ActorRow, ChangeRow, InboxRow, KeyRow, NotificationRow, ScheduledRow, SlotRow};
 
-/// Begins, keeps everybody else from writing, and says how many inboxes there are already.
+/// Begins, keeps everybody else from writing, and says how many inboxes and scheduled rows there are already.
 pub(in crate::store) async fn begin(copy: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query!("begin -- postgres").execute(&mut *copy).await?;
     sqlx::query!("lock table inbox in exclusive mode").execute(&mut *copy).await?;
-    sqlx::query_scalar!(r#"select count(*) as "count!" from inbox -- postgres"#).fetch_one(copy).await
+    sqlx::query_scalar!(
+        r#"select (select count(*) from inbox) + (select count(*) from scheduled) as "count!" -- postgres"#
+    )
+    .fetch_one(copy)
+    .await
 }
 
 pub(in crate::store) async fn commit(copy: &mut PgConnection) -> Result<(), sqlx::Error> {
@@ -45,14 +49,14 @@ pub(in crate::store) async fn notifications(
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "insert into notification (token, seq, id, entity_type, collapse_key, group_key, created_at, expires_at,
-            delivered_at, read_at, retracted_at, data)
+            delivered_at, read_at, retracted_at, data, group_count, group_actors)
         select token, seq, id::uuid, entity_type, collapse_key, group_key, created_at::timestamptz,
             expires_at::timestamptz, delivered_at::timestamptz, read_at::timestamptz, retracted_at::timestamptz,
-            data::json
+            data::json, group_count, group_actors::json
         from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-                $8::text[], $9::text[], $10::text[], $11::text[], $12::text[])
+                $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::bigint[], $14::text[])
             as row (token, seq, id, entity_type, collapse_key, group_key, created_at, expires_at, delivered_at,
-                read_at, retracted_at, data)",
+                read_at, retracted_at, data, group_count, group_actors)",
         &rows.iter().map(|row| &*row.token).collect::<Vec<_>>() as &[&str],
         &rows.iter().map(|row| row.seq).collect::<Vec<_>>(),
         &rows.iter().map(|row| &*row.id).collect::<Vec<_>>() as &[&str],
@@ -64,7 +68,9 @@ pub(in crate::store) async fn notifications(
         &rows.iter().map(|row| row.delivered_at.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
         &rows.iter().map(|row| row.read_at.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
         &rows.iter().map(|row| row.retracted_at.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
-        &rows.iter().map(|row| &*row.data).collect::<Vec<_>>() as &[&str]
+        &rows.iter().map(|row| &*row.data).collect::<Vec<_>>() as &[&str],
+        &rows.iter().map(|row| row.group_count).collect::<Vec<_>>() as &[Option<i64>],
+        &rows.iter().map(|row| row.group_actors.as_deref()).collect::<Vec<_>>() as &[Option<&str>]
     )
     .execute(copy)
     .await?;
@@ -102,6 +108,58 @@ pub(in crate::store) async fn keys(copy: &mut PgConnection, rows: &[KeyRow]) -> 
     Ok(())
 }
 
+pub(in crate::store) async fn slots(copy: &mut PgConnection, rows: &[SlotRow]) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "insert into notification_key (token, kind, key, seq)
+        select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])",
+        &rows.iter().map(|row| &*row.token).collect::<Vec<_>>() as &[&str],
+        &rows.iter().map(|row| &*row.kind).collect::<Vec<_>>() as &[&str],
+        &rows.iter().map(|row| &*row.key).collect::<Vec<_>>() as &[&str],
+        &rows.iter().map(|row| row.seq).collect::<Vec<_>>()
+    )
+    .execute(copy)
+    .await?;
+    Ok(())
+}
+
+pub(in crate::store) async fn actors(copy: &mut PgConnection, rows: &[ActorRow]) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "insert into notification_actor (token, seq, actor, rev)
+        select * from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[])",
+        &rows.iter().map(|row| &*row.token).collect::<Vec<_>>() as &[&str],
+        &rows.iter().map(|row| row.seq).collect::<Vec<_>>(),
+        &rows.iter().map(|row| &*row.actor).collect::<Vec<_>>() as &[&str],
+        &rows.iter().map(|row| row.rev).collect::<Vec<_>>()
+    )
+    .execute(copy)
+    .await?;
+    Ok(())
+}
+
+pub(in crate::store) async fn scheduled(copy: &mut PgConnection, rows: &[ScheduledRow]) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "insert into scheduled (id, token, due_at, entity_type, ttl_secs, collapse_key, group_key, actor, created_at, data)
+        select id::uuid, token, due_at::timestamptz, entity_type, ttl_secs, collapse_key, group_key, actor,
+            created_at::timestamptz, data::json
+        from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[],
+                $9::text[], $10::text[])
+            as row (id, token, due_at, entity_type, ttl_secs, collapse_key, group_key, actor, created_at, data)",
+        &rows.iter().map(|row| &*row.id).collect::<Vec<_>>() as &[&str],
+        &rows.iter().map(|row| &*row.token).collect::<Vec<_>>() as &[&str],
+        &rows.iter().map(|row| &*row.due_at).collect::<Vec<_>>() as &[&str],
+        &rows.iter().map(|row| &*row.entity_type).collect::<Vec<_>>() as &[&str],
+        &rows.iter().map(|row| row.ttl_secs).collect::<Vec<_>>() as &[Option<i64>],
+        &rows.iter().map(|row| row.collapse_key.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
+        &rows.iter().map(|row| row.group_key.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
+        &rows.iter().map(|row| row.actor.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
+        &rows.iter().map(|row| &*row.created_at).collect::<Vec<_>>() as &[&str],
+        &rows.iter().map(|row| &*row.data).collect::<Vec<_>>() as &[&str]
+    )
+    .execute(copy)
+    .await?;
+    Ok(())
+}
+
 /// What must be the same on both sides, as one line.
 pub(in crate::store) async fn sums(copy: &mut PgConnection) -> Result<String, sqlx::Error> {
     sqlx::query_scalar!(
@@ -110,7 +168,9 @@ pub(in crate::store) async fn sums(copy: &mut PgConnection) -> Result<String, sq
             || ', notifications ' || (select count(*) || ', delivered ' || count(delivered_at) || ', read ' || count(read_at)
                 || ', bytes ' || coalesce(sum(octet_length(data::text)), 0) from notification)
             || ', changes ' || (select count(*) from inbox_change)
-            || ', keys ' || (select count(*) from idempotency) as "sums!" -- postgres"#
+            || ', keys ' || (select count(*) from idempotency)
+            || ', groups ' || (select count(*) from notification_key) || ' of ' || (select count(*) from notification_actor)
+            || ', scheduled ' || (select count(*) from scheduled) as "sums!" -- postgres"#
     )
     .fetch_one(copy)
     .await

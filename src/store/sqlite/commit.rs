@@ -13,8 +13,10 @@ use uuid::Uuid;
 
 use super::{result_code, unavailable};
 use crate::notification::{Event, Head, Pushed, ReceiptKind, Rev, Token, timestamp};
-use crate::store::commit::{self, EXPIRED_KEYS_PER_COMMIT, Fresh, NewlyRead, Selected};
-use crate::store::{Batch, Committed, Committer, Error, KeyName, KeyedPush, PushOutcome, json, unreadable};
+use crate::store::commit::{self, Changed, EXPIRED_KEYS_PER_COMMIT, Fresh, Selected, Turned};
+use crate::store::{
+    Batch, Committed, Committer, Edit, Edited, Error, KeyName, KeyedPush, PushOutcome, json, plan, unreadable,
+};
 
 /// The writing connection; closing it closes the whole database.
 pub(super) struct SqliteCommitter {
@@ -39,6 +41,14 @@ impl Committer for SqliteCommitter {
         result
     }
 
+    async fn edit(&mut self, edit: &Edit, now: DateTime<Utc>) -> Result<Edited, Error> {
+        let result = Transaction::new(&mut self.connection, now).edit(edit).await;
+        if result.is_err() {
+            sqlx::query!("rollback -- sqlite").execute(&mut self.connection).await.ok();
+        }
+        result
+    }
+
     async fn close(&mut self) {
         self.checkpointer.abort();
         (&mut self.checkpointer).await.ok();
@@ -56,31 +66,38 @@ impl SqliteCommitter {
     async fn transaction(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, Error> {
         let acks = Selected::of(&batch.receipts, ReceiptKind::Ack);
         let reads = Selected::of(&batch.receipts, ReceiptKind::Read);
-        let mut transaction =
-            Transaction { connection: &mut self.connection, now, now_text: timestamp(now), events: Vec::new() };
-        let mut revs = transaction.begin(&acks, &batch.pushes).await?;
-        let heads = transaction.read(&reads).await.map_err(unavailable)?;
-        revs.extend(heads.iter().map(|(token, head)| (token.clone(), head.rev)));
-        let receipts = commit::told(&batch.receipts, &heads);
-        let pushes = transaction.pushes(&batch.pushes, revs, now + self.idempotency_ttl).await?;
+        let unreads = Selected::of(&batch.receipts, ReceiptKind::Unread);
+        let mut transaction = Transaction::new(&mut self.connection, now);
+        let mut heads = transaction.begin(&acks, &batch.pushes).await?;
+        let turned = transaction.turn(&reads, &unreads).await.map_err(unavailable)?;
+        let receipts = commit::told(&batch.receipts, &turned);
+        heads.extend(turned);
+        let pushes = transaction.pushes(&batch.pushes, heads, now + self.idempotency_ttl).await?;
         Ok(Committed { pushes, receipts, events: transaction.events })
     }
 }
 
-struct Transaction<'c> {
-    connection: &'c mut SqliteConnection,
-    now: DateTime<Utc>,
-    now_text: String,
-    events: Vec<(Token, Event)>,
+/// One transaction; the statements of its steps.
+pub(super) struct Transaction<'c> {
+    pub(super) connection: &'c mut SqliteConnection,
+    pub(super) now: DateTime<Utc>,
+    pub(super) now_text: String,
+    pub(super) events: Vec<(Token, Event)>,
+}
+
+impl<'c> Transaction<'c> {
+    pub(super) fn new(connection: &'c mut SqliteConnection, now: DateTime<Utc>) -> Self {
+        Self { connection, now, now_text: timestamp(now), events: Vec::new() }
+    }
 }
 
 impl Transaction<'_> {
-    /// Begins, marks what was acked delivered, and returns the revs of the inboxes that get something.
-    async fn begin(&mut self, acks: &Selected<'_>, pushes: &[KeyedPush]) -> Result<HashMap<String, Rev>, Error> {
+    /// Begins, marks what was acked delivered, and returns the heads of the inboxes that get something.
+    async fn begin(&mut self, acks: &Selected<'_>, pushes: &[KeyedPush]) -> Result<HashMap<String, Head>, Error> {
         let (ids, upto) = (json(&acks.ids), json(&acks.upto.iter().collect::<Vec<_>>()));
         let acked = json(&acks.tokens());
         let targets = json(&pushes.iter().flat_map(|push| &push.push.tokens).collect::<BTreeSet<_>>());
-        let revs = sqlx::query_scalar!(
+        let heads = sqlx::query_scalar!(
             r#"begin immediate;
 
             update notification set delivered_at = ?
@@ -97,11 +114,12 @@ impl Transaction<'_> {
             update inbox set delivered_upto = coalesce(
                 (select seq - 1 from notification
                 where notification.token = inbox.token and seq > inbox.delivered_upto and delivered_at is null
+                    and retracted_at is null
                 order by seq limit 1),
                 rev)
             where token in (select value from json_each(?));
 
-            select json_group_array(json_array(token, rev)) as "revs!: String"
+            select json_group_array(json_array(token, rev, unread)) as "heads!: String"
             from inbox where token in (select value from json_each(?));"#,
             self.now_text,
             ids,
@@ -113,36 +131,46 @@ impl Transaction<'_> {
         .fetch_one(&mut *self.connection)
         .await
         .map_err(unavailable)?;
-        Ok(super::parse::<Vec<(String, Rev)>>(&revs)?.into_iter().collect())
+        let head = |(token, rev, unread)| (token, Head { rev, unread, ..Head::default() });
+        Ok(super::parse::<Vec<(String, Rev, i64)>>(&heads)?.into_iter().map(head).collect())
     }
 
-    /// Marks rows read and returns the heads of the readers' inboxes; every inbox in which any changed takes one rev for
-    /// the ids and one for the high-water mark.
-    async fn read(&mut self, reads: &Selected<'_>) -> Result<HashMap<String, Head>, sqlx::Error> {
-        if reads.is_empty() {
+    /// Marks rows read or unread and returns the heads of those inboxes.
+    async fn turn(
+        &mut self,
+        reads: &Selected<'_>,
+        unreads: &Selected<'_>,
+    ) -> Result<HashMap<String, Head>, sqlx::Error> {
+        if reads.is_empty() && unreads.is_empty() {
             return Ok(HashMap::new());
         }
-        let newly = NewlyRead { by_id: self.read_ids(reads).await?, by_mark: self.read_upto(reads).await? };
-        let mut heads = self.heads(&reads.tokens()).await?;
-        let changes = commit::changes(reads, &newly, &mut heads);
+        let turned = Turned {
+            read_by_id: self.read_ids(reads).await?,
+            read_by_mark: self.read_upto(reads).await?,
+            unread_by_id: self.unread_ids(unreads).await?,
+        };
+        let mut heads = self.heads(&reads.tokens().union(&unreads.tokens()).copied().collect()).await?;
+        let changes = commit::changes(reads, unreads, &turned, &mut heads);
+        self.change(changes, &heads).await?;
+        Ok(heads)
+    }
+
+    /// Writes down changes and the heads after them, and moves the marks of what is delivered.
+    pub(super) async fn change(
+        &mut self,
+        changes: Vec<Changed>,
+        heads: &HashMap<String, Head>,
+    ) -> Result<(), sqlx::Error> {
         if changes.is_empty() {
-            return Ok(heads);
+            return Ok(());
         }
-        let rows: Vec<_> = changes.iter().map(|changed| (&changed.token, changed.rev, json(&changed.change))).collect();
-        let rows = json(&rows);
-        sqlx::query!(
-            "insert into inbox_change (token, rev, change, at)
-            select value ->> 0, value ->> 1, value ->> 2, ?2 from json_each(?1)",
-            rows,
-            self.now_text
-        )
-        .execute(&mut *self.connection)
-        .await?;
+        self.insert_changes(&changes).await?;
         let changed = json(&heads.iter().map(|(token, head)| (token, head.rev, head.unread)).collect::<Vec<_>>());
         sqlx::query!(
             "update inbox set rev = changed.rev, unread = changed.unread, delivered_upto = coalesce(
                 (select seq - 1 from notification
                 where notification.token = inbox.token and seq > inbox.delivered_upto and delivered_at is null
+                    and retracted_at is null
                 order by seq limit 1),
                 changed.rev)
             from (select value ->> 0 as token, value ->> 1 as rev, value ->> 2 as unread from json_each(?1)) as changed
@@ -151,23 +179,46 @@ impl Transaction<'_> {
         )
         .execute(&mut *self.connection)
         .await?;
-        let now = self.now;
-        self.events.extend(changes.into_iter().map(|changed| changed.event(now)));
-        Ok(heads)
+        self.events.extend(changes.iter().map(|changed| changed.event(self.now)));
+        Ok(())
     }
 
-    async fn heads(&mut self, tokens: &BTreeSet<&str>) -> Result<HashMap<String, Head>, sqlx::Error> {
+    pub(super) async fn insert_changes(&mut self, changes: &[Changed]) -> Result<(), sqlx::Error> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let rows = changes.iter().map(|changed| (&changed.token, changed.rev, json(&changed.change)));
+        let rows = json(&rows.collect::<Vec<_>>());
+        sqlx::query!(
+            "insert into inbox_change (token, rev, change, at)
+            select value ->> 0, value ->> 1, value ->> 2, ?2 from json_each(?1)",
+            rows,
+            self.now_text
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn heads(&mut self, tokens: &BTreeSet<&str>) -> Result<HashMap<String, Head>, sqlx::Error> {
         let tokens = json(tokens);
         let rows = sqlx::query!(
-            "select token, rev, unread, delivered_upto from inbox where token in (select value from json_each(?1))",
+            "select token, rev, unread, delivered_upto, purged_rev from inbox
+            where token in (select value from json_each(?1))",
             tokens
         )
         .fetch_all(&mut *self.connection)
         .await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| (row.token, Head { rev: row.rev, unread: row.unread, delivered_upto: row.delivered_upto }))
-            .collect())
+        let heads = rows.into_iter().map(|row| {
+            let head = Head {
+                rev: row.rev,
+                unread: row.unread,
+                delivered_upto: row.delivered_upto,
+                purged_rev: row.purged_rev,
+            };
+            (row.token, head)
+        });
+        Ok(heads.collect())
     }
 
     async fn read_ids(&mut self, reads: &Selected<'_>) -> Result<HashMap<String, Vec<Uuid>>, sqlx::Error> {
@@ -180,9 +231,33 @@ impl Transaction<'_> {
             r#"update notification set read_at = ?2, delivered_at = coalesce(delivered_at, ?2)
             from (select value ->> 0 as token, value ->> 1 as id from json_each(?1)) as seen
             where notification.id = seen.id and notification.token = seen.token and read_at is null
+                and retracted_at is null
             returning notification.token as "token!", notification.id as "id!""#,
             ids,
             self.now_text
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        for row in rows {
+            let id = Uuid::parse_str(&row.id).map_err(|error| sqlx::Error::Decode(error.into()))?;
+            changed.entry(row.token).or_default().push(id);
+        }
+        Ok(changed)
+    }
+
+    async fn unread_ids(&mut self, unreads: &Selected<'_>) -> Result<HashMap<String, Vec<Uuid>>, sqlx::Error> {
+        let mut changed: HashMap<String, Vec<Uuid>> = HashMap::new();
+        if unreads.ids.is_empty() {
+            return Ok(changed);
+        }
+        let ids = json(&unreads.ids);
+        let rows = sqlx::query!(
+            r#"update notification set read_at = null
+            from (select value ->> 0 as token, value ->> 1 as id from json_each(?1)) as unseen
+            where notification.id = unseen.id and notification.token = unseen.token and read_at is not null
+                and retracted_at is null
+            returning notification.token as "token!", notification.id as "id!""#,
+            ids
         )
         .fetch_all(&mut *self.connection)
         .await?;
@@ -203,7 +278,7 @@ impl Transaction<'_> {
         let rows = sqlx::query!(
             r#"update notification set read_at = ?2, delivered_at = coalesce(delivered_at, ?2)
             from (select value ->> 0 as token, value ->> 1 as upto from json_each(?1)) as seen
-            where notification.token = seen.token and seq <= seen.upto and read_at is null
+            where notification.token = seen.token and seq <= seen.upto and read_at is null and retracted_at is null
             returning notification.token as "token!""#,
             upto,
             self.now_text
@@ -220,20 +295,30 @@ impl Transaction<'_> {
     async fn pushes(
         &mut self,
         pushes: &[KeyedPush],
-        revs: HashMap<String, Rev>,
+        heads: HashMap<String, Head>,
         expires: DateTime<Utc>,
     ) -> Result<Vec<PushOutcome>, Error> {
         let earlier = self.earlier_answers(pushes).await?;
         let fresh = commit::fresh(pushes, &earlier, self.now);
-        let stored = commit::number(&fresh, revs, &mut self.events);
-        self.remember(&fresh, &stored, expires).await.map_err(unavailable)?;
-        self.insert(&fresh, &stored).await?;
+        let stored = if fresh.iter().any(|fresh| plan::depends(fresh.push)) {
+            let plan = self.plan(&fresh, heads).await.map_err(unavailable)?;
+            self.remember(&fresh, &plan.stored, expires).await.map_err(unavailable)?;
+            let stored = self.write(&fresh, plan).await.map_err(unavailable)?;
+            sqlx::query!("commit -- sqlite").execute(&mut *self.connection).await.map_err(uncommitted)?;
+            stored
+        } else {
+            let revs = heads.into_iter().map(|(token, head)| (token, head.rev)).collect();
+            let stored = commit::number(&fresh, revs, &mut self.events);
+            self.remember(&fresh, &stored, expires).await.map_err(unavailable)?;
+            self.insert(&fresh, &stored).await?;
+            stored
+        };
         Ok(commit::outcomes(pushes, &earlier, stored))
     }
 
     /// The outcome of each push whose key was used before.
     async fn earlier_answers(&mut self, pushes: &[KeyedPush]) -> Result<HashMap<KeyName, PushOutcome>, Error> {
-        let keys = commit::keys(pushes);
+        let keys = commit::keyed(pushes);
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
@@ -251,9 +336,8 @@ impl Transaction<'_> {
         rows.into_iter()
             .map(|row| {
                 let name = (row.key_owner, row.key);
-                let pushed = serde_json::from_str(&row.response)
+                let outcome = commit::earlier(keys[&name].1, &row.body_sha256, &row.response)
                     .map_err(|_| unreadable("idempotency.response of key", &name.1))?;
-                let outcome = commit::earlier(keys[&name], &row.body_sha256, pushed);
                 Ok((name, outcome))
             })
             .collect()
@@ -263,13 +347,15 @@ impl Transaction<'_> {
     async fn insert(&mut self, pushes: &[Fresh<'_>], stored: &[Pushed]) -> Result<(), Error> {
         // An object has a token for its key, so that SQLite need not parse each row again. In token order the index of
         // the inboxes is filled from left to right.
-        let seqs =
-            |pushed: &Pushed| json(&pushed.results.iter().map(|(token, seq)| (token, seq)).collect::<BTreeMap<_, _>>());
-        let rows: Vec<(Uuid, &str, &str, String)> = pushes
+        let seqs = |pushed: &Pushed| {
+            json(&pushed.results.iter().map(|placed| (&placed.token, placed.seq)).collect::<BTreeMap<_, _>>())
+        };
+        let rows: Vec<(Uuid, &str, &str, String, Option<String>)> = pushes
             .iter()
             .zip(stored)
-            .map(|(Fresh { content, .. }, pushed)| {
-                (content.id, &*content.entity_type, content.data.get(), seqs(pushed))
+            .map(|(Fresh { push, content }, pushed)| {
+                let expires_at = push.push.options.expires_at(self.now).map(timestamp);
+                (content.id, &*content.entity_type, content.data.get(), seqs(pushed), expires_at)
             })
             .collect();
         let (inboxes, pushes) = (json(&commit::added(pushes)), json(&rows));
@@ -280,11 +366,13 @@ impl Transaction<'_> {
 
             -- Materialized, or SQLite would take a push apart again for each of its rows.
             with push as materialized (
-                select value ->> 0 as id, value ->> 1 as entity_type, value ->> 2 as data, value ->> 3 as seqs
+                select value ->> 0 as id, value ->> 1 as entity_type, value ->> 2 as data, value ->> 3 as seqs,
+                    value ->> 4 as expires_at
                 from json_each(?)
             )
-            insert into notification (token, seq, id, entity_type, created_at, data)
-            select seq.key, seq.value, push.id, push.entity_type, ?, push.data from push, json_each(push.seqs) as seq;
+            insert into notification (token, seq, id, entity_type, created_at, expires_at, data)
+            select seq.key, seq.value, push.id, push.entity_type, ?, push.expires_at, push.data
+            from push, json_each(push.seqs) as seq;
 
             commit;",
             self.now_text,
@@ -309,7 +397,7 @@ impl Transaction<'_> {
             .zip(stored)
             .filter_map(|(fresh, pushed)| {
                 let key = fresh.push.key.as_ref()?;
-                Some((&key.owner, &key.key, &key.body_sha256, json(pushed)))
+                Some((&key.owner, &key.key, &key.body_sha256, commit::kept(pushed)))
             })
             .collect();
         if rows.is_empty() {
@@ -338,7 +426,7 @@ impl Transaction<'_> {
 
 /// Maps an error of the statements that end in the commit. The disk may have kept a commit whose sync failed; whatever
 /// else went wrong, nothing was written.
-fn uncommitted(error: sqlx::Error) -> Error {
+pub(super) fn uncommitted(error: sqlx::Error) -> Error {
     const IO_ERROR: i32 = 10;
     match result_code(&error) {
         Some(IO_ERROR) => Error::OutcomeUnknown(error.to_string().into()),

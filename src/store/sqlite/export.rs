@@ -2,7 +2,7 @@
 
 use sqlx::SqliteConnection;
 
-use crate::store::copy::{ChangeRow, InboxRow, KeyRow, NotificationRow};
+use crate::store::copy::{ActorRow, ChangeRow, InboxRow, KeyRow, NotificationRow, ScheduledRow, SlotRow};
 
 /// Rows that are read at a time.
 const PAGE: i64 = 1_000;
@@ -15,7 +15,8 @@ pub(in crate::store) async fn epoch(source: &mut SqliteConnection) -> Result<Str
 pub(in crate::store) async fn total(source: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
     let total = sqlx::query_scalar!(
         r#"select (select count(*) from inbox) + (select count(*) from notification) + (select count(*) from inbox_change)
-            + (select count(*) from idempotency) as "total!: i64""#
+            + (select count(*) from idempotency) + (select count(*) from notification_key)
+            + (select count(*) from notification_actor) + (select count(*) from scheduled) as "total!: i64""#
     );
     Ok(total.fetch_one(source).await?.unsigned_abs())
 }
@@ -44,7 +45,7 @@ pub(in crate::store) async fn notifications(
     sqlx::query_as!(
         NotificationRow,
         "select token, seq, id, entity_type, collapse_key, group_key, created_at, expires_at, delivered_at, read_at,
-            retracted_at, data
+            retracted_at, data, group_count, group_actors
         from notification where (token, seq) > (?1, ?2) order by token, seq limit ?3",
         token,
         seq,
@@ -87,6 +88,59 @@ pub(in crate::store) async fn keys(
     .await
 }
 
+pub(in crate::store) async fn slots(
+    source: &mut SqliteConnection,
+    after: Option<&SlotRow>,
+) -> Result<Vec<SlotRow>, sqlx::Error> {
+    let (token, kind, key) = after.map_or(("", "", ""), |row| (&row.token, &row.kind, &row.key));
+    sqlx::query_as!(
+        SlotRow,
+        "select token, kind, key, seq from notification_key where (token, kind, key) > (?1, ?2, ?3)
+        order by token, kind, key limit ?4",
+        token,
+        kind,
+        key,
+        PAGE
+    )
+    .fetch_all(source)
+    .await
+}
+
+pub(in crate::store) async fn actors(
+    source: &mut SqliteConnection,
+    after: Option<&ActorRow>,
+) -> Result<Vec<ActorRow>, sqlx::Error> {
+    let (token, seq, actor) = after.map_or(("", 0, ""), |row| (&row.token, row.seq, &row.actor));
+    sqlx::query_as!(
+        ActorRow,
+        "select token, seq, actor, rev from notification_actor where (token, seq, actor) > (?1, ?2, ?3)
+        order by token, seq, actor limit ?4",
+        token,
+        seq,
+        actor,
+        PAGE
+    )
+    .fetch_all(source)
+    .await
+}
+
+pub(in crate::store) async fn scheduled(
+    source: &mut SqliteConnection,
+    after: Option<&ScheduledRow>,
+) -> Result<Vec<ScheduledRow>, sqlx::Error> {
+    let (id, token) = after.map_or(("", ""), |row| (&row.id, &row.token));
+    sqlx::query_as!(
+        ScheduledRow,
+        "select id, token, due_at, entity_type, ttl_secs, collapse_key, group_key, actor, created_at, data
+        from scheduled where (id, token) > (?1, ?2) order by id, token limit ?3",
+        id,
+        token,
+        PAGE
+    )
+    .fetch_all(source)
+    .await
+}
+
 /// What must be the same on both sides, as one line.
 pub(in crate::store) async fn sums(source: &mut SqliteConnection) -> Result<String, sqlx::Error> {
     sqlx::query_scalar!(
@@ -95,7 +149,9 @@ pub(in crate::store) async fn sums(source: &mut SqliteConnection) -> Result<Stri
             || ', notifications ' || (select count(*) || ', delivered ' || count(delivered_at) || ', read ' || count(read_at)
                 || ', bytes ' || coalesce(sum(octet_length(data)), 0) from notification)
             || ', changes ' || (select count(*) from inbox_change)
-            || ', keys ' || (select count(*) from idempotency) as "sums!: String" -- sqlite"#
+            || ', keys ' || (select count(*) from idempotency)
+            || ', groups ' || (select count(*) from notification_key) || ' of ' || (select count(*) from notification_actor)
+            || ', scheduled ' || (select count(*) from scheduled) as "sums!: String" -- sqlite"#
     )
     .fetch_one(source)
     .await

@@ -1,0 +1,298 @@
+//! The inbox of one user, for backends and for the user's own page: list, count, mark, erase.
+
+use axum::Json;
+use axum::extract::{Path, Query, Request, State, rejection::PathRejection, rejection::QueryRejection};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::body::read_json;
+use super::problem::ProblemBody;
+use super::{App, Limits, Problem};
+use crate::notification::{self, ReceiptKind, Rev, Selection, Token, TokenError, timestamp};
+use crate::store::{Entry, ListQuery, MAX_TYPES};
+
+/// Items of a page unless the caller asks for fewer or more.
+const DEFAULT_LIMIT: u32 = 50;
+
+/// Which rows to list.
+#[derive(Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListParams {
+    /// `true`: only unread rows; `false`: only read ones.
+    unread: Option<bool>,
+    /// Only rows of this type.
+    entity_type: Option<String>,
+    /// Only rows below this `seq`: the `next` of the page before.
+    #[param(minimum = 0)]
+    before: Option<i64>,
+    /// At most this many rows, 1 or more; `--page` is the most.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 4_294_967_295_i64, default = 50)]
+    limit: Option<u32>,
+}
+
+/// A page of an inbox, newest first.
+#[derive(Serialize, ToSchema)]
+pub(super) struct InboxPage {
+    items: Vec<Item>,
+    /// To be given as `before` for the next page; null when there is none.
+    next: Option<i64>,
+    /// The newest rev of the inbox when the page was read, or an earlier one: a cursor for `user_login`.
+    rev: i64,
+    /// Rows that are unread, in all of the inbox.
+    unread: i64,
+    /// The data set that `rev` belongs to.
+    epoch: String,
+}
+
+/// A row of an inbox.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Item {
+    id: Uuid,
+    seq: i64,
+    entity_type: String,
+    /// As it was posted.
+    #[schema(value_type = Value)]
+    data: Box<RawValue>,
+    #[schema(format = DateTime)]
+    created_at: String,
+    /// When a client had it.
+    #[schema(format = DateTime)]
+    delivered_at: Option<String>,
+    /// When its user saw it.
+    #[schema(format = DateTime)]
+    read_at: Option<String>,
+    /// When it will be gone.
+    #[schema(format = DateTime)]
+    expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<Group>,
+}
+
+/// What a row stands for that several pushes share.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Group {
+    key: String,
+    /// Distinct actors; a push without one counts as one more.
+    count: i64,
+    /// The last three, newest first.
+    actors: Vec<String>,
+}
+
+impl From<Entry> for Item {
+    fn from(Entry { notification, delivered_at, read_at, expires_at }: Entry) -> Self {
+        let content = &notification.content;
+        let group = notification.group.as_deref().cloned();
+        Self {
+            id: content.id,
+            seq: notification.seq,
+            entity_type: content.entity_type.clone(),
+            data: content.data.clone(),
+            created_at: timestamp(content.created_at),
+            delivered_at: delivered_at.map(timestamp),
+            read_at: read_at.map(timestamp),
+            expires_at: expires_at.map(timestamp),
+            group: group.map(|notification::Group { key, count, actors }| Group { key, count, actors }),
+        }
+    }
+}
+
+/// The unread rows of an inbox.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Counts {
+    unread: i64,
+    /// By `entityType`: the thousand that have the most.
+    by_type: BTreeMap<String, i64>,
+}
+
+/// An inbox after a change.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Head {
+    rev: i64,
+    unread: i64,
+}
+
+/// What was erased.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Erased {
+    /// Notifications, scheduled ones included.
+    erased: u64,
+}
+
+/// Which rows to mark: exactly one of the three.
+#[derive(ToSchema)]
+#[serde(untagged, rename_all_fields = "camelCase")]
+#[expect(dead_code, reason = "it only describes what Selection::parse takes")]
+pub(super) enum ReadBody {
+    /// The rows with these ids.
+    Ids { ids: Vec<Uuid> },
+    /// Every row up to and including this `seq`.
+    UpTo {
+        #[schema(minimum = 0, rename = "upTo")]
+        up_to: i64,
+    },
+    /// Every row there is: must be `true`.
+    All {
+        #[schema(schema_with = only_true)]
+        all: bool,
+    },
+}
+
+fn only_true() -> Object {
+    ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true])).build()
+}
+
+/// Which rows to mark.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it only describes what Selection::parse takes")]
+pub(super) struct UnreadBody {
+    /// The rows with these ids.
+    ids: Vec<Uuid>,
+}
+
+/// List an inbox
+///
+/// Newest first, without what was retracted or has expired. Pages stay in place while new rows arrive.
+#[utoipa::path(get, path = "/api/inbox/{token}", tag = "inbox",
+    params(("token" = String, Path, description = "Whose inbox"), ListParams),
+    responses((status = 200, body = InboxPage, description = "A page"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
+pub(super) async fn list(
+    State(app): State<App>,
+    token: Result<Path<String>, PathRejection>,
+    params: Result<Query<ListParams>, QueryRejection>,
+) -> Result<Json<InboxPage>, Problem> {
+    let token = path_token(token, &app.limits)?;
+    let params = query(params)?;
+    let limit = limit(params.limit, app.limits.page)?;
+    if params.before.is_some_and(|before| before < 0) {
+        return Err(Problem::bad_request("invalid_query", "before must be a seq: a whole number, 0 or more"));
+    }
+    // The head first: a client that goes on from its rev then misses nothing, and may see a row twice.
+    let (head, epoch) = app.inbox.head(&token).await.map_err(|error| Problem::store(&error))?;
+    let query = ListQuery {
+        token: &token,
+        before: params.before.unwrap_or(Rev::MAX),
+        unread: params.unread,
+        entity_type: params.entity_type.as_deref(),
+        limit,
+        now: Utc::now(),
+    };
+    let page = app.inbox.list(&query).await.map_err(|error| Problem::store(&error))?;
+    let next = page.rows.last().filter(|_| page.more).map(|entry| entry.notification.seq);
+    let items = page.rows.into_iter().map(Item::from).collect();
+    Ok(Json(InboxPage { items, next, rev: head.rev, unread: head.unread, epoch }))
+}
+
+/// Count the unread rows
+#[utoipa::path(get, path = "/api/inbox/{token}/counts", tag = "inbox",
+    params(("token" = String, Path, description = "Whose inbox")),
+    responses((status = 200, body = Counts, description = "The counts"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
+pub(super) async fn counts(
+    State(app): State<App>,
+    token: Result<Path<String>, PathRejection>,
+) -> Result<Json<Counts>, Problem> {
+    let token = path_token(token, &app.limits)?;
+    let by_type = app.inbox.counts(&token).await.map_err(|error| Problem::store(&error))?;
+    let unread = match i64::try_from(by_type.len()) {
+        Ok(types) if types < MAX_TYPES => by_type.iter().map(|count| count.unread).sum(),
+        _ => app.inbox.head(&token).await.map_err(|error| Problem::store(&error))?.0.unread,
+    };
+    let by_type = by_type.into_iter().map(|count| (count.entity_type, count.unread)).collect();
+    Ok(Json(Counts { unread, by_type }))
+}
+
+/// Mark rows read
+///
+/// Every session of the user hears of it. Rows that are read already stay as they are.
+#[utoipa::path(post, path = "/api/inbox/{token}/read", tag = "inbox",
+    params(("token" = String, Path, description = "Whose inbox")), request_body = ReadBody,
+    responses((status = 200, body = Head, description = "The inbox afterwards"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
+pub(super) async fn read(
+    State(app): State<App>,
+    token: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Json<Head>, Problem> {
+    mark(&app, token, request, ReceiptKind::Read).await
+}
+
+/// Mark rows unread
+#[utoipa::path(post, path = "/api/inbox/{token}/unread", tag = "inbox",
+    params(("token" = String, Path, description = "Whose inbox")), request_body = UnreadBody,
+    responses((status = 200, body = Head, description = "The inbox afterwards"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
+pub(super) async fn unread(
+    State(app): State<App>,
+    token: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Json<Head>, Problem> {
+    mark(&app, token, request, ReceiptKind::Unread).await
+}
+
+async fn mark(
+    app: &App,
+    token: Result<Path<String>, PathRejection>,
+    request: Request,
+    kind: ReceiptKind,
+) -> Result<Json<Head>, Problem> {
+    let token = path_token(token, &app.limits)?;
+    let body = read_json(request, app.limits.body_bytes).await?;
+    // A bare id or list is for sockets, whose events have no fields.
+    if !body.is_object() {
+        return Err(Problem::bad_request("invalid_body", "the body must be a JSON object"));
+    }
+    let selection = Selection::parse(&body, kind).map_err(|wrong| Problem::bad_request("invalid_body", wrong))?;
+    let head = app.inbox.mark(token, kind, selection).await.map_err(|error| Problem::write(&error))?;
+    Ok(Json(Head { rev: head.rev, unread: head.unread }))
+}
+
+/// Erase a user
+///
+/// Every row, counter and key of the inbox, and what is scheduled for it. Its sockets are closed.
+#[utoipa::path(delete, path = "/api/inbox/{token}", tag = "inbox",
+    params(("token" = String, Path, description = "Whose inbox")),
+    responses((status = 200, body = Erased, description = "It is erased"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
+pub(super) async fn erase(
+    State(app): State<App>,
+    token: Result<Path<String>, PathRejection>,
+) -> Result<Json<Erased>, Problem> {
+    let token = path_token(token, &app.limits)?;
+    let erased = app.inbox.erase(token).await.map_err(|error| Problem::write(&error))?;
+    Ok(Json(Erased { erased }))
+}
+
+/// The token in a path.
+fn path_token(token: Result<Path<String>, PathRejection>, limits: &Limits) -> Result<Token, Problem> {
+    let Path(text) = token.map_err(|error| Problem::bad_request("invalid_path", error.body_text()))?;
+    parse_token(&text, limits)
+}
+
+pub(super) fn parse_token(text: &str, limits: &Limits) -> Result<Token, Problem> {
+    Token::parse(text, limits.token_bytes).map_err(|error| match error {
+        TokenError::TooLong { .. } => Problem::too_large("token_too_long", error.to_string()),
+        TokenError::Nul | TokenError::Empty => Problem::bad_request("invalid_data", error.to_string()),
+    })
+}
+
+/// The parameters of a query.
+pub(super) fn query<T>(params: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
+    params.map(|Query(params)| params).map_err(|error| Problem::bad_request("invalid_query", error.body_text()))
+}
+
+/// How many rows a page has: what is asked for, but no more than `most`.
+pub(super) fn limit(asked: Option<u32>, most: u32) -> Result<u32, Problem> {
+    match asked {
+        Some(0) => Err(Problem::bad_request("invalid_query", "limit must be 1 or more")),
+        asked => Ok(asked.unwrap_or(DEFAULT_LIMIT).min(most)),
+    }
+}
+
+/// As text, if it is there.
+pub(super) fn text_of(at: Option<DateTime<Utc>>) -> Option<String> {
+    at.map(timestamp)
+}

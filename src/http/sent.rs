@@ -1,0 +1,173 @@
+//! What became of a push, and how to take it back.
+
+use axum::Json;
+use axum::extract::{Path, Query, State, rejection::PathRejection, rejection::QueryRejection};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::body::checked_key;
+use super::inbox::{limit, parse_token, query, text_of};
+use super::problem::ProblemBody;
+use super::{App, Problem};
+use crate::notification::timestamp;
+use crate::store;
+
+/// Which recipients to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct RecipientParams {
+    /// Only tokens behind this one: the `next` of the page before.
+    after: Option<String>,
+    /// At most this many, 1 or more; `--page` is the most.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 4_294_967_295_i64, default = 50)]
+    limit: Option<u32>,
+}
+
+/// A push, how far it got, and a page of those who got it.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Sent {
+    id: Uuid,
+    entity_type: String,
+    /// As it was posted.
+    #[schema(value_type = Value)]
+    data: Box<RawValue>,
+    #[schema(format = DateTime)]
+    created_at: String,
+    /// When it enters the inboxes, if it has not yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    deliver_at: Option<String>,
+    /// Rows it has, those that are scheduled included.
+    sent: i64,
+    /// Those that a client had.
+    delivered: i64,
+    /// Those that a user saw.
+    read: i64,
+    /// Those that were taken back.
+    retracted: i64,
+    /// In the order of their tokens.
+    recipients: Vec<Recipient>,
+    /// To be given as `after` for the next page; null when there is none.
+    next: Option<String>,
+}
+
+/// What became of a push in one inbox.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Recipient {
+    token: String,
+    /// Null while it is scheduled.
+    seq: Option<i64>,
+    #[schema(format = DateTime)]
+    delivered_at: Option<String>,
+    #[schema(format = DateTime)]
+    read_at: Option<String>,
+    #[schema(format = DateTime)]
+    retracted_at: Option<String>,
+}
+
+/// From where a push was taken back.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Retracted {
+    /// Rows that are no longer in their inboxes or on the schedule.
+    retracted: u64,
+}
+
+/// Whether there was anything to take out.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Removed {
+    /// False if the actor was not in the group.
+    removed: bool,
+}
+
+/// See what became of a push
+#[utoipa::path(get, path = "/api/notifications/{id}", tag = "notifications",
+    params(("id" = Uuid, Path, description = "As the push was answered"), RecipientParams),
+    responses((status = 200, body = Sent, description = "What became of it"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
+pub(super) async fn show(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+    params: Result<Query<RecipientParams>, QueryRejection>,
+) -> Result<Json<Sent>, Problem> {
+    let id = path_id(id)?;
+    let params = query(params)?;
+    let limit = limit(params.limit, app.limits.page)?;
+    let after = params.after.unwrap_or_default();
+    if after.contains('\0') {
+        return Err(Problem::bad_request("invalid_query", "after holds the NUL character"));
+    }
+    let sent = app.inbox.sent(id, &after, limit).await.map_err(|error| Problem::store(&error))?;
+    let store::Sent { content, deliver_at, totals, recipients } = sent.ok_or_else(unknown)?;
+    let next = recipients.rows.last().filter(|_| recipients.more).map(|row| row.token.as_str().to_owned());
+    let recipients = recipients.rows.into_iter().map(|row| Recipient {
+        token: row.token.as_str().to_owned(),
+        seq: row.seq,
+        delivered_at: text_of(row.delivered_at),
+        read_at: text_of(row.read_at),
+        retracted_at: text_of(row.retracted_at),
+    });
+    Ok(Json(Sent {
+        id,
+        entity_type: content.entity_type,
+        data: content.data,
+        created_at: timestamp(content.created_at),
+        deliver_at: text_of(deliver_at),
+        sent: totals.sent,
+        delivered: totals.delivered,
+        read: totals.read,
+        retracted: totals.retracted,
+        recipients: recipients.collect(),
+        next,
+    }))
+}
+
+/// Take a push back
+///
+/// It is gone from every inbox and from the schedule, is never replayed, and live clients are told. Doing it again
+/// changes nothing.
+#[utoipa::path(delete, path = "/api/notifications/{id}", tag = "notifications",
+    params(("id" = Uuid, Path, description = "As the push was answered")),
+    responses((status = 200, body = Retracted, description = "It is taken back"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
+pub(super) async fn retract(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Retracted>, Problem> {
+    let id = path_id(id)?;
+    let retracted = app.inbox.retract(id).await.map_err(|error| Problem::write(&error))?;
+    if retracted == 0 && app.inbox.sent(id, "", 1).await.map_err(|error| Problem::store(&error))?.is_none() {
+        return Err(unknown());
+    }
+    Ok(Json(Retracted { retracted }))
+}
+
+/// Take an actor out of a group
+///
+/// The un-like: the group's newest row stands for one less, and goes when nobody is left.
+#[utoipa::path(delete, path = "/api/groups/{token}/{groupKey}/actors/{actor}", tag = "notifications",
+    params(("token" = String, Path, description = "Whose inbox"), ("groupKey" = String, Path, description = "Of the pushes"),
+        ("actor" = String, Path, description = "Who no longer acts")),
+    responses((status = 200, body = Removed, description = "It is taken out"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
+pub(super) async fn ungroup(
+    State(app): State<App>,
+    path: Result<Path<(String, String, String)>, PathRejection>,
+) -> Result<Json<Removed>, Problem> {
+    let Path((token, key, actor)) = path.map_err(|error| Problem::bad_request("invalid_path", error.body_text()))?;
+    let token = parse_token(&token, &app.limits)?;
+    let key = checked_key(&key, "groupKey", &app.limits)?;
+    let actor = checked_key(&actor, "actor", &app.limits)?;
+    let removed = app.inbox.ungroup(token, key, actor).await.map_err(|error| Problem::write(&error))?;
+    Ok(Json(Removed { removed }))
+}
+
+/// An id in a path. A text that is none is the id of nothing.
+fn path_id(id: Result<Path<String>, PathRejection>) -> Result<Uuid, Problem> {
+    let Path(text) = id.map_err(|error| Problem::bad_request("invalid_path", error.body_text()))?;
+    Uuid::try_parse(&text).map_err(|_| unknown())
+}
+
+fn unknown() -> Problem {
+    Problem::new(http::StatusCode::NOT_FOUND, "not_found", "no notification has this id")
+}

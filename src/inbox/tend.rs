@@ -1,0 +1,113 @@
+//! What time does to inboxes: pushes for later come due, rows expire, and what is old goes.
+//!
+//! It works in small transactions through the writer, so that pushes have their turn in between; what to do is found out
+//! beside it, on a reading connection. Several nodes may do this at once: whoever comes second finds nothing left.
+
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::Inbox;
+use crate::store::{Edit, Keep, Stale, WriterError};
+
+/// How often to look for what is due: the most that a push for later is late, and that an expired row is still counted.
+const TEND_INTERVAL: Duration = Duration::from_secs(1);
+
+/// So many rows are moved or removed in one transaction, between which pushes have their turn.
+const TEND_ROWS: u32 = 500;
+
+/// So many inboxes are looked at in one read for what is too old.
+const RETAIN_INBOXES: u32 = 200;
+
+/// Between two of these reads.
+const RETAIN_PAUSE: Duration = Duration::from_millis(50);
+
+/// What is kept for how long; without a value for ever.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    /// How often to look.
+    pub interval: Duration,
+    /// Rows after they were read.
+    pub read: Option<TimeDelta>,
+    /// Rows that are unread.
+    pub unread: Option<TimeDelta>,
+    /// Changes, and rows that were retracted.
+    pub history: Option<TimeDelta>,
+    /// Rows of one inbox, the newest.
+    pub rows: Option<u32>,
+}
+
+impl Inbox {
+    /// Looks every second for rows whose time is over and for pushes whose time has come, until `stop`.
+    pub async fn tend(&self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(TEND_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let due = match self.store.due(Utc::now()).await {
+                Ok(due) => due,
+                Err(error) => {
+                    warn!(%error, "Cannot look for what is due, trying again");
+                    continue;
+                }
+            };
+            for (is_due, edit) in
+                [(due.scheduled, Edit::Release { limit: TEND_ROWS }), (due.expired, Edit::Expire { limit: TEND_ROWS })]
+            {
+                let mut more = is_due;
+                while more && !stop.is_cancelled() {
+                    more = match self.writer.edit(edit.clone(), None).await {
+                        Ok(rows) => rows >= u64::from(TEND_ROWS),
+                        Err(error) => {
+                            warn!(%error, "Cannot do what is due, trying again");
+                            false
+                        }
+                    };
+                }
+            }
+        }
+    }
+
+    /// Removes what is not to be kept, again and again until `stop`.
+    pub async fn retain(&self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.settings.retention.interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let mut after = Some(String::new());
+            while let Some(token) = after
+                && !stop.is_cancelled()
+            {
+                after = match self.retain_after(&token).await {
+                    Ok(next) => next,
+                    Err(error) => {
+                        warn!(%error, "Cannot remove what is old, the next round will");
+                        None
+                    }
+                };
+                tokio::time::sleep(RETAIN_PAUSE).await;
+            }
+        }
+    }
+
+    /// Looks at the inboxes that follow one, and returns the one to go on after.
+    async fn retain_after(&self, after: &str) -> Result<Option<String>, WriterError> {
+        let (now, retention) = (Utc::now(), &self.settings.retention);
+        let before = |age: Option<TimeDelta>| age.and_then(|age| now.checked_sub_signed(age));
+        let keep = Keep {
+            read_before: before(retention.read),
+            unread_before: before(retention.unread),
+            history_before: before(retention.history),
+            rows: retention.rows,
+        };
+        let stale = self.store.stale(after, RETAIN_INBOXES, TEND_ROWS, &keep);
+        let Stale { rows, history, last } = self.reading(stale).await?;
+        let full = rows.len() >= TEND_ROWS as usize;
+        if !rows.is_empty() || !history.is_empty() {
+            let removed = self.writer.edit(Edit::Purge { rows, history }, None).await?;
+            debug!(rows = removed, "Removed what is old");
+        }
+        // More of the same inboxes, or the next ones.
+        Ok(if full { Some(after.to_owned()) } else { last.map(|token| token.as_str().to_owned()) })
+    }
+}

@@ -1,0 +1,486 @@
+//! What is more than rows that come and receipts: pushes that depend on what is there, and edits.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use uuid::Uuid;
+
+use super::commit::{Transaction, uncommitted};
+use super::{group, time, unavailable};
+use crate::notification::{
+    ChangeKind, Group, GroupKey, Head, NewPush, Options, Payload, Pushed, Regrouped, Rev, Token, timestamp,
+};
+use crate::store::commit::{self, Changed, Fresh};
+use crate::store::plan::{self, Found, Kind, OpenRow, Plan, Slot};
+use crate::store::{Edit, Edited, Error, KeyedPush, PURGED, json};
+
+/// The rows of an edit as one JSON text: token, seq, id, whether unread, whether retracted.
+type Going = (String, Rev, Uuid, u8, u8);
+
+impl Transaction<'_> {
+    /// Finds out what the pushes depend on and decides what they become.
+    pub(super) async fn plan(
+        &mut self,
+        pushes: &[Fresh<'_>],
+        heads: HashMap<String, Head>,
+    ) -> Result<Plan, sqlx::Error> {
+        let open = self.open_rows(&plan::slots(pushes, self.now)).await?;
+        let actors = self.known_actors(&plan::actors(pushes, &open)).await?;
+        Ok(Plan::new(pushes, Found { heads, open, actors }, self.now))
+    }
+
+    async fn open_rows(&mut self, slots: &BTreeSet<Slot>) -> Result<HashMap<Slot, OpenRow>, sqlx::Error> {
+        let wanted = json(&slots.iter().map(|(token, kind, key)| (token, kind.name(), key)).collect::<Vec<_>>());
+        let rows = sqlx::query!(
+            r#"select held.token, held.kind, held.key, held.seq, notification.id, expires_at, group_count, group_actors
+            from json_each(?1) as wanted
+            cross join notification_key as held on held.token = wanted.value ->> 0 and held.kind = wanted.value ->> 1
+                and held.key = wanted.value ->> 2
+            join notification on notification.token = held.token and notification.seq = held.seq
+            where read_at is null and retracted_at is null and (expires_at is null or expires_at > ?2)"#,
+            wanted,
+            self.now_text
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        let open = rows.into_iter().map(|row| {
+            let kind = Kind::named(&row.kind).ok_or_else(|| undecodable(row.kind.as_str()))?;
+            let group = group(Some(&row.key), row.group_count, row.group_actors.as_deref()).map_err(undecodable)?;
+            let expires_at = row.expires_at.as_deref().map(time).transpose().map_err(undecodable)?;
+            let id = Uuid::parse_str(&row.id).map_err(undecodable)?;
+            Ok(((row.token, kind, row.key), OpenRow { seq: row.seq, id, group, expires_at }))
+        });
+        open.collect()
+    }
+
+    async fn known_actors(
+        &mut self,
+        actors: &BTreeSet<(String, Rev, String)>,
+    ) -> Result<HashSet<(String, Rev, String)>, sqlx::Error> {
+        if actors.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let wanted = json(actors);
+        let rows = sqlx::query!(
+            r#"select known.token as "token!", known.seq as "seq!", known.actor as "actor!" from json_each(?1) as wanted
+            cross join notification_actor as known on known.token = wanted.value ->> 0
+                and known.seq = wanted.value ->> 1 and known.actor = wanted.value ->> 2"#,
+            wanted
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.token, row.seq, row.actor)).collect())
+    }
+
+    /// Writes a plan down, all but the commit.
+    pub(super) async fn write(&mut self, pushes: &[Fresh<'_>], plan: Plan) -> Result<Vec<Pushed>, sqlx::Error> {
+        let heads = json(&plan.heads.iter().map(|(token, head)| (token, head.rev, head.unread)).collect::<Vec<_>>());
+        let contents: Vec<_> = pushes
+            .iter()
+            .map(|Fresh { push, content }| {
+                let Options { collapse_key, group, .. } = &push.push.options;
+                let group_key = group.as_ref().map(|group| &group.key);
+                (content.id, &*content.entity_type, content.data.get(), collapse_key, group_key)
+            })
+            .collect();
+        let contents = json(&contents);
+        let rows: Vec<_> = plan
+            .rows
+            .iter()
+            .map(|row| {
+                let (count, actors) = stored_group(row.group.as_deref());
+                let retracted_at = row.retracted.then_some(&self.now_text);
+                (&row.token, row.seq, row.push, row.expires_at.map(timestamp), retracted_at, count, actors)
+            })
+            .collect();
+        let rows = json(&rows);
+        sqlx::query!(
+            "insert into inbox (token, rev, unread, created_at)
+            select value ->> 0, value ->> 1, value ->> 2, ? from json_each(?) where true
+            on conflict (token) do update set rev = excluded.rev, unread = excluded.unread;
+
+            with push as materialized (
+                select key as number, value ->> 0 as id, value ->> 1 as entity_type, value ->> 2 as data,
+                    value ->> 3 as collapse_key, value ->> 4 as group_key
+                from json_each(?)
+            )
+            insert into notification (token, seq, id, entity_type, collapse_key, group_key, created_at, expires_at,
+                retracted_at, data, group_count, group_actors)
+            select row.value ->> 0, row.value ->> 1, push.id, entity_type, collapse_key, group_key, ?, row.value ->> 3,
+                row.value ->> 4, data, row.value ->> 5, row.value ->> 6
+            from json_each(?) as row join push on push.number = row.value ->> 2;",
+            self.now_text,
+            heads,
+            contents,
+            self.now_text,
+            rows
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        self.insert_changes(&plan.changes).await?;
+        self.hide(&plan.replaced).await?;
+        self.regroup(&plan).await?;
+        self.schedule(pushes, &plan.scheduled).await?;
+        self.events.extend(plan.events);
+        Ok(plan.stored)
+    }
+
+    /// Marks rows retracted.
+    async fn hide(&mut self, rows: &[(Token, Rev)]) -> Result<(), sqlx::Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let rows = json(&rows);
+        sqlx::query!(
+            "update notification set retracted_at = ?2
+            from (select value ->> 0 as token, value ->> 1 as seq from json_each(?1)) as gone
+            where notification.token = gone.token and notification.seq = gone.seq",
+            rows,
+            self.now_text
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Writes down what became of groups and keys.
+    async fn regroup(&mut self, plan: &Plan) -> Result<(), sqlx::Error> {
+        let regrouped: Vec<_> = plan
+            .regrouped
+            .iter()
+            .map(|((token, seq), joined)| {
+                let (count, actors) = stored_group(Some(&joined.group));
+                (token, seq, count, actors, joined.expires_at.map(timestamp))
+            })
+            .collect();
+        let regrouped = json(&regrouped);
+        let slots = plan.slots.iter().map(|((token, kind, key), seq)| (token, kind.name(), key, seq));
+        let slots = json(&slots.collect::<Vec<_>>());
+        let actors = plan.actors.iter().map(|((token, seq, actor), rev)| (token, seq, actor, rev));
+        let actors = json(&actors.collect::<Vec<_>>());
+        sqlx::query!(
+            "update notification set group_count = now.group_count, group_actors = now.group_actors,
+                expires_at = now.expires_at
+            from (select value ->> 0 as token, value ->> 1 as seq, value ->> 2 as group_count,
+                value ->> 3 as group_actors, value ->> 4 as expires_at from json_each(?)) as now
+            where notification.token = now.token and notification.seq = now.seq;
+
+            insert into notification_key (token, kind, key, seq)
+            select value ->> 0, value ->> 1, value ->> 2, value ->> 3 from json_each(?) where true
+            on conflict (token, kind, key) do update set seq = excluded.seq;
+
+            insert into notification_actor (token, seq, actor, rev)
+            select value ->> 0, value ->> 1, value ->> 2, value ->> 3 from json_each(?) where true
+            on conflict (token, seq, actor) do update set rev = excluded.rev;",
+            regrouped,
+            slots,
+            actors
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        Ok(())
+    }
+
+    async fn schedule(&mut self, pushes: &[Fresh<'_>], which: &[usize]) -> Result<(), sqlx::Error> {
+        for Fresh { push, content } in which.iter().map(|at| &pushes[*at]) {
+            let Options { ttl_secs, collapse_key, group, deliver_at } = &push.push.options;
+            let (group_key, actor) = group.as_ref().map(|group| (&group.key, &group.actor)).unzip();
+            let (id, due_at) = (content.id.to_string(), deliver_at.map(timestamp));
+            let (tokens, data, actor) = (json(&push.push.tokens), content.data.get(), actor.and_then(Option::as_ref));
+            sqlx::query!(
+                "insert into scheduled (id, token, due_at, entity_type, ttl_secs, collapse_key, group_key, actor,
+                    created_at, data)
+                select ?1, value, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 from json_each(?10)",
+                id,
+                due_at,
+                content.entity_type,
+                ttl_secs,
+                collapse_key,
+                group_key,
+                actor,
+                self.now_text,
+                data,
+                tokens
+            )
+            .execute(&mut *self.connection)
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// One edit, from the begin to the commit.
+    pub(super) async fn edit(mut self, edit: &Edit) -> Result<Edited, Error> {
+        sqlx::query!("begin immediate -- sqlite").execute(&mut *self.connection).await.map_err(unavailable)?;
+        let rows = match edit {
+            Edit::Retract { id } => self.retract(*id).await,
+            Edit::Ungroup { token, key, actor } => self.ungroup(token, key, actor).await,
+            Edit::Erase { token } => self.erase(token).await,
+            Edit::Expire { limit } => self.expire(*limit).await,
+            Edit::Release { limit } => self.release(*limit).await,
+            Edit::Purge { rows, history } => self.purge(rows, history).await,
+        };
+        let rows = rows.map_err(unavailable)?;
+        sqlx::query!("commit -- sqlite").execute(&mut *self.connection).await.map_err(uncommitted)?;
+        Ok(Edited { rows, events: self.events })
+    }
+
+    async fn retract(&mut self, id: Uuid) -> Result<u64, sqlx::Error> {
+        let id_text = id.to_string();
+        let cancelled = sqlx::query!("delete from scheduled where id = ?1", id_text)
+            .execute(&mut *self.connection)
+            .await?
+            .rows_affected();
+        let rows = sqlx::query_scalar!(
+            r#"select json_group_array(json_array(token, seq, id, read_at is null, 0)) as "rows!: String"
+            from notification where id = ?1 and retracted_at is null"#,
+            id_text
+        )
+        .fetch_one(&mut *self.connection)
+        .await?;
+        let rows: Vec<Going> = super::parse(&rows).map_err(undecodable)?;
+        let hidden: Vec<_> = rows.iter().map(|(token, seq, ..)| (Token::stored(token), *seq)).collect();
+        self.hide(&hidden).await?;
+        self.depart(&rows, ChangeKind::Retracted).await?;
+        Ok(cancelled + rows.len() as u64)
+    }
+
+    /// Tells of rows that go.
+    async fn depart(&mut self, rows: &[Going], kind: fn(Vec<Uuid>) -> ChangeKind) -> Result<(), sqlx::Error> {
+        let mut gone: BTreeMap<String, (Vec<Uuid>, i64)> = BTreeMap::new();
+        for (token, _, id, unread, retracted) in rows {
+            let (ids, unread_rows) = gone.entry(token.clone()).or_default();
+            if *retracted == 0 {
+                ids.push(*id);
+                *unread_rows += i64::from(*unread);
+            }
+        }
+        let mut heads = self.heads(&gone.keys().map(String::as_str).collect()).await?;
+        let changes = commit::departures(&gone, kind, &mut heads);
+        self.change(changes, &heads).await
+    }
+
+    async fn ungroup(&mut self, token: &Token, key: &str, actor: &str) -> Result<u64, sqlx::Error> {
+        let name = token.as_str();
+        let row = sqlx::query!(
+            r#"select notification.seq, id, group_count, group_actors, read_at is null as "unread!: bool"
+            from notification_key as held
+            join notification on notification.token = held.token and notification.seq = held.seq
+            join notification_actor as known on known.token = held.token and known.seq = held.seq and known.actor = ?3
+            where held.token = ?1 and held.kind = 'group' and held.key = ?2 and retracted_at is null"#,
+            name,
+            key,
+            actor
+        )
+        .fetch_optional(&mut *self.connection)
+        .await?;
+        let Some(row) = row else { return Ok(0) };
+        let id = Uuid::parse_str(&row.id).map_err(undecodable)?;
+        sqlx::query!(
+            "delete from notification_actor where token = ?1 and seq = ?2 and actor = ?3",
+            name,
+            row.seq,
+            actor
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        let count = row.group_count.unwrap_or(1) - 1;
+        let mut heads = self.heads(&BTreeSet::from([name])).await?;
+        let Some(head) = heads.get_mut(name) else { return Ok(0) };
+        let (unread, kind) = if count == 0 {
+            self.hide(&[(token.clone(), row.seq)]).await?;
+            (-i64::from(row.unread), ChangeKind::Retracted(vec![id]))
+        } else {
+            let actors = sqlx::query_scalar!(
+                "select actor from notification_actor where token = ?1 and seq = ?2 order by rev desc limit 3",
+                name,
+                row.seq
+            )
+            .fetch_all(&mut *self.connection)
+            .await?;
+            let group = Group { key: key.to_owned(), count, actors };
+            let text = json(&group.actors);
+            sqlx::query!(
+                "update notification set group_count = ?3, group_actors = ?4 where token = ?1 and seq = ?2",
+                name,
+                row.seq,
+                count,
+                text
+            )
+            .execute(&mut *self.connection)
+            .await?;
+            (0, ChangeKind::Group(Box::new(Regrouped { id, group })))
+        };
+        let changed = Changed::make(token.clone(), head, unread, kind, None);
+        self.change(vec![changed], &heads).await?;
+        Ok(1)
+    }
+
+    async fn erase(&mut self, token: &Token) -> Result<u64, sqlx::Error> {
+        let name = token.as_str();
+        let rows = sqlx::query!("delete from notification where token = ?1", name)
+            .execute(&mut *self.connection)
+            .await?
+            .rows_affected();
+        let scheduled = sqlx::query!("delete from scheduled where token = ?1", name)
+            .execute(&mut *self.connection)
+            .await?
+            .rows_affected();
+        sqlx::query!(
+            "delete from inbox_change where token = ?;
+            delete from notification_key where token = ?;
+            delete from notification_actor where token = ?;
+            delete from inbox where token = ?;",
+            name,
+            name,
+            name,
+            name
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        Ok(rows + scheduled)
+    }
+
+    async fn expire(&mut self, limit: u32) -> Result<u64, sqlx::Error> {
+        let rows = sqlx::query_scalar!(
+            r#"select json_group_array(json_array(token, seq, id, read_at is null, retracted_at is not null))
+                as "rows!: String"
+            from (select token, seq, id, read_at, retracted_at from notification where expires_at <= ?1
+                order by expires_at limit ?2)"#,
+            self.now_text,
+            limit
+        )
+        .fetch_one(&mut *self.connection)
+        .await?;
+        let rows: Vec<Going> = super::parse(&rows).map_err(undecodable)?;
+        self.remove(&rows).await?;
+        Ok(rows.len() as u64)
+    }
+
+    async fn purge(&mut self, rows: &[(Token, Rev)], history: &[(Token, Rev)]) -> Result<u64, sqlx::Error> {
+        let wanted = json(&rows);
+        let rows = sqlx::query_scalar!(
+            r#"select json_group_array(json_array(token, seq, id, read_at is null, retracted_at is not null))
+                as "rows!: String"
+            from notification where (token, seq) in (select value ->> 0, value ->> 1 from json_each(?1))"#,
+            wanted
+        )
+        .fetch_one(&mut *self.connection)
+        .await?;
+        let rows: Vec<Going> = super::parse(&rows).map_err(undecodable)?;
+        self.remove(&rows).await?;
+        let history = json(&history);
+        let changes = sqlx::query!(
+            "delete from inbox_change where (token, rev) in (
+                select change.token, change.rev from json_each(?1) as gone
+                cross join inbox_change as change on change.token = gone.value ->> 0 and change.rev <= gone.value ->> 1)",
+            history
+        )
+        .execute(&mut *self.connection)
+        .await?
+        .rows_affected();
+        sqlx::query!(
+            "update inbox set purged_rev = max(purged_rev, gone.upto)
+            from (select value ->> 0 as token, value ->> 1 as upto from json_each(?1)) as gone
+            where inbox.token = gone.token",
+            history
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        Ok(rows.len() as u64 + changes)
+    }
+
+    /// Removes rows from the table. Their place in the history stays, so that it has no gap.
+    async fn remove(&mut self, rows: &[Going]) -> Result<(), sqlx::Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let gone = json(&rows.iter().map(|(token, seq, ..)| (token, seq)).collect::<Vec<_>>());
+        sqlx::query!(
+            "delete from notification where (token, seq) in (select value ->> 0, value ->> 1 from json_each(?));
+
+            delete from notification_key where (token, kind, key) in (
+                select held.token, held.kind, held.key from json_each(?) as gone
+                cross join notification_key as held on held.token = gone.value ->> 0
+                where held.seq = gone.value ->> 1);
+
+            delete from notification_actor where (token, seq, actor) in (
+                select known.token, known.seq, known.actor from json_each(?) as gone
+                cross join notification_actor as known on known.token = gone.value ->> 0
+                    and known.seq = gone.value ->> 1);
+
+            insert into inbox_change (token, rev, change, at)
+            select inbox.token, gone.value ->> 1, ?, ? from json_each(?) as gone
+            cross join inbox on inbox.token = gone.value ->> 0 where gone.value ->> 1 > purged_rev;",
+            gone,
+            gone,
+            gone,
+            PURGED,
+            self.now_text,
+            gone
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        self.depart(rows, ChangeKind::Expired).await
+    }
+
+    /// Moves due pushes into their inboxes, as if they were posted now.
+    async fn release(&mut self, limit: u32) -> Result<u64, sqlx::Error> {
+        let rows = sqlx::query!(
+            r#"select id, token, entity_type, ttl_secs as "ttl_secs: u32", collapse_key, group_key, actor, data
+            from scheduled where due_at <= ?1 order by due_at, id, token limit ?2"#,
+            self.now_text,
+            limit
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        let mut pushes: Vec<(Uuid, KeyedPush)> = Vec::new();
+        let mut taken = Vec::new();
+        for row in rows {
+            let id = Uuid::parse_str(&row.id).map_err(undecodable)?;
+            let token = Token::stored(&row.token);
+            taken.push((row.id, row.token));
+            if let Some((last, keyed)) = pushes.last_mut()
+                && *last == id
+            {
+                keyed.push.tokens.push(token);
+                continue;
+            }
+            let push = NewPush {
+                tokens: vec![token],
+                entity_type: row.entity_type,
+                data: Payload::stored(row.data).map_err(undecodable)?,
+                options: Options {
+                    ttl_secs: row.ttl_secs,
+                    collapse_key: row.collapse_key,
+                    group: row.group_key.map(|key| GroupKey { key, actor: row.actor }),
+                    deliver_at: None,
+                },
+            };
+            pushes.push((id, KeyedPush { push, key: None }));
+        }
+        if pushes.is_empty() {
+            return Ok(0);
+        }
+        let gone = json(&taken);
+        sqlx::query!(
+            "delete from scheduled where (id, token) in (select value ->> 0, value ->> 1 from json_each(?1))",
+            gone
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        let tokens = pushes.iter().flat_map(|(_, push)| &push.push.tokens).map(Token::as_str).collect();
+        let heads = self.heads(&tokens).await?;
+        let fresh: Vec<_> = pushes.iter().map(|(id, push)| Fresh::new(push, *id, self.now)).collect();
+        let plan = self.plan(&fresh, heads).await?;
+        self.write(&fresh, plan).await?;
+        Ok(taken.len() as u64)
+    }
+}
+
+/// A group as the columns hold it.
+fn stored_group(group: Option<&Group>) -> (Option<i64>, Option<String>) {
+    group.map(|group| (group.count, json(&group.actors))).unzip()
+}
+
+fn undecodable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> sqlx::Error {
+    sqlx::Error::Decode(error.into())
+}
