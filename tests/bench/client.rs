@@ -29,8 +29,13 @@ impl Backend {
 
     /// Pushes and returns when it was answered 200.
     pub(crate) async fn push(&mut self, body: &str) -> io::Result<()> {
+        self.request("POST", "/api", body).await
+    }
+
+    /// Asks and returns when it was answered 200.
+    pub(crate) async fn request(&mut self, method: &str, path: &str, body: &str) -> io::Result<()> {
         let head = format!(
-            "POST /api HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
         self.stream.write_all([head.as_bytes(), body.as_bytes()].concat().as_slice()).await?;

@@ -381,6 +381,50 @@ pub(crate) async fn one_row_lock(name: &'static str, seconds: u64) -> Figures {
     vec![(name, bare(64, seconds, statement, |_| vec!["hot".to_owned()]).await)]
 }
 
+/// Rows of each inbox of a large table.
+const INBOX_ROWS: u64 = 10;
+
+/// Unread rows of one large inbox.
+const LARGE_INBOX: u64 = 10_000;
+
+/// Times in milliseconds of what a user's page asks for, one request at a time, in a table of `rows` rows.
+pub(crate) async fn inbox(kind: Kind, rows: u64, names: [&'static str; 7], requests: u64) -> Figures {
+    let server = Server::start(kind, &[]);
+    let mut backend = Backend::connect(server.address).await.expect("connect");
+    let inboxes = rows / INBOX_ROWS;
+    for _ in 0..INBOX_ROWS {
+        for first in (0..inboxes).step_by(1_000) {
+            let tokens: Vec<_> = (first..(first + 1_000).min(inboxes)).map(|n| format!("\"{n}\"")).collect();
+            backend.push(&body(&tokens.join(","), 0)).await.expect("push");
+        }
+    }
+    let mut random = Random(7);
+    let mut figures = Vec::new();
+    for (names, method, path, body) in [
+        ([names[0], names[1]], "GET", "", ""),
+        ([names[2], names[3]], "GET", "/counts", ""),
+        ([names[4], names[5]], "POST", "/read", r#"{"all":true}"#),
+    ] {
+        let mut took = Histogram::<u64>::new(3).expect("a histogram");
+        for _ in 0..requests {
+            let path = format!("/api/inbox/{}{path}", random.below(inboxes));
+            let began = Instant::now();
+            backend.request(method, &path, body).await.expect("an answer");
+            took.record(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)).ok();
+        }
+        for (name, quantile) in names.into_iter().zip([0.5, 0.99]) {
+            figures.push((name, took.value_at_quantile(quantile) as f64 / 1000.0));
+        }
+    }
+    for _ in 0..LARGE_INBOX {
+        backend.push(&self::body("\"large\"", 0)).await.expect("push");
+    }
+    let began = Instant::now();
+    backend.request("POST", "/api/inbox/large/read", r#"{"all":true}"#).await.expect("an answer");
+    figures.push((names[6], began.elapsed().as_secs_f64() * 1000.0));
+    figures
+}
+
 /// Lets every page do something at the same moment and returns how long it took until the last was done.
 async fn at_once<F: Future<Output = Page> + Send + 'static>(
     pages: Vec<Page>,
