@@ -570,6 +570,22 @@ fn change_event(rev: Rev, text: &str, at: DateTime<Utc>) -> Result<Event, Error>
     Ok(Event::Changed { rev, change, at, origin: None })
 }
 
+/// A row of `inbox`, as the macros fill it.
+struct HeadRow {
+    token: String,
+    rev: Rev,
+    unread: i64,
+    delivered_upto: Rev,
+    purged_rev: Rev,
+}
+
+impl HeadRow {
+    fn named(self) -> (String, Head) {
+        let Self { token, rev, unread, delivered_upto, purged_rev } = self;
+        (token, Head { rev, unread, delivered_upto, purged_rev })
+    }
+}
+
 /// The group that the columns of a row hold.
 fn group(key: Option<&str>, count: Option<i64>, actors: Option<&str>) -> Result<Option<Arc<Group>>, Error> {
     let Some((key, count)) = key.zip(count) else { return Ok(None) };

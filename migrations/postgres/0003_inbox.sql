@@ -40,6 +40,7 @@ create table scheduled (
 );
 
 create index scheduled_due on scheduled (due_at);
+create index scheduled_token on scheduled (token);
 
 -- Rows that were retracted are nobody's any more.
 create or replace view undelivered as

@@ -41,6 +41,7 @@ create table scheduled (
 ) strict;
 
 create index scheduled_due on scheduled (due_at);
+create index scheduled_token on scheduled (token);
 
 -- Rows that were retracted are nobody's any more.
 drop view undelivered;

@@ -16,8 +16,8 @@ use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::{
-    Committer, Due, Entry, Error, Keep, ListQuery, MAX_TYPES, OpenError, Opened, PURGED, Page, PageBuilder, Recipient,
-    Sent, Settings, Stale, Store, Totals, TypeCount, Undelivered, group, schema, unreadable,
+    Committer, Due, Entry, Error, HeadRow, Keep, ListQuery, MAX_TYPES, OpenError, Opened, PURGED, Page, PageBuilder,
+    Recipient, Sent, Settings, Stale, Store, Totals, TypeCount, Undelivered, group, schema, unreadable,
 };
 use crate::notification::{Content, Event, Head, Notification, Rev, Token};
 
@@ -119,23 +119,16 @@ async fn epoch(connection: &mut PgConnection) -> Result<String, OpenError> {
 impl Store for PostgresStore {
     async fn heads(&self, tokens: &[Token]) -> Result<HashMap<Token, Head>, Error> {
         let tokens: Vec<&str> = tokens.iter().map(Token::as_str).collect();
-        let rows = sqlx::query!(
+        let rows = sqlx::query_as!(
+            HeadRow,
             "select token, rev, unread, delivered_upto, purged_rev from inbox where token = any($1)",
             &tokens[..] as &[&str]
         )
         .fetch_all(&self.readers)
         .await
         .map_err(unavailable)?;
-        let heads = rows.into_iter().map(|row| {
-            let head = Head {
-                rev: row.rev,
-                unread: row.unread,
-                delivered_upto: row.delivered_upto,
-                purged_rev: row.purged_rev,
-            };
-            (Token::stored(&row.token), head)
-        });
-        Ok(heads.collect())
+        let heads = rows.into_iter().map(HeadRow::named);
+        Ok(heads.map(|(token, head)| (Token::stored(&token), head)).collect())
     }
 
     async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error> {

@@ -609,7 +609,25 @@ async fn committers_at_once_neither_fail_nor_leave_a_gap(make: fn() -> Database)
                     if round % 4 == 2 {
                         batch.pushes.push(keyed(&["0", "5"], &format!("key {round}"), "body"));
                     }
-                    committer.commit(&batch, now()).await.unwrap();
+                    if round % 5 == 1 {
+                        batch.pushes.push(push_with(&tokens, grouped("all", Some(&who.to_string()))));
+                        let soon = Some(now() + TimeDelta::seconds(1));
+                        batch.pushes.push(push_with(&tokens, Options { deliver_at: soon, ..Options::default() }));
+                    }
+                    let committed = committer.commit(&batch, now()).await.unwrap();
+                    let later = now() + TimeDelta::seconds(2);
+                    let edit = match (round % 6, committed.pushes.last()) {
+                        (0, _) => Edit::Release { limit: 20 },
+                        (1, Some(PushOutcome::Pushed(pushed))) => Edit::Retract { id: pushed.id },
+                        (2, _) => Edit::Erase { token: token(tokens[0]) },
+                        (3, _) => {
+                            let rows = tokens.iter().rev().map(|name| (token(name), 1)).collect();
+                            Edit::Purge { rows, history: vec![] }
+                        }
+                        (4, _) => Edit::Ungroup { token: token(tokens[0]), key: "all".into(), actor: who.to_string() },
+                        _ => Edit::Expire { limit: 20 },
+                    };
+                    committer.edit(&edit, later).await.unwrap();
                 }
             })
         })
@@ -617,15 +635,17 @@ async fn committers_at_once_neither_fail_nor_leave_a_gap(make: fn() -> Database)
     for task in tasks {
         task.await.unwrap();
     }
-    for token in (0..10).map(|token| token.to_string()).map(|text| token(&text)) {
+    for token in (0..10).map(|n| token(&n.to_string())) {
         let events = history(&opened, &token).await;
         let revs: Vec<_> = events.iter().map(Event::rev).collect();
         assert_eq!(revs, (1..=revs.len() as Rev).collect::<Vec<_>>(), "revs without a gap");
-        let head = opened.store.heads(std::slice::from_ref(&token)).await.unwrap()[&token];
+        let head = opened.store.heads(std::slice::from_ref(&token)).await.unwrap().remove(&token).unwrap_or_default();
         let unread = events.iter().filter(|event| matches!(event, Event::New(new) if !new.read)).count();
         assert_eq!((head.rev, head.unread), (revs.len() as Rev, unread as i64));
         assert!(undelivered(&opened, &token, Rev::MAX, now()).await.iter().all(|rev| *rev > head.delivered_upto));
     }
+    let audit = super::check(&database.url()).await.unwrap();
+    assert!(audit.violations.is_empty(), "{:?}", audit.violations);
 }
 
 macro_rules! on_each_database {

@@ -20,7 +20,8 @@ use super::unavailable;
 use crate::notification::{Event, Head, Pushed, ReceiptKind, Rev, Token};
 use crate::store::commit::{self, Changed, EXPIRED_KEYS_PER_COMMIT, Fresh, Selected, Turned};
 use crate::store::{
-    Batch, Committed, Committer, Edit, Edited, Error, KeyName, KeyedPush, PushOutcome, Settings, json, plan,
+    Batch, Committed, Committer, Edit, Edited, Error, HeadRow, KeyName, KeyedPush, PushOutcome, Receipt, Settings,
+    json, plan,
 };
 
 /// How often a transaction is run again that lost a deadlock or a race: our own take their locks in order, but others
@@ -98,8 +99,9 @@ impl PostgresCommitter {
         }
         sqlx::query!("begin -- postgres").execute(&mut *transaction.connection).await?;
         let earlier = transaction.claim_keys(&batch.pushes, keys_expire).await?;
-        let (receipts, heads) = transaction.receipts(batch, depends).await?;
         let fresh = commit::fresh(&batch.pushes, &earlier, now);
+        let depends = fresh.iter().any(|fresh| plan::depends(fresh.push));
+        let (receipts, heads) = transaction.receipts(&batch.receipts, &fresh, depends).await?;
         let stored = if depends {
             let plan = transaction.plan(&fresh, heads).await?;
             transaction.write(&fresh, plan).await?
@@ -243,18 +245,18 @@ impl Transaction<'_> {
     /// there are receipts or `depends` says that the pushes need them.
     async fn receipts(
         &mut self,
-        batch: &Batch,
+        receipts: &[Receipt],
+        pushes: &[Fresh<'_>],
         depends: bool,
     ) -> Result<(Vec<Option<Head>>, HashMap<String, Head>), sqlx::Error> {
-        if batch.receipts.is_empty() && !depends {
+        if receipts.is_empty() && !depends {
             return Ok((Vec::new(), HashMap::new()));
         }
-        let acks = Selected::of(&batch.receipts, ReceiptKind::Ack);
-        let reads = Selected::of(&batch.receipts, ReceiptKind::Read);
-        let unreads = Selected::of(&batch.receipts, ReceiptKind::Unread);
-        let now = self.now;
-        let present = batch.pushes.iter().filter(|push| push.push.options.deliver_at.is_none_or(|at| at <= now));
-        let targets: BTreeSet<&str> = present.flat_map(|push| &push.push.tokens).map(Token::as_str).collect();
+        let acks = Selected::of(receipts, ReceiptKind::Ack);
+        let reads = Selected::of(receipts, ReceiptKind::Read);
+        let unreads = Selected::of(receipts, ReceiptKind::Unread);
+        let present = pushes.iter().filter(|fresh| !fresh.is_for_later(self.now));
+        let targets: BTreeSet<&str> = present.flat_map(|fresh| &fresh.push.push.tokens).map(Token::as_str).collect();
         let mut receivers = acks.tokens();
         receivers.extend(reads.tokens());
         receivers.extend(unreads.tokens());
@@ -273,19 +275,24 @@ impl Transaction<'_> {
         if !receivers.is_empty() {
             self.advance(&receivers).await?;
         }
-        Ok((commit::told(&batch.receipts, &heads), heads))
+        Ok((commit::told(receipts, &heads), heads))
     }
 
-    /// Locks the inboxes of the receipts, where they exist, and of the pushes, in token order, and returns their heads.
+    /// Locks inboxes in token order and returns their heads: of the receivers where they exist, and of the targets, which
+    /// are made where they do not.
     pub(super) async fn lock(
         &mut self,
         receivers: &[&str],
         targets: &BTreeSet<&str>,
     ) -> Result<HashMap<String, Head>, sqlx::Error> {
+        if targets.is_empty() {
+            return self.lock_existing(receivers).await;
+        }
         let targets: Vec<&str> = targets.iter().copied().collect();
         // An update that changes nothing: with `for update` the new inboxes would be locked apart from the others, which
         // is no order.
-        let rows = sqlx::query!(
+        let rows = sqlx::query_as!(
+            HeadRow,
             r#"insert into inbox (token, created_at)
             select token, $3 from (
                 select target collate "C" from unnest($1::text[]) as target union
@@ -300,16 +307,23 @@ impl Transaction<'_> {
         )
         .fetch_all(&mut *self.connection)
         .await?;
-        let heads = rows.into_iter().map(|row| {
-            let head = Head {
-                rev: row.rev,
-                unread: row.unread,
-                delivered_upto: row.delivered_upto,
-                purged_rev: row.purged_rev,
-            };
-            (row.token, head)
-        });
-        Ok(heads.collect())
+        Ok(rows.into_iter().map(HeadRow::named).collect())
+    }
+
+    /// Makes none, so that an inbox that somebody else just erases stays erased.
+    async fn lock_existing(&mut self, tokens: &[&str]) -> Result<HashMap<String, Head>, sqlx::Error> {
+        if tokens.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let rows = sqlx::query_as!(
+            HeadRow,
+            "select token, rev, unread, delivered_upto, purged_rev from inbox where token = any($1)
+            order by token for update",
+            tokens as &[&str]
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        Ok(rows.into_iter().map(HeadRow::named).collect())
     }
 
     async fn ack(&mut self, acks: &Selected<'_>) -> Result<(), sqlx::Error> {

@@ -365,17 +365,19 @@ impl Transaction<'_> {
         };
         let changed = Changed::make(token.clone(), head, unread, kind, None);
         self.change(vec![changed], &heads).await?;
+        self.advance(&[name]).await?;
         Ok(1)
     }
 
     async fn erase(&mut self, token: &Token) -> Result<u64, sqlx::Error> {
         let name = token.as_str();
-        self.lock(&[name], &BTreeSet::new()).await?;
-        let rows = sqlx::query!("delete from notification where token = $1", name)
+        // Before the inbox is locked, as in every edit that wants both: one that waits here holds up nobody.
+        let scheduled = sqlx::query!("delete from scheduled where token = $1", name)
             .execute(&mut *self.connection)
             .await?
             .rows_affected();
-        let scheduled = sqlx::query!("delete from scheduled where token = $1", name)
+        self.lock(&[name], &BTreeSet::new()).await?;
+        let rows = sqlx::query!("delete from notification where token = $1", name)
             .execute(&mut *self.connection)
             .await?
             .rows_affected();
@@ -400,19 +402,25 @@ impl Transaction<'_> {
         .fetch_all(&mut *self.connection)
         .await?;
         let rows: Vec<_> = rows.into_iter().map(|row| (Token::stored(&row.token), row.seq)).collect();
+        let tokens: Vec<&str> = rows.iter().map(|(token, _)| token.as_str()).collect();
+        let heads = self.lock(&tokens, &BTreeSet::new()).await?;
         // A push may have joined its group meanwhile, so it is asked again under the lock.
-        self.remove(&rows, Some(self.now)).await
+        self.remove(&rows, Some(self.now), heads).await
     }
 
     /// Removes rows from the table, or those of them that have expired by then. Their place in the history stays, so that
-    /// it has no gap.
-    async fn remove(&mut self, rows: &[(Token, Rev)], expired: Option<DateTime<Utc>>) -> Result<u64, sqlx::Error> {
+    /// it has no gap. The heads are those of their inboxes, which are locked.
+    async fn remove(
+        &mut self,
+        rows: &[(Token, Rev)],
+        expired: Option<DateTime<Utc>>,
+        heads: HashMap<String, Head>,
+    ) -> Result<u64, sqlx::Error> {
         if rows.is_empty() {
             return Ok(0);
         }
         let tokens: Vec<&str> = rows.iter().map(|(token, _)| token.as_str()).collect();
         let seqs: Vec<Rev> = rows.iter().map(|(_, seq)| *seq).collect();
-        let heads = self.lock(&tokens, &BTreeSet::new()).await?;
         let rows = sqlx::query_as!(
             Going,
             r#"delete from notification using unnest($1::text[], $2::bigint[]) as gone (token, seq)
@@ -496,13 +504,15 @@ impl Transaction<'_> {
     }
 
     async fn purge(&mut self, rows: &[(Token, Rev)], history: &[(Token, Rev)]) -> Result<u64, sqlx::Error> {
-        let removed = self.remove(rows, None).await?;
+        // All at once: a second lock would be out of order.
+        let tokens: Vec<&str> = rows.iter().chain(history).map(|(token, _)| token.as_str()).collect();
+        let heads = self.lock(&tokens, &BTreeSet::new()).await?;
+        let removed = self.remove(rows, None, heads).await?;
         if history.is_empty() {
             return Ok(removed);
         }
         let tokens: Vec<&str> = history.iter().map(|(token, _)| token.as_str()).collect();
         let upto: Vec<Rev> = history.iter().map(|(_, rev)| *rev).collect();
-        self.lock(&tokens, &BTreeSet::new()).await?;
         let changes = sqlx::query!(
             "delete from inbox_change as change using unnest($1::text[], $2::bigint[]) as gone (token, upto)
             where change.token = gone.token and change.rev <= gone.upto",

@@ -15,7 +15,7 @@ use super::{result_code, unavailable};
 use crate::notification::{Event, Head, Pushed, ReceiptKind, Rev, Token, timestamp};
 use crate::store::commit::{self, Changed, EXPIRED_KEYS_PER_COMMIT, Fresh, Selected, Turned};
 use crate::store::{
-    Batch, Committed, Committer, Edit, Edited, Error, KeyName, KeyedPush, PushOutcome, json, plan, unreadable,
+    Batch, Committed, Committer, Edit, Edited, Error, HeadRow, KeyName, KeyedPush, PushOutcome, json, plan, unreadable,
 };
 
 /// The writing connection; closing it closes the whole database.
@@ -202,23 +202,15 @@ impl Transaction<'_> {
 
     pub(super) async fn heads(&mut self, tokens: &BTreeSet<&str>) -> Result<HashMap<String, Head>, sqlx::Error> {
         let tokens = json(tokens);
-        let rows = sqlx::query!(
+        let rows = sqlx::query_as!(
+            HeadRow,
             "select token, rev, unread, delivered_upto, purged_rev from inbox
             where token in (select value from json_each(?1))",
             tokens
         )
         .fetch_all(&mut *self.connection)
         .await?;
-        let heads = rows.into_iter().map(|row| {
-            let head = Head {
-                rev: row.rev,
-                unread: row.unread,
-                delivered_upto: row.delivered_upto,
-                purged_rev: row.purged_rev,
-            };
-            (row.token, head)
-        });
-        Ok(heads.collect())
+        Ok(rows.into_iter().map(HeadRow::named).collect())
     }
 
     async fn read_ids(&mut self, reads: &Selected<'_>) -> Result<HashMap<String, Vec<Uuid>>, sqlx::Error> {
