@@ -29,7 +29,7 @@ use crate::store::{self, OpenError};
 mod commands;
 mod settings;
 
-pub use commands::{check, copy, migrate};
+pub use commands::{check, copy, epoch, migrate};
 
 /// Pending connections the kernel holds: with 1,024 a herd of reconnecting sockets loses some to one-second retries.
 const BACKLOG: u32 = 4096;

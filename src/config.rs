@@ -32,6 +32,12 @@ pub enum Command {
     },
     /// Look for violations of what must always hold, in a database that may be in use; exit with 1 if there are any.
     Check,
+    /// Print the random id of the data set, which tells clients whether what they know belongs to it.
+    Epoch {
+        /// Give it another one first: the last step after a backup was restored.
+        #[arg(long)]
+        renew: bool,
+    },
     /// Copy a SQLite file that is not in use to an empty Postgres database: same ids, revs, receipts and epoch.
     Copy {
         /// sqlite://FILE.

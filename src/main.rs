@@ -30,6 +30,7 @@ async fn main() -> ExitCode {
     let result = match command {
         None | Some(Command::Serve) => serve(config).await,
         Some(Command::Migrate { check }) => app::migrate(&config, check).await,
+        Some(Command::Epoch { renew }) => app::epoch(&config, renew).await,
         Some(Command::Check) => app::check(&config).await,
         Some(Command::Copy { from, to }) => app::copy(&config, &from, &to).await,
     };

@@ -538,6 +538,21 @@ pub async fn migrate(url: &str, settings: &Settings, check_only: bool) -> Result
     }
 }
 
+/// The random id of the data set; with `renew` it gets another one first, because it was restored from a backup.
+///
+/// # Errors
+/// Says why the database cannot be opened; a SQLite file that is in use cannot be.
+#[cfg_attr(not(feature = "sqlite"), expect(unused_variables, reason = "the settings are for SQLite's checks"))]
+pub async fn epoch(url: &str, settings: &Settings, renew: bool) -> Result<String, OpenError> {
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        #[cfg(feature = "sqlite")]
+        Some("sqlite") => sqlite::renew_epoch(url, settings, renew).await,
+        #[cfg(feature = "postgres")]
+        Some("postgres" | "postgresql") => postgres::renew_epoch(url, renew).await,
+        scheme => Err(unknown(scheme)),
+    }
+}
+
 /// Looks for violations of what must always hold. Only reads; the service may run on the database meanwhile.
 ///
 /// # Errors

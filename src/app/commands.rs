@@ -20,6 +20,15 @@ pub async fn migrate(config: &Config, check: bool) -> Result<(), Error> {
     Ok(())
 }
 
+/// Prints the id of the data set, a new one with `renew`.
+///
+/// # Errors
+/// The database cannot be opened, or is in use.
+pub async fn epoch(config: &Config, renew: bool) -> Result<(), Error> {
+    println!("{}", store::epoch(&config.database_url, &config.into(), renew).await?);
+    Ok(())
+}
+
 /// Looks for violations of what must always hold and prints each.
 ///
 /// # Errors

@@ -78,6 +78,15 @@ pub(super) async fn migrate(url: &str, check_only: bool) -> Result<Vec<String>, 
     Ok(schema::apply(&mut connection, migrator).await?)
 }
 
+pub(super) async fn renew_epoch(url: &str, renew: bool) -> Result<String, OpenError> {
+    let mut connection = options(url)?.connect().await?;
+    if renew {
+        let fresh = Uuid::new_v4().simple().to_string();
+        sqlx::query!("update meta set epoch = $1 -- renewed", fresh).execute(&mut connection).await?;
+    }
+    epoch(&mut connection).await
+}
+
 fn database(options: &PgConnectOptions) -> &str {
     options.get_database().unwrap_or_else(|| options.get_username())
 }

@@ -101,6 +101,16 @@ pub(super) async fn connect(url: &str, settings: &Settings) -> Result<Connected,
     Ok(Connected { connection, lock, options, path })
 }
 
+pub(super) async fn renew_epoch(url: &str, settings: &Settings, renew: bool) -> Result<String, OpenError> {
+    let Connected { mut connection, lock: _lock, .. } = connect(url, settings).await?;
+    if renew {
+        sqlx::query!("delete from meta -- sqlite").execute(&mut connection).await?;
+    }
+    let epoch = epoch(&mut connection).await?;
+    connection.close().await?;
+    Ok(epoch)
+}
+
 /// A connection beside those of a service that may be running.
 pub(super) async fn connect_to_read(url: &str) -> Result<SqliteConnection, OpenError> {
     let (options, path) = locate(url)?;

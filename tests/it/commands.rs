@@ -72,6 +72,12 @@ async fn a_copy_to_postgres_is_the_same_data_set() {
     for n in 0..1200 {
         api.post(&json!({"tokens": ["1", n.to_string()], "data": n}).to_string()).await.pushed();
     }
+    for actor in ["Alice", "Bob"] {
+        api.post(&json!({"tokens": "grouped", "groupKey": "post-7", "actor": actor}).to_string()).await.pushed();
+    }
+    let later = chrono::Utc::now() + chrono::TimeDelta::days(1);
+    let scheduled = api.post(&json!({"tokens": "1", "deliverAt": later.to_rfc3339()}).to_string()).await;
+    assert_eq!(scheduled.status, 200, "{}", scheduled.text);
     let mut socket = old.login("1").await;
     let epoch = old.table().value("select epoch from meta").await;
     socket.replay().await;
@@ -85,21 +91,67 @@ async fn a_copy_to_postgres_is_the_same_data_set() {
 
     let copied = tidings(&["copy", "--from", &from, "--to", &to.url()]).await;
     assert!(copied.status.success(), "{copied:?}");
-    assert!(stdout(&copied).contains("2401 notifications"), "{}", stdout(&copied));
+    assert!(stdout(&copied).contains("2402 notifications"), "{}", stdout(&copied));
     let twice = tidings(&["copy", "--from", &from, "--to", &to.url()]).await;
     assert!(twice.status.code() == Some(1) && stderr(&twice).contains("not empty"), "{twice:?}");
 
     let before = old.table().snapshot().await;
+    let more = |table: crate::table::Table| async move {
+        let mut rows = table.query("select token, kind, key, seq from notification_key order by 1, 2, 3").await;
+        rows.extend(table.query("select token, seq, actor, rev from notification_actor order by 1, 2, 3").await);
+        rows.extend(table.query("select token, entity_type, ttl_secs, actor from scheduled order by 1, 2").await);
+        rows.extend(table.query("select token, seq, group_count from notification where group_count > 0").await);
+        rows
+    };
+    let groups = more(old.table()).await;
+    assert_eq!(groups.len(), 5, "a key, two actors, a push for later, a group: {groups:?}");
     let new = TestServer::builder().at(Place::Postgres(std::sync::Arc::new(to))).start().await;
     let after = new.table().snapshot().await;
     assert_eq!(before.inboxes, after.inboxes);
     assert_eq!(before.notifications, after.notifications);
     assert_eq!(before.changes, after.changes);
+    assert_eq!(groups, more(new.table()).await);
+    new.table().expect_sound().await;
     assert_eq!(new.table().value("select epoch from meta").await, epoch, "clients need not list anew");
     let retry = new.api().post_keyed("order-1", r#"{"tokens":["1","2"],"entityType":"order","data":{"n":1.50}}"#).await;
     assert_eq!(retry.pushed().id, keyed.id, "keys came along");
     let next = new.api().push("1", "{}").await.results[0].seq;
     assert_eq!(Some(next), before.inboxes.iter().find(|inbox| inbox.token == "1").map(|inbox| inbox.rev + 1));
+}
+
+#[tokio::test]
+async fn after_a_backup_was_restored_the_epoch_is_renewed_and_clients_start_over() {
+    for builder in [TestServer::builder().on_sqlite(), TestServer::builder().on_postgres()] {
+        let mut server = builder.start().await;
+        server.api().push_numbers("1", 3).await;
+        let epoch = server.connect().await.login("1").await.epoch;
+        server.stop().await;
+        let url = server.place().url();
+        assert_eq!(stdout(&tidings(&["epoch", "--database-url", &url]).await).trim(), epoch);
+        let renewed = stdout(&tidings(&["epoch", "--renew", "--database-url", &url]).await).trim().to_owned();
+        assert!(renewed.len() == epoch.len() && renewed != epoch, "{renewed}");
+        server.start_again().await;
+        let mut socket = server.connect().await;
+        let login = socket.login_with(&format!(r#"["user_login",{{"tokenId":"1","rev":3,"epoch":"{epoch}"}}]"#)).await;
+        assert_eq!(login.epoch, renewed);
+        assert_eq!(socket.expect_event("resync").await, json!({"epoch": renewed, "rev": 3, "unread": 3}));
+    }
+}
+
+#[tokio::test]
+async fn check_names_what_is_wrong_and_ends_with_1() {
+    let server = TestServer::builder().on_sqlite().start().await;
+    server.api().push_numbers("1", 3).await;
+    server.table().expect_sound().await;
+    let edit = "update inbox set unread = 2; delete from notification where seq = 2";
+    let edited = Command::new("sqlite3").arg(server.database()).arg(edit).status().await.unwrap();
+    assert!(edited.success());
+    let url = format!("sqlite://{}", server.database().display());
+    let found = tidings(&["check", "--database-url", &url]).await;
+    assert_eq!(found.status.code(), Some(1));
+    assert_eq!(stdout(&found).trim(), "inbox 1: rev 3, purged up to 0, but 2 events at 2 revs, the newest 3");
+    let missing = tidings(&["check", "--database-url", "sqlite:///nowhere/tidings.db"]).await;
+    assert!(missing.status.code() == Some(1) && !stderr(&missing).is_empty(), "{missing:?}");
 }
 
 #[tokio::test]

@@ -5,4 +5,5 @@ mod heartbeat;
 mod login;
 mod receipts;
 mod replay;
+mod retention;
 mod strangers;

@@ -160,6 +160,7 @@ impl Recorder {
         table.inboxes.retain(|inbox| inbox.token != but);
         table.notifications.retain(|row| row.token != but);
         assert_sound(&history, &table);
+        server.table().expect_sound().await;
     }
 }
 

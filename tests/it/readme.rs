@@ -9,7 +9,39 @@ use crate::server::{Place, TestServer};
 
 /// The SQL blocks of a text.
 fn sql_of(text: &str) -> Vec<&str> {
-    text.split("```sql\n").skip(1).filter_map(|rest| rest.split("```").next()).collect()
+    blocks_of(text, "sql")
+}
+
+fn blocks_of<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+    let start = format!("```{language}\n");
+    text.split(start.as_str()).skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
+#[tokio::test]
+async fn the_pushes_of_the_readme_work_in_every_language_that_is_here() {
+    let server = TestServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("http://{}", server.address());
+    let mut worked = Vec::new();
+    for (language, runtime, file) in [
+        ("sh", "sh", "push.sh"),
+        ("java", "java", "Push.java"),
+        ("js", "node", "push.mjs"),
+        ("python", "python3", "push.py"),
+    ] {
+        let blocks = blocks_of(include_str!("../../README.md"), language);
+        let block = blocks.into_iter().find(|block| block.contains("idempotency-key")).expect("an example");
+        std::fs::write(folder.path().join(file), block.replace("http://127.0.0.1:4001", &url)).unwrap();
+        let run = Command::new(runtime).arg(file).current_dir(folder.path()).output().await;
+        let Ok(output) = run else { continue };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{language}: {said}");
+        worked.push(language);
+    }
+    assert!(["sh", "js", "python"].iter().all(|language| worked.contains(language)), "{worked:?}");
+    let rows = server.table().rows("1").await;
+    assert_eq!(rows.len(), worked.len());
+    assert!(rows.iter().all(|row| row.entity_type == "like"), "{rows:?}");
 }
 
 #[tokio::test]

@@ -44,7 +44,7 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         match self {
             Self::File(path) => format!("sqlite://{}", path.display()),
             Self::Postgres(database) => database.url(),

@@ -148,6 +148,20 @@ impl Table {
         self.value("pragma integrity_check").await.as_str().unwrap_or_default().to_owned()
     }
 
+    /// What `tidings check` finds, while the service runs: nothing.
+    pub(crate) async fn expect_sound(&self) {
+        let binary = env!("CARGO_BIN_EXE_tidings");
+        let mut words = self.inside.iter().map(String::as_str).chain([binary]);
+        let mut command = Command::new(words.next().expect("at least the binary"));
+        command
+            .args(words)
+            .args(["check", "--database-url", &self.place.url()])
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = timeout(PATIENCE, command.output()).await.expect("it ends in time").expect("the binary starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+
     async fn sqlite(&self, options: &[&str], path: &Path, sql: &str) -> std::process::Output {
         let mut words = self.inside.iter().map(String::as_str).chain(["sqlite3"]);
         let mut command = Command::new(words.next().expect("at least sqlite3"));

@@ -393,7 +393,19 @@ impl Transaction<'_> {
         Ok(rows + scheduled)
     }
 
+    /// Whether no other node does the same at this moment. Two at once would do no harm but wait for each other's locks.
+    async fn alone(&mut self) -> Result<bool, sqlx::Error> {
+        // The number means nothing but that every node takes the same.
+        const UPKEEP: i64 = 0x0074_6964_696e_6773;
+        sqlx::query_scalar!(r#"select pg_try_advisory_xact_lock($1) as "alone!""#, UPKEEP)
+            .fetch_one(&mut *self.connection)
+            .await
+    }
+
     async fn expire(&mut self, limit: u32) -> Result<u64, sqlx::Error> {
+        if !self.alone().await? {
+            return Ok(0);
+        }
         let rows = sqlx::query!(
             "select token, seq from notification where expires_at <= $1 order by expires_at limit $2",
             self.now,
@@ -504,6 +516,9 @@ impl Transaction<'_> {
     }
 
     async fn purge(&mut self, rows: &[(Token, Rev)], history: &[(Token, Rev)]) -> Result<u64, sqlx::Error> {
+        if !self.alone().await? {
+            return Ok(0);
+        }
         // All at once: a second lock would be out of order.
         let tokens: Vec<&str> = rows.iter().chain(history).map(|(token, _)| token.as_str()).collect();
         let heads = self.lock(&tokens, &BTreeSet::new()).await?;
