@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::middleware::from_fn_with_state;
 use axum::{Extension, Router};
 use http::Method;
 use hyper::server::conn::http1;
@@ -18,6 +19,7 @@ use tower::Layer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tracing::{debug, error, info, warn};
 
+use crate::access::Access;
 use crate::bus::{self, BusError};
 use crate::config::Config;
 use crate::http::{self as web, App};
@@ -29,7 +31,7 @@ use crate::store::{self, OpenError};
 mod commands;
 mod settings;
 
-pub use commands::{check, copy, epoch, migrate};
+pub use commands::{check, copy, epoch, migrate, sign};
 
 /// Pending connections the kernel holds: with 1,024 a herd of reconnecting sockets loses some to one-second retries.
 const BACKLOG: u32 = 4096;
@@ -52,6 +54,16 @@ pub enum Error {
     /// `tidings check` found violations, which it has printed.
     #[error("{0} violations were found")]
     Violated(usize),
+    /// Other machines could reach it, and nobody would be asked who they are.
+    #[error(
+        "{0} can be reached from other machines, so producers need keys and users signed logins: \
+        add --api-keys backend=$(openssl rand -hex 32) and --login-keys k1=$(openssl rand -hex 32), \
+        or listen on 127.0.0.1, or say --insecure-open"
+    )]
+    Exposed(std::net::SocketAddr),
+    /// `tidings sign` has nothing to sign with.
+    #[error("there is no such login key: give --login-keys kid=secret")]
+    NoLoginKey,
     /// Nothing was copied.
     #[cfg(all(feature = "postgres", feature = "sqlite"))]
     #[error(transparent)]
@@ -95,6 +107,10 @@ pub fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Error> {
 /// # Errors
 /// Says why the service could not start or go on.
 pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    let access = Arc::new(Access::new((&config).into()));
+    if !config.listen.ip().is_loopback() && !access.may_be_exposed() {
+        return Err(Error::Exposed(config.listen));
+    }
     metrics::install();
     let admin = config.admin_listen.0.map(listen).transpose()?;
     let opened = store::open(&config.database_url, &(&config).into()).await?;
@@ -120,12 +136,13 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         async move { tokio::join!(inbox.tend(stop.clone()), inbox.retain(stop)) }
     });
 
-    let realtime = Realtime::new(&inbox, (&config).into());
-    let app = App::new(Arc::clone(&inbox), (&config).into(), shutdown.clone());
+    let realtime = Realtime::new(&inbox, &access, (&config).into());
+    let app = App::new(Arc::clone(&inbox), Arc::clone(&access), (&config).into(), shutdown.clone());
     let engine = cors().layer(realtime.service());
     let router = web::router(app, &config.socket_path)
         .route_service(&config.socket_path, engine.clone())
-        .route_service(&format!("{}/", config.socket_path), engine);
+        .route_service(&format!("{}/", config.socket_path), engine)
+        .layer(from_fn_with_state(access, web::admit));
 
     let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
     println!(

@@ -30,6 +30,18 @@ pub enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Print a signed login for trying: what a page sends with `user_login`.
+    Sign {
+        /// Whose.
+        #[arg(long)]
+        token: String,
+        /// How long it is good: seconds, or with s, m, h or d behind.
+        #[arg(long, default_value = "1h", value_parser = duration)]
+        ttl: std::time::Duration,
+        /// Which of --login-keys; the first by its id unless given.
+        #[arg(long)]
+        kid: Option<String>,
+    },
     /// Look for violations of what must always hold, in a database that may be in use; exit with 1 if there are any.
     Check,
     /// Print the random id of the data set, which tells clients whether what they know belongs to it.
@@ -58,6 +70,31 @@ pub enum Unacked {
     Heartbeat,
 }
 
+/// What becomes of a login without a signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UnsignedLogins {
+    /// It is refused.
+    Refuse,
+    /// It is let in, logged and counted: to see which pages still have to be changed.
+    Warn,
+    /// It is let in.
+    Allow,
+}
+
+/// Names with what is secret about them, which is never shown.
+#[derive(Clone, Default)]
+pub struct NamedKeys(pub Vec<(String, String)>);
+
+impl std::fmt::Debug for NamedKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+/// Origins of pages.
+#[derive(Debug, Clone, Default)]
+pub struct Origins(pub Vec<String>);
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -83,6 +120,24 @@ pub struct Config {
     /// How nodes tell each other what is new: local (there is one node), postgres, or redis://HOST.
     #[arg(long, env = "TIDINGS_BUS", default_value = "local", global = true, hide_env_values = true)]
     pub bus: String,
+    /// API keys of producers, `name=key,...`. With any, every push needs one.
+    #[arg(long, env = "TIDINGS_API_KEYS", default_value = "", value_parser = named_keys, hide_env_values = true, global = true)]
+    pub api_keys: NamedKeys,
+    /// Secrets that users' logins are signed with, `kid=secret,...`. With any, every login needs a signature.
+    #[arg(long, env = "TIDINGS_LOGIN_KEYS", default_value = "", value_parser = named_keys, hide_env_values = true, global = true)]
+    pub login_keys: NamedKeys,
+    /// Stands in what is signed, so that a login for one service is none for another.
+    #[arg(long, env = "TIDINGS_AUDIENCE", default_value = "tidings", global = true)]
+    pub audience: String,
+    /// What becomes of logins without a signature when there are login keys.
+    #[arg(long, env = "TIDINGS_UNSIGNED_LOGINS", value_enum, default_value = "refuse", global = true)]
+    pub unsigned_logins: UnsignedLogins,
+    /// Origins of pages that may connect besides those of this machine, such as https://app.example.com; null; * for all.
+    #[arg(long, env = "TIDINGS_ORIGINS", default_value = "", value_parser = origins, global = true)]
+    pub origins: Origins,
+    /// Let everybody in without asking who they are, from anywhere.
+    #[arg(long, env = "TIDINGS_INSECURE_OPEN", default_value_t = false, global = true)]
+    pub insecure_open: bool,
     /// Where the Socket.IO engine answers.
     #[arg(long, env = "TIDINGS_SOCKET_PATH", default_value = "/socket.io", value_parser = socket_path, global = true)]
     pub socket_path: String,
@@ -254,6 +309,54 @@ fn admin_listen(text: &str) -> Result<AdminListen, String> {
         .map_err(|_| "must be an address and a port, or off".to_owned())
 }
 
+/// Shorter ones could be guessed.
+const MIN_KEY_LEN: usize = 16;
+
+/// The text is secret, so an error says which entry it is about and no more.
+fn named_keys(text: &str) -> Result<NamedKeys, String> {
+    let mut keys: Vec<(String, String)> = Vec::new();
+    for (at, entry) in (1..).zip(text.split(',').filter(|entry| !entry.is_empty())) {
+        let (name, key) = entry.split_once('=').ok_or(format!("entry {at} must be name=key"))?;
+        if name.is_empty() || keys.iter().any(|(other, _)| other == name) {
+            return Err(format!("entry {at} needs a name that no other has"));
+        }
+        if key.len() < MIN_KEY_LEN {
+            return Err(format!(
+                "the key of {name} must have {MIN_KEY_LEN} characters or more: try openssl rand -hex 32"
+            ));
+        }
+        keys.push((name.to_owned(), key.to_owned()));
+    }
+    Ok(NamedKeys(keys))
+}
+
+fn origins(text: &str) -> Result<Origins, String> {
+    let origins: Vec<String> =
+        text.split(',').map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned).collect();
+    let known = |origin: &String| {
+        let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        origin == "*" || origin == "null" || authority.is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))
+    };
+    match origins.iter().find(|origin| !known(origin)) {
+        Some(wrong) => Err(format!("{wrong:?} is no origin: use https://HOST, https://HOST:PORT, null or *")),
+        None => Ok(Origins(origins)),
+    }
+}
+
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let wanted = || "must be seconds, or a number with s, m, h or d behind".to_owned();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wanted()),
+    };
+    let number: u32 = digits.parse().map_err(|_| wanted())?;
+    Ok(std::time::Duration::from_secs(u64::from(number) * unit))
+}
+
 fn socket_path(text: &str) -> Result<String, String> {
     let path = text.trim_end_matches('/');
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-~".contains(c);
@@ -307,6 +410,32 @@ mod tests {
             let default = argument.get_default_values()[0].to_str().unwrap();
             let row = format!("| `--{flag}` | `{variable}` | `{default}` | ");
             assert!(readme.contains(&row), "the README's table needs the row {row}");
+        }
+    }
+
+    #[test]
+    fn keys_are_named_long_enough_and_never_shown() {
+        let keys = named_keys("backend=0123456789abcdef,other=fedcba9876543210").unwrap();
+        assert_eq!(keys.0.len(), 2);
+        assert_eq!(format!("{keys:?}"), r#"["backend", "other"]"#);
+        assert!(named_keys("").unwrap().0.is_empty());
+        for bad in ["0123456789abcdef", "a=short", "a=0123456789abcdef,a=fedcba9876543210", "=0123456789abcdef"] {
+            let error = named_keys(bad).unwrap_err();
+            assert!(!error.contains("0123456789abcdef"), "{error}");
+        }
+    }
+
+    #[test]
+    fn origins_and_durations_are_what_they_say() {
+        assert_eq!(origins("https://a.example, null,http://b:8080").unwrap().0.len(), 3);
+        for bad in ["a.example", "https://", "https://a/b"] {
+            assert!(origins(bad).is_err(), "{bad}");
+        }
+        for (text, secs) in [("90", 90), ("90s", 90), ("5m", 300), ("1h", 3600), ("2d", 172_800)] {
+            assert_eq!(duration(text), Ok(std::time::Duration::from_secs(secs)));
+        }
+        for bad in ["", "h", "1w", "-1", "1.5h"] {
+            assert!(duration(bad).is_err(), "{bad}");
         }
     }
 

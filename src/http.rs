@@ -4,18 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::response::IntoResponse;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::StatusCode;
+use chrono::Utc;
 use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::access::Access;
 use crate::inbox::Inbox;
 use crate::metrics;
+use crate::notification::Token;
 
 mod body;
 mod docs;
@@ -54,6 +59,7 @@ pub struct Limits {
 #[derive(Clone)]
 pub struct App {
     inbox: Arc<Inbox>,
+    access: Arc<Access>,
     limits: Arc<Limits>,
     /// Cancelled when the service begins to stop.
     stopping: CancellationToken,
@@ -62,8 +68,18 @@ pub struct App {
 impl App {
     /// The state of the handlers.
     #[must_use]
-    pub fn new(inbox: Arc<Inbox>, limits: Limits, stopping: CancellationToken) -> Self {
-        Self { inbox, limits: Arc::new(limits), stopping }
+    pub fn new(inbox: Arc<Inbox>, access: Arc<Access>, limits: Limits, stopping: CancellationToken) -> Self {
+        Self { inbox, access, limits: Arc::new(limits), stopping }
+    }
+
+    /// The name of the producer that a request is from.
+    fn producer(&self, headers: &HeaderMap) -> Result<String, Problem> {
+        self.access.producer(headers).map_err(|_| Problem::denied())
+    }
+
+    /// Lets a producer or the user of the inbox in.
+    fn owner(&self, headers: &HeaderMap, token: &Token) -> Result<(), Problem> {
+        self.access.owner(headers, token, Utc::now()).map_err(|_| Problem::denied())
     }
 }
 
@@ -87,6 +103,17 @@ pub fn router(app: App, socket_path: &str) -> Router {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take this method")
         })
         .with_state(app)
+}
+
+/// Lets a request in, or refuses it with one line in the log that names the flag.
+pub async fn admit(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    match access.admit(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(stranger) => {
+            warn!(code = stranger.code(), "Refused a request: {stranger}");
+            Problem::new(StatusCode::FORBIDDEN, stranger.code(), stranger.to_string()).into_response()
+        }
+    }
 }
 
 /// What is for operators alone, on a listener of its own.

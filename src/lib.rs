@@ -8,6 +8,7 @@
 //! - [`bus`]: hints between nodes, never the truth; a single node has nobody to tell.
 //! - [`inbox`]: the use cases, the hub (who is here) and the pump (the one sender of each session).
 //! - [`http`]: the push, the inbox and the pages. [`realtime`]: Socket.IO. Both are thin and do not know each other.
+//! - [`access`]: who may do what: keys, signed logins, and whom to let in without.
 //! - [`metrics`]: every counter's name, unit and help.
 //! - [`config`]: one struct of flags. [`app`]: puts everything together and takes it down in order.
 //!
@@ -40,6 +41,7 @@
 //! 4. A read also changes `unread`, takes a `rev` of its own and is told to the other sessions as `inbox_changed`.
 //! 5. After the commit the client's callback is called.
 
+pub mod access;
 pub mod app;
 pub mod bus;
 pub mod config;

@@ -31,6 +31,7 @@ async fn main() -> ExitCode {
         None | Some(Command::Serve) => serve(config).await,
         Some(Command::Migrate { check }) => app::migrate(&config, check).await,
         Some(Command::Epoch { renew }) => app::epoch(&config, renew).await,
+        Some(Command::Sign { token, ttl, kid }) => app::sign(&config, &token, ttl, kid.as_deref()),
         Some(Command::Check) => app::check(&config).await,
         Some(Command::Copy { from, to }) => app::copy(&config, &from, &to).await,
     };

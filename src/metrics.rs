@@ -30,6 +30,8 @@ const BUS_FAILURES: &str = "tidings_bus_failures_total";
 const BUS_DROPPED: &str = "tidings_bus_hints_dropped_total";
 /// Messages sent live only that a session could not take.
 const LIVE_ONLY_DROPPED: &str = "tidings_live_only_dropped_total";
+/// Logins without a signature that were let in.
+const UNSIGNED_LOGINS: &str = "tidings_unsigned_logins_total";
 /// Inboxes that a sweep found ahead of what the hints had said.
 const SWEPT: &str = "tidings_sweep_repairs_total";
 /// Sessions that were told that the table was taken back.
@@ -69,13 +71,14 @@ fn describe() {
     describe_counter!(BUS_FAILURES, Unit::Count, "What the bus could not do, by operation: publish or listen");
     describe_counter!(BUS_DROPPED, Unit::Count, "Hints not sent because too many waited");
     describe_counter!(LIVE_ONLY_DROPPED, Unit::Count, "Messages with ttl 0 that a session could not take in time");
+    describe_counter!(UNSIGNED_LOGINS, Unit::Count, "Logins without a signature that were let in");
     describe_counter!(SWEPT, Unit::Count, "Inboxes that a sweep found ahead of what the hints had said");
     describe_counter!(RESYNCS, Unit::Count, "Sessions that were told that the table was taken back");
     // What has not happened yet is 0, not absent, so that an alert on it works from the start.
     for operation in ["publish", "listen"] {
         counter!(BUS_FAILURES, "operation" => operation).increment(0);
     }
-    for name in [LIVE_ONLY_DROPPED, COMMIT_FAILURES, BUS_DROPPED, HINTS, SWEPT, RESYNCS, ROWS] {
+    for name in [UNSIGNED_LOGINS, LIVE_ONLY_DROPPED, COMMIT_FAILURES, BUS_DROPPED, HINTS, SWEPT, RESYNCS, ROWS] {
         counter!(name).increment(0);
     }
     gauge!(SESSIONS).set(0);
@@ -136,6 +139,10 @@ pub(crate) fn hints_dropped(hints: u64) {
 
 pub(crate) fn live_only_dropped() {
     counter!(LIVE_ONLY_DROPPED).increment(1);
+}
+
+pub(crate) fn unsigned_login() {
+    counter!(UNSIGNED_LOGINS).increment(1);
 }
 
 pub(crate) fn swept() {

@@ -10,13 +10,14 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
-use socketioxide::extract::SocketRef;
+use serde_json::{Value, json};
+use socketioxide::extract::{SocketRef, TryData};
 use socketioxide::handler::ConnectHandler;
 use socketioxide::service::SocketIoService;
 use socketioxide::{ParserConfig, ProtocolVersion, SocketIo, TransportType};
 use tower::{Service, ServiceBuilder, ServiceExt};
 
+use crate::access::{Access, Credential};
 use crate::inbox::Inbox;
 
 mod client;
@@ -75,13 +76,14 @@ pub struct Realtime {
     io: SocketIo,
     service: SocketIoService<axum::Router>,
     inbox: Arc<Inbox>,
+    access: Arc<Access>,
     settings: Arc<Settings>,
 }
 
 impl Realtime {
     /// Makes the engine.
     #[must_use]
-    pub fn new(inbox: &Arc<Inbox>, settings: Settings) -> Self {
+    pub fn new(inbox: &Arc<Inbox>, access: &Arc<Access>, settings: Settings) -> Self {
         let (service, io) = SocketIo::builder()
             .req_path(settings.path.clone())
             .ping_interval(settings.ping_interval)
@@ -93,14 +95,15 @@ impl Realtime {
             .ws_max_frame_size(settings.max_message_bytes)
             .with_parser(ParserConfig::common().max_incoming_binary_buf_size(settings.max_message_bytes))
             .build_with_inner_svc(axum::Router::new());
-        let realtime = Self { io, service, inbox: Arc::clone(inbox), settings: Arc::new(settings) };
+        let (inbox, access) = (Arc::clone(inbox), Arc::clone(access));
+        let realtime = Self { io, service, inbox, access, settings: Arc::new(settings) };
         let connected = |_: SocketRef| std::future::ready(());
         // As a middleware, because that runs before the client is told that it is connected: handlers registered later
         // would miss a login that comes at once.
         let register = {
             let realtime = realtime.clone();
-            move |socket: SocketRef| {
-                realtime.listen(&socket);
+            move |socket: SocketRef, TryData(auth): TryData<Value>| {
+                realtime.listen(&socket, wire::credential(auth.as_ref().ok()));
                 std::future::ready(Ok::<(), Infallible>(()))
             }
         };
@@ -144,8 +147,8 @@ impl Realtime {
     /// Registers the handlers of one socket. The body of a handler runs in the order the events came, what it returns
     /// does not: so the event goes into the socket's queue in the body. One handler for all events costs an idle socket
     /// less memory than one each.
-    fn listen(&self, socket: &SocketRef) {
-        let client = Client::new(self.clone());
+    fn listen(&self, socket: &SocketRef, handshake: Option<Credential>) {
+        let client = Client::new(self.clone(), handshake);
         Client::expect_login(&client, socket.clone());
         let gone = Arc::clone(&client);
         socket.on_fallback(move |socket: SocketRef, event: Incoming| {

@@ -1,6 +1,12 @@
 //! The commands besides `serve`: each does one thing to a database and says what it did.
 
+use std::time::Duration;
+
+use chrono::Utc;
+use serde_json::json;
+
 use super::Error;
+use crate::access::{Access, Credential};
 use crate::config::Config;
 use crate::store;
 
@@ -26,6 +32,18 @@ pub async fn migrate(config: &Config, check: bool) -> Result<(), Error> {
 /// The database cannot be opened, or is in use.
 pub async fn epoch(config: &Config, renew: bool) -> Result<(), Error> {
     println!("{}", store::epoch(&config.database_url, &config.into(), renew).await?);
+    Ok(())
+}
+
+/// Prints a signed login as JSON, to be sent with `user_login`.
+///
+/// # Errors
+/// [`Error::NoLoginKey`] if there is nothing to sign with.
+pub fn sign(config: &Config, token: &str, ttl: Duration, kid: Option<&str>) -> Result<(), Error> {
+    let exp = Utc::now().timestamp().saturating_add_unsigned(ttl.as_secs());
+    let access = Access::new(config.into());
+    let Credential { exp, kid, sig } = access.sign(token, exp, kid).ok_or(Error::NoLoginKey)?;
+    println!("{}", json!({"tokenId": token, "exp": exp, "kid": kid, "sig": sig}));
     Ok(())
 }
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use crate::config::{Config, Unacked};
-use crate::{http, inbox, realtime, store};
+use crate::access::Unsigned;
+use crate::config::{Config, Unacked, UnsignedLogins};
+use crate::{access, http, inbox, realtime, store};
 
 /// What a socket gets beyond ping interval and timeout until its rows count as delivered: the answer to a ping that was
 /// queued behind them has then come.
@@ -40,6 +41,23 @@ impl From<&Config> for inbox::Settings {
 /// Days of which 0 means for ever.
 fn days(days: u32) -> Option<TimeDelta> {
     (days > 0).then(|| TimeDelta::days(i64::from(days)))
+}
+
+impl From<&Config> for access::Rules {
+    fn from(config: &Config) -> Self {
+        Self {
+            api_keys: config.api_keys.0.clone(),
+            login_keys: config.login_keys.0.clone(),
+            audience: config.audience.clone(),
+            unsigned: match config.unsigned_logins {
+                UnsignedLogins::Refuse => Unsigned::Refused,
+                UnsignedLogins::Warn => Unsigned::Warned,
+                UnsignedLogins::Allow => Unsigned::Welcome,
+            },
+            insecure_open: config.insecure_open,
+            origins: config.origins.0.clone(),
+        }
+    }
 }
 
 impl From<&Config> for store::Settings {

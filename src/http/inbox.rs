@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, Query, Request, State, rejection::PathRejection, rejection::QueryRejection};
 use chrono::{DateTime, Utc};
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -165,10 +166,12 @@ pub(super) struct UnreadBody {
     responses((status = 200, body = InboxPage, description = "A page"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn list(
     State(app): State<App>,
+    headers: HeaderMap,
     token: Result<Path<String>, PathRejection>,
     params: Result<Query<ListParams>, QueryRejection>,
 ) -> Result<Json<InboxPage>, Problem> {
     let token = path_token(token, &app.limits)?;
+    app.owner(&headers, &token)?;
     let params = query(params)?;
     let limit = limit(params.limit, app.limits.page)?;
     if params.before.is_some_and(|before| before < 0) {
@@ -196,9 +199,11 @@ pub(super) async fn list(
     responses((status = 200, body = Counts, description = "The counts"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn counts(
     State(app): State<App>,
+    headers: HeaderMap,
     token: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Counts>, Problem> {
     let token = path_token(token, &app.limits)?;
+    app.owner(&headers, &token)?;
     let by_type = app.inbox.counts(&token).await.map_err(|error| Problem::store(&error))?;
     let unread = match i64::try_from(by_type.len()) {
         Ok(types) if types < MAX_TYPES => by_type.iter().map(|count| count.unread).sum(),
@@ -241,6 +246,7 @@ async fn mark(
     kind: ReceiptKind,
 ) -> Result<Json<Head>, Problem> {
     let token = path_token(token, &app.limits)?;
+    app.owner(request.headers(), &token)?;
     let body = read_json(request, app.limits.body_bytes).await?;
     // A bare id or list is for sockets, whose events have no fields.
     if !body.is_object() {
@@ -259,9 +265,11 @@ async fn mark(
     responses((status = 200, body = Erased, description = "It is erased"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn erase(
     State(app): State<App>,
+    headers: HeaderMap,
     token: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Erased>, Problem> {
     let token = path_token(token, &app.limits)?;
+    app.producer(&headers)?;
     let erased = app.inbox.erase(token).await.map_err(|error| Problem::write(&error))?;
     Ok(Json(Erased { erased }))
 }

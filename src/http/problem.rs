@@ -1,7 +1,7 @@
 //! Errors as `application/problem+json` (RFC 9457) with a stable `code`.
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde_json::json;
 use tracing::error;
@@ -54,6 +54,12 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
     }
 
+    /// One answer for every credential that is missing, wrong or too old.
+    pub(super) fn denied() -> Self {
+        let detail = "a valid API key is needed (Authorization: Bearer or X-Api-Key), or for an inbox its user's login";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+    }
+
     pub(super) fn draining() -> Self {
         Self::unavailable("draining", "the service is stopping")
     }
@@ -100,6 +106,9 @@ impl IntoResponse for Problem {
         let mut response = (self.status, body.to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECS);
         }

@@ -119,16 +119,12 @@ pub(super) async fn alive() -> &'static str {
 
 async fn store(app: &App, request: Request) -> Result<Json<Answer>, Problem> {
     let (parts, body) = request.into_parts();
+    let owner = app.producer(&parts.headers)?;
     let format = format(&parts.headers)?;
     let key = idempotency_key(&parts.headers)?;
     let body = read(&parts.headers, body, app.limits.body_bytes).await?;
     let push = parse(format, &body, &app.limits, Utc::now())?;
-    let key = key.map(|key| IdempotencyKey {
-        // Until producers have names there is one.
-        owner: String::new(),
-        key,
-        body_sha256: hex(&Sha256::digest(&body)),
-    });
+    let key = key.map(|key| IdempotencyKey { owner, key, body_sha256: hex(&Sha256::digest(&body)) });
     if push.tokens.is_empty() && key.is_none() {
         return Ok(Json(None.into()));
     }

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, Query, State, rejection::PathRejection, rejection::QueryRejection};
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
@@ -89,9 +90,11 @@ pub(super) struct Removed {
     responses((status = 200, body = Sent, description = "What became of it"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn show(
     State(app): State<App>,
+    headers: HeaderMap,
     id: Result<Path<String>, PathRejection>,
     params: Result<Query<RecipientParams>, QueryRejection>,
 ) -> Result<Json<Sent>, Problem> {
+    app.producer(&headers)?;
     let id = path_id(id)?;
     let params = query(params)?;
     let limit = limit(params.limit, app.limits.page)?;
@@ -133,8 +136,10 @@ pub(super) async fn show(
     responses((status = 200, body = Retracted, description = "It is taken back"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn retract(
     State(app): State<App>,
+    headers: HeaderMap,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Retracted>, Problem> {
+    app.producer(&headers)?;
     let id = path_id(id)?;
     let retracted = app.inbox.retract(id).await.map_err(|error| Problem::write(&error))?;
     if retracted == 0 && app.inbox.sent(id, "", 1).await.map_err(|error| Problem::store(&error))?.is_none() {
@@ -152,8 +157,10 @@ pub(super) async fn retract(
     responses((status = 200, body = Removed, description = "It is taken out"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn ungroup(
     State(app): State<App>,
+    headers: HeaderMap,
     path: Result<Path<(String, String, String)>, PathRejection>,
 ) -> Result<Json<Removed>, Problem> {
+    app.producer(&headers)?;
     let Path((token, key, actor)) = path.map_err(|error| Problem::bad_request("invalid_path", error.body_text()))?;
     let token = parse_token(&token, &app.limits)?;
     let key = checked_key(&key, "groupKey", &app.limits)?;

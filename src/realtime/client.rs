@@ -8,7 +8,9 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use hyper::body::Bytes;
+use serde_json::json;
 use socketioxide::adapter::LocalAdapter;
 use socketioxide::extract::{AckSender, SocketRef};
 use socketioxide::handler::{FromMessageParts, Value as RawEvent};
@@ -19,9 +21,13 @@ use tracing::{Instrument, error, info_span, warn};
 
 use super::Realtime;
 use super::wire::{self, Answer, ClientEvent, Refusal, Refused};
+use crate::access::Credential;
 use crate::inbox::{LoginError, Outbound, Outlet, OutletError, Session};
 use crate::notification::{ReceiptKind, Selection};
 use crate::store::WriterError;
+
+/// A client is told so long before its login ends.
+const EXPIRY_NOTICE: TimeDelta = TimeDelta::seconds(60);
 
 /// Refusals that may wait to be sent, about 150 bytes each. A client that earns more is closed.
 const MAX_REFUSALS: usize = 1024;
@@ -29,6 +35,8 @@ const MAX_REFUSALS: usize = 1024;
 /// One connected socket.
 pub(super) struct Client {
     realtime: Realtime,
+    /// What it showed when it connected, for logins that show nothing.
+    handshake: Option<Credential>,
     state: Mutex<State>,
 }
 
@@ -40,6 +48,8 @@ struct State {
     /// Whether a worker runs.
     working: bool,
     session: Option<Arc<Session>>,
+    /// Until when the login is good, if it has an end.
+    expires: Option<DateTime<Utc>>,
     /// When the newest wait for a login ends.
     login_by: Option<Instant>,
     gone: bool,
@@ -58,8 +68,8 @@ enum Work {
 }
 
 impl Client {
-    pub(super) fn new(realtime: Realtime) -> Arc<Self> {
-        Arc::new(Self { realtime, state: Mutex::default() })
+    pub(super) fn new(realtime: Realtime, handshake: Option<Credential>) -> Arc<Self> {
+        Arc::new(Self { realtime, handshake, state: Mutex::default() })
     }
 
     /// Closes the socket unless it logs in in time, from now on.
@@ -184,13 +194,21 @@ impl Client {
 
     async fn login(self: &Arc<Self>, socket: &SocketRef, request: wire::LoginRequest, callback: &Callback) {
         let current = self.state().session.clone();
+        let credential = request.credential.as_ref().or(self.handshake.as_ref());
+        let Ok(expires) = self.realtime.access.login(credential, &request.token, Utc::now()) else {
+            let refusal = Refusal::new("unauthorized", "a signed login that is still good is needed");
+            return self.refuse(socket, &refusal, true, callback).await;
+        };
         let refusal = match current {
             Some(session) if *session.token() != request.token => {
                 Refusal::new("already_logged_in", "this socket is logged in as another token, log out first")
             }
             // The page asks again what it has: it gets the state, and nothing twice.
             Some(_) => match self.realtime.inbox.greeting(&request.token).await {
-                Ok(greeting) => return self.answer(callback, &Answer::from(&greeting)).await,
+                Ok(greeting) => {
+                    self.expire_at(socket, expires);
+                    return self.answer(callback, &Answer::from(&greeting)).await;
+                }
                 Err(error) => login_refusal(&error),
             },
             None => {
@@ -203,6 +221,7 @@ impl Client {
                             state.gone
                         };
                         if !gone {
+                            self.expire_at(socket, expires);
                             self.answer(callback, &Answer::from(&login.greeting)).await;
                             login.start();
                         }
@@ -213,6 +232,32 @@ impl Client {
             }
         };
         self.refuse(socket, &refusal, true, callback).await;
+    }
+
+    /// Ends the session when its login is no longer good, unless it is renewed before; the client is told in time.
+    fn expire_at(self: &Arc<Self>, socket: &SocketRef, expires: Option<DateTime<Utc>>) {
+        self.state().expires = expires;
+        let Some(end) = expires else { return };
+        let (client, socket) = (Arc::downgrade(self), socket.clone());
+        tokio::spawn(async move {
+            let until = |at: DateTime<Utc>| (at - Utc::now()).to_std().unwrap_or_default();
+            let current = |client: &Arc<Self>| {
+                let state = client.state();
+                state.expires == expires && !state.gone
+            };
+            tokio::time::sleep(until(end - EXPIRY_NOTICE)).await;
+            let Some(client) = client.upgrade().filter(current) else { return };
+            socket.emit("login_expiring", &json!({"exp": end.timestamp()})).ok();
+            let client = Arc::downgrade(&client);
+            tokio::time::sleep(until(end)).await;
+            let Some(client) = client.upgrade().filter(current) else { return };
+            let session = client.state().session.take();
+            if let Some(session) = session {
+                session.end();
+            }
+            socket.emit("login_error", &Refusal::new("login_expired", "the login is no longer good")).ok();
+            Self::expect_login(&client, socket);
+        });
     }
 
     /// A refused login is also an event: old pages give no callback.

@@ -7,6 +7,7 @@ use socketioxide::SendError;
 use socketioxide::extract::SocketRef;
 use uuid::Uuid;
 
+use crate::access::Credential;
 use crate::inbox::{Cursor, Delivery, Greeting, Live, Outbound};
 use crate::notification::{
     Change, ChangeKind, Event, Group, Head, Notification, ReceiptKind, Rev, Selection, Token, timestamp,
@@ -28,6 +29,8 @@ pub(super) struct LoginRequest {
     pub(super) batch: bool,
     /// What it has already.
     pub(super) since: Option<Cursor>,
+    /// What shows that it is this user.
+    pub(super) credential: Option<Credential>,
 }
 
 /// Why an event was not done: a stable code and a sentence.
@@ -136,7 +139,15 @@ fn login(payload: Option<&RawValue>, max_token_bytes: usize) -> Result<LoginRequ
         }
         (Some(_), _) => return Err(Refusal::invalid("rev needs the epoch that it belongs to, a text")),
     };
-    Ok(LoginRequest { token, batch, since })
+    let payload = payload.and_then(|payload| serde_json::from_str::<Value>(payload.get()).ok());
+    Ok(LoginRequest { token, batch, since, credential: credential(payload.as_ref()) })
+}
+
+/// The credential among the fields of a login or of the handshake, if there is a whole one. Half of one is none.
+pub(super) fn credential(fields: Option<&Value>) -> Option<Credential> {
+    let fields = fields?;
+    let text = |name: &str| fields.get(name)?.as_str().map(str::to_owned);
+    Some(Credential { exp: fields.get("exp")?.as_i64()?, kid: text("kid")?, sig: text("sig")? })
 }
 
 /// `receive_message`, and the items of `receive_messages`.
@@ -332,7 +343,8 @@ mod tests {
     #[test]
     fn login_takes_texts_and_numbers_as_tokens() {
         for token in [json!("42"), json!(42)] {
-            let request = LoginRequest { token: Token::parse("42", 8).unwrap(), batch: false, since: None };
+            let request =
+                LoginRequest { token: Token::parse("42", 8).unwrap(), batch: false, since: None, credential: None };
             let payload = json!({"tokenId": token, "userId": 42, "socketId": "someone else's"});
             assert_eq!(parsed("user_login", &payload), Ok(Some(ClientEvent::Login(request))));
         }
@@ -343,7 +355,7 @@ mod tests {
         let token = Token::parse("18446744073709551617", 32).unwrap();
         assert_eq!(
             large,
-            Some(ClientEvent::Login(LoginRequest { token, batch: false, since: None })),
+            Some(ClientEvent::Login(LoginRequest { token, batch: false, since: None, credential: None })),
             "digit for digit"
         );
         assert!(parsed("user_login", &json!({"tokenId": "too long!"})).is_err());

@@ -5,7 +5,7 @@
 //! The pieces: [`server`] (the child process), [`api`] (pushing), [`socket`] and [`polling`] (a Socket.IO client that can
 //! misbehave), [`table`] (the database as an admin sees it), [`proxy`] (a network that fails), [`load`] (seeded producers
 //! and readers) and [`oracle`] (what must hold of everything they saw). The tests: [`start`], [`push`], [`inbox`], [`faults`],
-//! [`nodes`], [`commands`].
+//! [`nodes`], [`access`], [`commands`].
 
 mod api;
 mod commands;
@@ -21,6 +21,7 @@ mod server;
 mod socket;
 mod table;
 
+mod access;
 mod faults;
 mod inbox;
 mod nodes;

@@ -15,7 +15,7 @@ const ORIGIN = "https://old-page.example:8443";
 // How long a stop may take if something hangs; the default of --drain-timeout-secs.
 const DRAIN_TIMEOUT_MS = 10_000;
 
-const server = await Server.start();
+const server = await Server.start(`--origins=${ORIGIN}`);
 const moved = await Server.start("--socket-path=/ws/socket.io");
 after(() => Promise.all([server.stop(), moved.stop()]));
 

@@ -1,0 +1,175 @@
+//! Who is let in: nobody from elsewhere while nothing has to be shown, and afterwards only who shows the right thing.
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::server::TestServer;
+
+const API_KEYS: &str = "--api-keys=backend=0123456789abcdef,other=fedcba9876543210";
+const LOGIN_KEYS: &str = "--login-keys=k1=the first secret of all,k2=another good secret";
+
+async fn push(server: &TestServer, headers: &[(&str, &str)]) -> (StatusCode, Value) {
+    let url = format!("http://{}/api", server.address());
+    let body = r#"{"tokens":["1"],"data":{}}"#;
+    let mut request = reqwest::Client::new().post(url).header("content-type", "application/json").body(body);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = request.send().await.expect("an answer");
+    let (status, text) = (answer.status(), answer.text().await.expect("text"));
+    (status, serde_json::from_str(&text).unwrap_or_default())
+}
+
+async fn get(server: &TestServer, path: &str, authorization: &str) -> StatusCode {
+    let url = format!("http://{}{path}", server.address());
+    let request = reqwest::Client::new().get(url).header("authorization", authorization);
+    request.send().await.expect("an answer").status()
+}
+
+/// What `tidings sign` makes.
+async fn signed(token: &str, flags: &[&str]) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+    let output = command.args(["sign", "--token", token, LOGIN_KEYS]).args(flags).output().await.expect("it starts");
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn user_login(credential: &Value) -> String {
+    json!(["user_login", credential]).to_string()
+}
+
+#[tokio::test]
+async fn without_credentials_what_comes_from_elsewhere_is_refused_and_the_log_names_the_flag() {
+    let server = TestServer::start().await;
+    for (header, value, code) in [
+        ("host", "tidings.example.com", "foreign_host"),
+        ("origin", "https://evil.example.com", "foreign_origin"),
+        ("origin", "null", "foreign_origin"),
+        ("origin", "http://localhost.evil.com", "foreign_origin"),
+        ("x-forwarded-for", "10.1.2.3", "proxied"),
+        ("forwarded", "for=10.1.2.3", "proxied"),
+    ] {
+        let (status, problem) = push(&server, &[(header, value)]).await;
+        assert_eq!((status.as_u16(), &problem["code"]), (403, &json!(code)), "{header}: {value}");
+        let url = format!("http://{}/socket.io/?EIO=4&transport=polling", server.address());
+        let polled = reqwest::Client::new().get(url).header(header, value).send().await.expect("an answer");
+        assert_eq!(polled.status().as_u16(), 403, "polling, {header}: {value}");
+    }
+    assert!(server.stderr().contains("--origins") && server.stderr().contains("--api-keys"), "{}", server.stderr());
+    for origin in ["http://localhost:3000", "http://127.0.0.1:8080", "http://[::1]"] {
+        assert_eq!(push(&server, &[("origin", origin)]).await.0, 200, "{origin}");
+    }
+    let from_disk = TestServer::with(&["--origins=null"]).await;
+    assert_eq!(push(&from_disk, &[("origin", "null")]).await.0, 200);
+}
+
+#[tokio::test]
+async fn on_other_addresses_it_asks_who_comes_or_does_not_start() {
+    for flags in [&[][..], &[API_KEYS][..], &[LOGIN_KEYS][..]] {
+        let builder = flags.iter().fold(TestServer::builder(), |builder, flag| builder.flag(flag));
+        let refusal = builder.flag("--listen=0.0.0.0:0").prepare().start_refused().await;
+        assert_eq!(refusal.code, Some(1));
+        assert!(["--api-keys", "--login-keys", "--insecure-open"].iter().all(|flag| refusal.stderr.contains(flag)));
+    }
+    for flags in [&["--insecure-open"][..], &[API_KEYS, LOGIN_KEYS][..]] {
+        let builder = flags.iter().fold(TestServer::builder(), |builder, flag| builder.flag(flag));
+        builder.flag("--listen=0.0.0.0:0").start().await;
+    }
+}
+
+#[tokio::test]
+async fn producers_need_a_key_and_their_idempotency_keys_never_meet() {
+    let server = TestServer::with(&[API_KEYS]).await;
+    for wrong in [
+        &[][..],
+        &[("authorization", "Bearer 0123456789abcdeF")],
+        &[("authorization", "Basic 0123456789abcdef")],
+        &[("x-api-key", "0123456789abcde")],
+    ] {
+        let (status, problem) = push(&server, wrong).await;
+        assert_eq!((status.as_u16(), &problem["code"]), (401, &json!("unauthorized")), "{wrong:?}");
+    }
+    assert_eq!(get(&server, "/api/inbox/1?key=0123456789abcdef", "").await, 401, "a key in the URL counts for nothing");
+    let with = |key| [("x-api-key", key), ("idempotency-key", "same")];
+    let (first, again) =
+        (push(&server, &with("0123456789abcdef")).await.1, push(&server, &with("0123456789abcdef")).await.1);
+    assert_eq!(first["id"], again["id"]);
+    let (status, other) = push(&server, &with("fedcba9876543210")).await;
+    assert_eq!(status, 200);
+    assert_ne!(first["id"], other["id"]);
+    assert_eq!(get(&server, "/api/inbox/1", "Bearer fedcba9876543210").await, 200);
+}
+
+#[tokio::test]
+async fn users_need_a_signed_login_that_is_their_own_and_still_good() {
+    let server = TestServer::with(&[API_KEYS, LOGIN_KEYS]).await;
+    let good = signed("1", &[]).await;
+    let changed = |name: &str, value: Value| {
+        let mut credential = good.clone();
+        credential[name] = value;
+        credential
+    };
+    let sig = good["sig"].as_str().unwrap().to_owned();
+    for (what, bad) in [
+        ("nothing", json!({"tokenId": "1"})),
+        ("another token", changed("tokenId", json!("2"))),
+        ("another time", changed("exp", json!(good["exp"].as_i64().unwrap() + 1))),
+        ("another key", changed("kid", json!("k2"))),
+        ("an unknown key", changed("kid", json!("k9"))),
+        ("half a signature", changed("sig", json!(sig[..32]))),
+        ("upper case", changed("sig", json!(sig.to_uppercase()))),
+        ("another audience", signed("1", &["--audience=elsewhere"]).await),
+        ("no time left", signed("1", &["--ttl=0"]).await),
+    ] {
+        let mut socket = server.connect().await;
+        let answer = socket.call(&user_login(&bad)).await;
+        assert_eq!((&answer["ok"], &answer["code"]), (&json!(false), &json!("unauthorized")), "{what}: {answer}");
+        assert_eq!(socket.expect_event("login_error").await["code"], json!("unauthorized"), "{what}");
+    }
+    for credential in [good.clone(), signed("1", &["--kid=k2"]).await] {
+        let mut socket = server.connect().await;
+        socket.login_with(&user_login(&credential)).await;
+        socket.replay().await;
+        let (status, _) = push(&server, &[("x-api-key", "0123456789abcdef")]).await;
+        assert_eq!(status, 200);
+        socket.expect_message().await;
+    }
+    let header = format!("Tidings kid=k1, exp={}, sig={sig}", good["exp"]);
+    assert_eq!(get(&server, "/api/inbox/1", &header).await, 200, "its own inbox");
+    assert_eq!(get(&server, "/api/inbox/2", &header).await, 401, "not another's");
+    assert_eq!(get(&server, "/api/notifications/0198c0de-0000-7000-8000-000000000001", &header).await, 401);
+    let said = server.stderr();
+    assert!(!said.contains(&sig) && !said.contains("the first secret"), "nothing secret is logged");
+}
+
+#[tokio::test]
+async fn a_session_ends_with_its_login_unless_that_is_renewed() {
+    let server = TestServer::with(&[LOGIN_KEYS]).await;
+    let mut socket = server.connect().await;
+    socket.login_with(&user_login(&signed("1", &["--ttl=3"]).await)).await;
+    socket.replay().await;
+    let expiring = socket.expect_event("login_expiring").await;
+    assert!(expiring["exp"].is_i64(), "{expiring}");
+    let mut renewed = server.connect().await;
+    renewed.login_with(&user_login(&signed("1", &["--ttl=3"]).await)).await;
+    renewed.replay().await;
+    renewed.expect_event("login_expiring").await;
+    renewed.login_with(&user_login(&signed("1", &["--ttl=1h"]).await)).await;
+    assert_eq!(socket.expect_event("login_error").await["code"], json!("login_expired"));
+    let pushed = server.api().push("1", "{}").await;
+    assert_eq!(renewed.expect_message().await.id, pushed.id, "it goes on");
+    assert_eq!(socket.call(r#"["ack",{"upTo":1}]"#).await["code"], json!("not_logged_in"));
+}
+
+#[tokio::test]
+async fn unsigned_logins_can_be_let_in_and_counted_while_pages_are_changed() {
+    let server = TestServer::with(&[LOGIN_KEYS, "--unsigned-logins=warn"]).await;
+    server.login_empty("1").await;
+    assert_eq!(server.metric("tidings_unsigned_logins_total").await, 1.0);
+    assert!(server.stderr().contains("without a signature"));
+    let mut wrong = signed("1", &[]).await;
+    wrong["sig"] = json!("00");
+    let answer = server.connect().await.call(&user_login(&wrong)).await;
+    assert_eq!(answer["code"], json!("unauthorized"), "a wrong one is never let in");
+}
