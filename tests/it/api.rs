@@ -74,6 +74,24 @@ impl Api {
         self.send("GET", path, &[], "").await.expect("an answer")
     }
 
+    /// Any request with JSON, which must be answered 200; the answer.
+    pub(crate) async fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let answer = self.send(method, path, &[("content-type", "application/json")], body).await.expect("an answer");
+        assert_eq!(answer.status, 200, "{method} {path}: {}", answer.text);
+        answer.json()
+    }
+
+    /// Pushes with options; the answer as it is.
+    pub(crate) async fn push_as(&self, push: Value) -> Value {
+        self.ask("POST", "/api", &push).await
+    }
+
+    /// The whole list of an inbox as it is shown, with these parameters.
+    pub(crate) async fn list(&self, token: &str, parameters: &str) -> Value {
+        self.ask("GET", &format!("/api/inbox/{token}?{parameters}"), &Value::Null).await
+    }
+
     /// Posts a body of any type to `/api`.
     pub(crate) async fn post_as(&self, content_type: &str, body: impl Into<Vec<u8>>) -> Answer {
         self.send("POST", "/api", &[("content-type", content_type)], body).await.expect("an answer")

@@ -2,8 +2,11 @@
 
 mod flow;
 mod heartbeat;
+mod list;
 mod login;
 mod receipts;
 mod replay;
 mod retention;
+mod state;
 mod strangers;
+mod sync;

@@ -217,6 +217,45 @@ async fn what_one_node_acks_during_a_replay_on_another_is_skipped_only_there() {
 }
 
 #[tokio::test]
+async fn what_is_for_later_enters_once_whichever_node_does_it() {
+    const PUSHES: usize = 50;
+    let cluster = Cluster::start("postgres", 2, &["--sweep-interval-secs=1"]).await;
+    let mut sockets = Vec::new();
+    for node in &cluster.nodes {
+        sockets.push(node.login_empty("1").await);
+    }
+    let due = (chrono::Utc::now() + chrono::TimeDelta::seconds(2)).to_rfc3339();
+    let mut ids = std::collections::BTreeSet::new();
+    for n in 0..PUSHES {
+        let push = json!({"tokens": ["1", "2"], "data": n, "deliverAt": due});
+        ids.insert(cluster.nodes[n % 2].api().push_as(push).await["id"].as_str().unwrap().to_owned());
+    }
+    for socket in &mut sockets {
+        let messages = socket.expect_messages(PUSHES).await;
+        let came: std::collections::BTreeSet<_> = messages.iter().map(|message| message.id.clone()).collect();
+        assert_eq!(came, ids);
+        socket.expect_quiet(Duration::from_millis(1500)).await;
+    }
+    assert_eq!(cluster.sql("select count(*) from notification").trim(), (2 * PUSHES).to_string());
+    cluster.nodes[0].table().expect_sound().await;
+}
+
+#[tokio::test]
+async fn what_is_sent_live_only_reaches_the_other_nodes_too() {
+    for bus in BUSES {
+        let cluster = Cluster::start(bus, 2, &[NO_SWEEP]).await;
+        let mut there = cluster.nodes[1].login_empty("1").await;
+        let mut batching = cluster.nodes[1].connect().await;
+        batching.login_batch("1").await;
+        batching.replay().await;
+        let pushed = cluster.nodes[0].api().push_as(json!({"tokens": "1", "data": "now", "ttl": 0})).await;
+        assert_eq!(there.expect_event("receive_message").await["id"], pushed["id"], "{bus}");
+        assert_eq!(batching.expect_event("receive_messages").await[0]["data"], json!("now"), "{bus}");
+        assert_eq!(cluster.sql("select count(*) from notification").trim(), "0");
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_bus_costs_no_push() {
     let redis = Redis::start().await;
     let wrong = redis.url().replace("redis://", "redis://user:wrong@");

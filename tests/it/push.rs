@@ -2,5 +2,6 @@
 
 mod accepted;
 mod idempotency;
+mod options;
 mod overload;
 mod refused;

@@ -1,0 +1,80 @@
+//! The inbox as a list: newest first, in pages that stay in place, filtered and counted.
+
+use serde_json::{Value, json};
+
+use crate::server::TestServer;
+
+fn seqs(page: &Value) -> Vec<i64> {
+    let items = page["items"].as_array().expect("a list has items");
+    items.iter().map(|item| item["seq"].as_i64().expect("an item has a seq")).collect()
+}
+
+#[tokio::test]
+async fn pages_stay_in_place_while_new_rows_arrive() {
+    let server = TestServer::start().await;
+    let api = server.api();
+    api.push_numbers("1", 25).await;
+    let mut page = api.list("1", "limit=10").await;
+    let mut seen = seqs(&page);
+    while let Some(next) = page["next"].as_i64() {
+        api.push("1", "{}").await;
+        page = api.list("1", &format!("limit=10&before={next}")).await;
+        seen.extend(seqs(&page));
+    }
+    assert!(seen.into_iter().eq((1..=25).rev()), "newest first, nothing twice, nothing left out");
+    assert_eq!(seqs(&api.list("1", "limit=1").await), [27], "the first page has what is new");
+    assert_eq!(seqs(&api.list("nobody", "").await), Vec::<i64>::new());
+    assert_eq!(seqs(&api.list("1", "limit=4000000000").await).len(), 27, "at most a page, whatever is asked for");
+}
+
+#[tokio::test]
+async fn rows_are_filtered_and_counted_by_type_and_shown_byte_for_byte() {
+    let server = TestServer::start().await;
+    let api = server.api();
+    for kind in ["like", "comment", "like", "follow"] {
+        let data = r#"{ "b":1.10, "a":9007199254740993 }"#;
+        api.post(&format!(r#"{{"tokens":"1","entityType":"{kind}","data":{data}}}"#)).await.pushed();
+    }
+    api.ask("POST", "/api/inbox/1/read", &json!({"upTo": 2})).await;
+    assert_eq!(seqs(&api.list("1", "unread=true").await), [4, 3]);
+    assert_eq!(seqs(&api.list("1", "unread=false").await), [2, 1]);
+    assert_eq!(seqs(&api.list("1", "entityType=like").await), [3, 1]);
+    assert_eq!(seqs(&api.list("1", "entityType=like&unread=true").await), [3]);
+    let counts = api.ask("GET", "/api/inbox/1/counts", &Value::Null).await;
+    assert_eq!(counts, json!({"unread": 2, "byType": {"like": 1, "follow": 1}}));
+    let text = api.get("/api/inbox/1?limit=1").await.text;
+    assert!(text.contains(r#""data":{ "b":1.10, "a":9007199254740993 }"#), "{text}");
+    let item = &api.list("1", "limit=1&before=3").await["items"][0];
+    assert!(item["readAt"].is_string() && item["deliveredAt"].is_string() && item["expiresAt"].is_null(), "{item}");
+}
+
+#[tokio::test]
+async fn bad_questions_are_refused_with_what_is_wrong() {
+    let server = TestServer::start().await;
+    let api = server.api();
+    for (query, named) in
+        [("limit=0", "limit"), ("limit=x", "limit"), ("before=-1", "before"), ("unread=maybe", "unread")]
+    {
+        let detail = api.get(&format!("/api/inbox/1?{query}")).await.problem(400, "invalid_query");
+        assert!(detail.contains(named), "{query}: {detail}");
+    }
+    api.get(&format!("/api/inbox/{}", "x".repeat(257))).await.problem(413, "token_too_long");
+    api.get("/api/inbox/a%00b").await.problem(400, "invalid_data");
+    api.get("/api/inbox/%ff").await.problem(400, "invalid_path");
+}
+
+#[tokio::test]
+async fn the_service_describes_itself_for_programs_and_for_people() {
+    let server = TestServer::start().await;
+    let document = server.api().get("/openapi.json").await.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let page = server.api().get("/docs").await;
+    assert_eq!(page.status, 200);
+    for path in document["paths"].as_object().unwrap().keys() {
+        assert!(page.text.contains(path.as_str()), "{path} is on the page");
+    }
+    for name in document["components"]["schemas"].as_object().unwrap().keys() {
+        assert!(page.text.contains(&format!("id=\"{name}\"")), "{name} is on the page");
+    }
+    assert!(!page.text.contains("https://") && !page.text.contains("<script"), "nothing is loaded from elsewhere");
+}
