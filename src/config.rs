@@ -147,7 +147,7 @@ pub struct Config {
     /// How log lines look; they go to standard error.
     #[arg(long, env = "TIDINGS_LOG_FORMAT", value_enum, default_value = "text", global = true)]
     pub log_format: LogFormat,
-    /// Which log lines are written, for example `info` or `tidings=debug`.
+    /// Which log lines are written, for example `info` or `tidings=debug`; libraries that see payloads stay at info.
     #[arg(long, env = "TIDINGS_LOG", default_value = "info", global = true)]
     pub log: String,
     /// How long a stop may take before what is still open is cut, in seconds.

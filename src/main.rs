@@ -11,6 +11,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
+/// Libraries that would write what passes through them into the log: payloads, headers, statements. They stay at info,
+/// whatever --log says.
+const DISCREET: [&str; 11] = [
+    "engineioxide",
+    "engineioxide_core",
+    "h2",
+    "hyper",
+    "hyper_util",
+    "redis",
+    "socketioxide",
+    "socketioxide_core",
+    "sqlx",
+    "tokio_tungstenite",
+    "tungstenite",
+];
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let Cli { command, config } = Cli::parse();
@@ -21,6 +37,9 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let filter = DISCREET
+        .iter()
+        .fold(filter, |filter, library| filter.add_directive(format!("{library}=info").parse().expect("a directive")));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).init(),

@@ -174,6 +174,9 @@ pub(super) async fn list(
     app.owner(&headers, &token)?;
     let params = query(params)?;
     let limit = limit(params.limit, app.limits.page)?;
+    if params.entity_type.as_ref().is_some_and(|text| text.contains('\0')) {
+        return Err(Problem::bad_request("invalid_query", "entityType holds the NUL character"));
+    }
     if params.before.is_some_and(|before| before < 0) {
         return Err(Problem::bad_request("invalid_query", "before must be a seq: a whole number, 0 or more"));
     }

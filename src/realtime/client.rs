@@ -16,6 +16,7 @@ use socketioxide::extract::{AckSender, SocketRef};
 use socketioxide::handler::{FromMessageParts, Value as RawEvent};
 use socketioxide::socket::Socket;
 use socketioxide::{SendError, SocketError};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::{Instrument, error, info_span, warn};
 
@@ -48,8 +49,8 @@ struct State {
     /// Whether a worker runs.
     working: bool,
     session: Option<Arc<Session>>,
-    /// Until when the login is good, if it has an end.
-    expires: Option<DateTime<Utc>>,
+    /// What ends the session when its login is no longer good. It holds the socket, so it must not outlive it.
+    expiry: Option<AbortHandle>,
     /// When the newest wait for a login ends.
     login_by: Option<Instant>,
     gone: bool,
@@ -65,6 +66,14 @@ enum Work {
     Do(ClientEvent),
     /// It will not be done.
     Refuse(Refused),
+}
+
+impl State {
+    fn stop_expiry(&mut self) {
+        if let Some(expiry) = self.expiry.take() {
+            expiry.abort();
+        }
+    }
 }
 
 impl Client {
@@ -130,6 +139,7 @@ impl Client {
     pub(super) fn leave(&self) {
         let mut state = self.state();
         state.gone = true;
+        state.stop_expiry();
         if let Some(session) = &state.session {
             session.end();
         }
@@ -156,6 +166,7 @@ impl Client {
                 }
                 Work::Do(ClientEvent::Logout) => {
                     let session = self.state().session.take();
+                    self.state().stop_expiry();
                     match session {
                         Some(session) => {
                             session.end();
@@ -236,28 +247,29 @@ impl Client {
 
     /// Ends the session when its login is no longer good, unless it is renewed before; the client is told in time.
     fn expire_at(self: &Arc<Self>, socket: &SocketRef, expires: Option<DateTime<Utc>>) {
-        self.state().expires = expires;
-        let Some(end) = expires else { return };
-        let (client, socket) = (Arc::downgrade(self), socket.clone());
-        tokio::spawn(async move {
-            let until = |at: DateTime<Utc>| (at - Utc::now()).to_std().unwrap_or_default();
-            let current = |client: &Arc<Self>| {
-                let state = client.state();
-                state.expires == expires && !state.gone
+        let expiry = expires.map(|end| {
+            let (client, socket) = (Arc::downgrade(self), socket.clone());
+            let until = |at: DateTime<Utc>| tokio::time::sleep((at - Utc::now()).to_std().unwrap_or_default());
+            let work = async move {
+                until(end - EXPIRY_NOTICE).await;
+                socket.emit("login_expiring", &json!({"exp": end.timestamp()})).ok();
+                until(end).await;
+                let Some(client) = client.upgrade() else { return };
+                let session = client.state().session.take();
+                if let Some(session) = session {
+                    session.end();
+                }
+                socket.emit("login_error", &Refusal::new("login_expired", "the login is no longer good")).ok();
+                Self::expect_login(&client, socket);
             };
-            tokio::time::sleep(until(end - EXPIRY_NOTICE)).await;
-            let Some(client) = client.upgrade().filter(current) else { return };
-            socket.emit("login_expiring", &json!({"exp": end.timestamp()})).ok();
-            let client = Arc::downgrade(&client);
-            tokio::time::sleep(until(end)).await;
-            let Some(client) = client.upgrade().filter(current) else { return };
-            let session = client.state().session.take();
-            if let Some(session) = session {
-                session.end();
-            }
-            socket.emit("login_error", &Refusal::new("login_expired", "the login is no longer good")).ok();
-            Self::expect_login(&client, socket);
+            tokio::spawn(work).abort_handle()
         });
+        let mut state = self.state();
+        state.stop_expiry();
+        state.expiry = expiry;
+        if state.gone {
+            state.stop_expiry();
+        }
     }
 
     /// A refused login is also an event: old pages give no callback.

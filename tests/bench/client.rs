@@ -35,7 +35,7 @@ impl Backend {
     /// Asks and returns when it was answered 200.
     pub(crate) async fn request(&mut self, method: &str, path: &str, body: &str) -> io::Result<()> {
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
         self.stream.write_all([head.as_bytes(), body.as_bytes()].concat().as_slice()).await?;

@@ -144,6 +144,37 @@ async fn users_need_a_signed_login_that_is_their_own_and_still_good() {
 }
 
 #[tokio::test]
+async fn no_log_line_at_any_level_holds_what_is_secret() {
+    const TOKEN: &str = "alice.liddell@example.com";
+    for format in ["text", "json"] {
+        let server = TestServer::with(&[API_KEYS, LOGIN_KEYS, "--log=trace", &format!("--log-format={format}")]).await;
+        let good = signed(TOKEN, &[]).await;
+        let mut socket = server.connect().await;
+        socket.login_with(&user_login(&good)).await;
+        socket.replay().await;
+        let key = ("x-api-key", "0123456789abcdef");
+        let body =
+            json!({"tokens": [TOKEN], "data": {"text": "for her eyes only"}, "entityType": "letter"}).to_string();
+        let headers = [key, ("content-type", "application/json"), ("idempotency-key", "one")];
+        assert_eq!(server.api().send("POST", "/api", &headers, body).await.expect("an answer").status, 200);
+        let id = socket.expect_message().await.id;
+        socket.receipt("read", &[&id]).await;
+        let list = format!("/api/inbox/{TOKEN}");
+        assert_eq!(get(&server, &list, "Bearer 0123456789abcdef").await, 200);
+        let mut wrong = good.clone();
+        wrong["exp"] = json!(7);
+        server.connect().await.call(&user_login(&wrong)).await;
+        let said = server.stderr();
+        assert!(said.contains("TRACE") || said.contains("DEBUG"), "it does say something");
+        let sig = good["sig"].as_str().unwrap();
+        for secret in [TOKEN, "eyes only", "0123456789abcdef", sig, "the first secret"] {
+            let line = said.lines().find(|line| line.contains(secret));
+            assert!(line.is_none(), "{format}: {secret} in {}", line.unwrap_or_default());
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_session_ends_with_its_login_unless_that_is_renewed() {
     let server = TestServer::with(&[LOGIN_KEYS]).await;
     let mut socket = server.connect().await;

@@ -224,7 +224,7 @@ async fn what_is_for_later_enters_once_whichever_node_does_it() {
     for node in &cluster.nodes {
         sockets.push(node.login_empty("1").await);
     }
-    let due = (chrono::Utc::now() + chrono::TimeDelta::seconds(2)).to_rfc3339();
+    let due = (chrono::Utc::now() + chrono::TimeDelta::seconds(4)).to_rfc3339();
     let mut ids = std::collections::BTreeSet::new();
     for n in 0..PUSHES {
         let push = json!({"tokens": ["1", "2"], "data": n, "deliverAt": due});

@@ -241,7 +241,7 @@ async fn malformed_packets_before_the_login_and_instead_of_the_namespace_are_sur
         "40{\"token\":\"é\"}",
         "451-[\"user_login\"]",
     ] {
-        let upgrade = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+        let upgrade = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
              sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
         let mut bytes = upgrade.as_bytes().to_vec();
         // A masked text frame with the mask 0, then a masked close frame.
@@ -318,15 +318,15 @@ async fn malformed_http_is_refused_and_survived() {
     let server = TestServer::start().await;
     let mut witness = Witness::of(&server).await;
     let many = format!("GET /api HTTP/1.1\r\n{}\r\n", "x-filler: 0123456789\r\n".repeat(5000));
-    let long = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(200_000));
+    let long = format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "a".repeat(200_000));
     for request in [
         "\r\n\r\n\r\n",
         "NONSENSE\r\n\r\n",
         "GET /api HTTP/9.9\r\n\r\n",
-        "GET /api HTTP/1.1\r\nhost: x\r\n bad: fold\r\n\r\n",
-        "POST /api HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
-        "POST /api HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nabcdef",
-        "POST /api HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        "GET /api HTTP/1.1\r\nhost: localhost\r\n bad: fold\r\n\r\n",
+        "POST /api HTTP/1.1\r\nhost: localhost\r\ncontent-length: -5\r\n\r\n",
+        "POST /api HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nabcdef",
+        "POST /api HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
         "\x16\x03\x01\x02\x00\x01\x00\x01\u{1}",
         &many,
         &long,

@@ -52,9 +52,13 @@ async fn rows_are_filtered_and_counted_by_type_and_shown_byte_for_byte() {
 async fn bad_questions_are_refused_with_what_is_wrong() {
     let server = TestServer::start().await;
     let api = server.api();
-    for (query, named) in
-        [("limit=0", "limit"), ("limit=x", "limit"), ("before=-1", "before"), ("unread=maybe", "unread")]
-    {
+    for (query, named) in [
+        ("limit=0", "limit"),
+        ("limit=x", "limit"),
+        ("before=-1", "before"),
+        ("unread=maybe", "unread"),
+        ("entityType=a%00", "entityType"),
+    ] {
         let detail = api.get(&format!("/api/inbox/1?{query}")).await.problem(400, "invalid_query");
         assert!(detail.contains(named), "{query}: {detail}");
     }

@@ -214,9 +214,9 @@ async fn a_body_in_chunks_and_two_requests_on_one_connection_are_fine() {
     let server = TestServer::start().await;
     let answer = raw(
         server.address(),
-        b"POST /api HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n\
+        b"POST /api HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n\
           a\r\n{\"tokens\":\r\n6\r\n[\"1\"]}\r\n0\r\n\r\n\
-          GET /api HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+          GET /api HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
     )
     .await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(r#""accepted":1"#), "{answer}");

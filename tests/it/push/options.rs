@@ -11,7 +11,7 @@ async fn a_row_whose_time_is_over_leaves_lists_counts_replays_and_then_the_table
     let server = TestServer::start().await;
     let api = server.api();
     let mut live = server.login_empty("1").await;
-    let id = api.push_as(json!({"tokens": "1", "ttl": 1})).await["id"].clone();
+    let id = api.push_as(json!({"tokens": "1", "ttl": 2})).await["id"].clone();
     api.push("1", "{}").await;
     assert_eq!(api.list("1", "").await["items"][1]["id"], id, "it is there before");
     live.expect_messages(2).await;
@@ -108,7 +108,7 @@ async fn a_group_is_one_row_announced_once_and_told_quietly() {
 #[tokio::test]
 async fn a_push_for_later_is_in_the_table_at_once_and_in_the_inbox_when_it_is_due() {
     let mut server = TestServer::start().await;
-    let due = (Utc::now() + TimeDelta::milliseconds(2500)).to_rfc3339();
+    let due = (Utc::now() + TimeDelta::seconds(5)).to_rfc3339();
     let pushed = server.api().push_as(json!({"tokens": ["1", "2"], "data": "later", "deliverAt": due})).await;
     assert_eq!(pushed["results"], json!([{"token": "1"}, {"token": "2"}]));
     assert_eq!(server.table().count("select count(*) as n from scheduled").await, 2);
