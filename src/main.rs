@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
-/// Libraries that would write what passes through them into the log: payloads, headers, statements. They stay at info,
+/// Libraries that would write what passes through them into the log: payloads and headers. They stay at info,
 /// whatever --log says.
-const DISCREET: [&str; 11] = [
+const DISCREET: [&str; 10] = [
     "engineioxide",
     "engineioxide_core",
     "h2",
@@ -22,7 +22,6 @@ const DISCREET: [&str; 11] = [
     "redis",
     "socketioxide",
     "socketioxide_core",
-    "sqlx",
     "tokio_tungstenite",
     "tungstenite",
 ];
