@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::server::TestServer;
+use crate::socket::Socket;
 
 const API_KEYS: &str = "--api-keys=backend=0123456789abcdef,other=fedcba9876543210";
 const LOGIN_KEYS: &str = "--login-keys=k1=the first secret of all,k2=another good secret";
@@ -177,20 +178,25 @@ async fn no_log_line_at_any_level_holds_what_is_secret() {
 #[tokio::test]
 async fn a_session_ends_with_its_login_unless_that_is_renewed() {
     let server = TestServer::with(&[LOGIN_KEYS]).await;
-    let mut socket = server.connect().await;
-    socket.login_with(&user_login(&signed("1", &["--ttl=3"]).await)).await;
-    socket.replay().await;
-    let expiring = socket.expect_event("login_expiring").await;
-    assert!(expiring["exp"].is_i64(), "{expiring}");
     let mut renewed = server.connect().await;
-    renewed.login_with(&user_login(&signed("1", &["--ttl=3"]).await)).await;
-    renewed.replay().await;
-    renewed.expect_event("login_expiring").await;
+    renewed.login_with(&user_login(&signed("1", &["--ttl=5"]).await)).await;
+    told_of_the_end(&mut renewed).await;
+    let mut socket = server.connect().await;
+    socket.login_with(&user_login(&signed("1", &["--ttl=5"]).await)).await;
+    told_of_the_end(&mut socket).await;
     renewed.login_with(&user_login(&signed("1", &["--ttl=1h"]).await)).await;
     assert_eq!(socket.expect_event("login_error").await["code"], json!("login_expired"));
     let pushed = server.api().push("1", "{}").await;
     assert_eq!(renewed.expect_message().await.id, pushed.id, "it goes on");
     assert_eq!(socket.call(r#"["ack",{"upTo":1}]"#).await["code"], json!("not_logged_in"));
+}
+
+/// An empty replay and, before or after its end, that the login ends in less than a minute.
+async fn told_of_the_end(socket: &mut Socket) {
+    let mut events = [socket.event().await, socket.event().await];
+    events.sort_by(|a, b| a.name.cmp(&b.name));
+    assert_eq!(events.each_ref().map(|event| event.name.as_str()), ["login_expiring", "replay_complete"]);
+    assert!(events[0].value()["exp"].is_i64(), "{}", events[0].text());
 }
 
 #[tokio::test]
