@@ -1,5 +1,6 @@
 //! Embeds the client bundles that npm put into `client/dist`, if it has: without npm the service builds all the same.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -12,12 +13,18 @@ fn main() {
     fs::write(out, bundles(&root.join("client/dist"))).expect("OUT_DIR can be written");
 }
 
-/// The source of a slice of `(file name, contents)`.
+/// The source of a slice of `(file name, hash of the contents, contents)`.
 fn bundles(folder: &Path) -> String {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.retain(|name| name.starts_with("socket.io"));
+    names.retain(|name| name.ends_with(".js") || name.ends_with(".js.map"));
     names.sort();
-    let items = names.iter().map(|name| format!("({name:?}, include_bytes!({:?})),", folder.join(name)));
-    format!("&[{}]", items.collect::<String>())
+    let item = |name: &String| {
+        let path = folder.join(name);
+        println!("cargo:rerun-if-changed={}", path.display());
+        let mut hash = DefaultHasher::new();
+        fs::read(&path).expect("a bundle can be read").hash(&mut hash);
+        format!("({name:?}, \"\\\"{:x}\\\"\", include_bytes!({path:?})),", hash.finish())
+    };
+    format!("&[{}]", names.iter().map(item).collect::<String>())
 }

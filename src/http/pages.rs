@@ -1,24 +1,23 @@
-//! The demo page, and the Socket.IO client bundles where pages expect them.
+//! The demo page, the client below `/client`, and the Socket.IO client bundles where pages expect them.
 
 use axum::Router;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
+};
 use http::{HeaderMap, StatusCode};
 
 use super::{App, Problem};
 
-/// Name and contents of the bundles in `client/dist` when this binary was built.
-static BUNDLES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/bundles.rs"));
+/// Name, `ETag` and contents of what was in `client/dist` when this binary was built.
+static BUNDLES: &[(&str, &str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/bundles.rs"));
 
 /// Pages load nothing from elsewhere and run no inline script.
 const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'";
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
-
-/// A bundle changes only with the version of this binary.
-const BUNDLE_ETAG: &str = concat!("\"tidings-", env!("CARGO_PKG_VERSION"), "\"");
 
 pub(super) fn router(socket_path: &str) -> Router<App> {
     let index: &'static str =
@@ -27,20 +26,24 @@ pub(super) fn router(socket_path: &str) -> Router<App> {
         .route("/", get(move || page("text/html; charset=utf-8", index)))
         .route("/demo.js", get(|| page(JAVASCRIPT, include_str!("../../client/demo/demo.js"))))
         .route("/demo.css", get(|| page("text/css; charset=utf-8", include_str!("../../client/demo/demo.css"))))
-        .route(&format!("{socket_path}/{{file}}"), get(bundle))
+        .route("/client/{file}", get(|Path(file): Path<String>, headers| bundle(file, headers, false)))
+        .route(&format!("{socket_path}/{{file}}"), get(|Path(file): Path<String>, headers| bundle(file, headers, true)))
 }
 
 async fn page(content_type: &'static str, text: &'static str) -> impl IntoResponse {
     ([(CONTENT_TYPE, content_type), (CONTENT_SECURITY_POLICY, POLICY), (CACHE_CONTROL, "no-cache")], text)
 }
 
-async fn bundle(Path(file): Path<String>, headers: HeaderMap) -> Response {
-    let Some((name, contents)) = BUNDLES.iter().find(|(name, _)| *name == file) else {
+/// The bundles of the Socket.IO client are kept apart from the rest: `theirs`.
+async fn bundle(file: String, headers: HeaderMap, theirs: bool) -> Response {
+    let wanted = |name: &str| name == file && name.starts_with("socket.io") == theirs;
+    let Some((name, etag, contents)) = BUNDLES.iter().find(|(name, ..)| wanted(name)) else {
         let detail = "there is no such file; if it is a client bundle, run `make client` and build again";
         return Problem::new(StatusCode::NOT_FOUND, "not_found", detail).into_response();
     };
-    let caching = [(ETAG, BUNDLE_ETAG), (CACHE_CONTROL, "public, max-age=0")];
-    if headers.get(IF_NONE_MATCH).is_some_and(|known| known == BUNDLE_ETAG) {
+    // Pages of other origins import it as a module.
+    let caching = [(ETAG, *etag), (CACHE_CONTROL, "public, max-age=0"), (ACCESS_CONTROL_ALLOW_ORIGIN, "*")];
+    if headers.get(IF_NONE_MATCH).is_some_and(|known| known == etag) {
         return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
     let content_type = if name.ends_with(".map") { "application/json" } else { JAVASCRIPT };
