@@ -1,18 +1,25 @@
 //! The composition root: puts the parts together, serves connections, and takes everything down in order.
 
+use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::middleware::from_fn_with_state;
+use axum::response::Response;
 use axum::{Extension, Router};
-use http::Method;
+use http::header::RETRY_AFTER;
+use http::{HeaderName, Method};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Layer;
@@ -22,16 +29,24 @@ use tracing::{debug, error, info, warn};
 use crate::access::Access;
 use crate::bus::{self, BusError};
 use crate::config::Config;
-use crate::http::{self as web, App};
+use crate::http::{self as web, App, Guard, Peer};
 use crate::inbox::Inbox;
+use crate::limits::{Rate, Seat, Seats};
 use crate::metrics;
 use crate::realtime::{Line, Realtime};
 use crate::store::{self, OpenError};
 
 mod commands;
+mod credentials;
 mod settings;
+mod tls;
 
-pub use commands::{check, copy, epoch, migrate, sign};
+pub use commands::{check, copy, epoch, key, migrate, sign};
+pub use credentials::CredentialsError;
+pub use tls::TlsError;
+
+use credentials::Credentials;
+use tls::Certificate;
 
 /// Pending connections the kernel holds: with 1,024 a herd of reconnecting sockets loses some to one-second retries.
 const BACKLOG: u32 = 4096;
@@ -61,6 +76,15 @@ pub enum Error {
         or listen on 127.0.0.1, or say --insecure-open"
     )]
     Exposed(std::net::SocketAddr),
+    /// Keys or the certificate cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// `tidings key` has nothing to do for that name.
+    #[error("{0}")]
+    KeyName(String),
+    /// The operating system gives no random numbers.
+    #[error("cannot make a key: {0}")]
+    Random(String),
     /// `tidings sign` has nothing to sign with.
     #[error("there is no such login key: give --login-keys kid=secret")]
     NoLoginKey,
@@ -107,13 +131,16 @@ pub fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Error> {
 /// # Errors
 /// Says why the service could not start or go on.
 pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    metrics::install();
+    let admin = config.admin_listen.0.map(listen).transpose()?;
+    let certificate = Certificate::load(&config).await.map_err(CredentialsError::from)?;
+    let acceptor = certificate.as_ref().map(Certificate::acceptor).transpose().map_err(CredentialsError::from)?;
+    let opened = store::open(&config.database_url, &(&config).into()).await?;
     let access = Arc::new(Access::new((&config).into()));
+    let credentials = Credentials::load(&config, Arc::clone(&access), certificate, &*opened.store).await?;
     if !config.listen.ip().is_loopback() && !access.may_be_exposed() {
         return Err(Error::Exposed(config.listen));
     }
-    metrics::install();
-    let admin = config.admin_listen.0.map(listen).transpose()?;
-    let opened = store::open(&config.database_url, &(&config).into()).await?;
     let mut bus = bus::connect(&config.bus, &config.database_url)?;
     let (inbox, tasks) = Inbox::new(opened.store, opened.committers, bus.bus, opened.epoch, (&config).into());
     bus.tasks.spawn({
@@ -136,38 +163,55 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         async move { tokio::join!(inbox.tend(stop.clone()), inbox.retain(stop)) }
     });
 
+    let mut credentials = tokio::spawn(credentials.keep(Arc::clone(&inbox), shutdown.clone()));
+
     let realtime = Realtime::new(&inbox, &access, (&config).into());
     let app = App::new(Arc::clone(&inbox), Arc::clone(&access), (&config).into(), shutdown.clone());
-    let engine = cors().layer(realtime.service());
-    let router = web::router(app, &config.socket_path)
+    let guard = Guard {
+        access,
+        key_rate: Arc::new(Rate::per_second(config.key_rate)),
+        address_rate: Arc::new(Rate::per_second(config.address_rate)),
+        sockets: Seats::each(config.max_sockets_per_address),
+    };
+    let engine = from_fn_with_state(guard.clone(), web::seat).layer(realtime.service());
+    let router = web::router(app, guard.clone(), &config.socket_path)
         .route_service(&config.socket_path, engine.clone())
         .route_service(&format!("{}/", config.socket_path), engine)
-        .layer(from_fn_with_state(access, web::admit));
+        .layer(cors())
+        .layer(from_fn_with_state(guard.clone(), web::admit));
+    let front = Front {
+        seats: Seats::each(config.max_connections_per_address),
+        access: Some(Arc::clone(&guard.access)),
+        router,
+        tls: acceptor,
+    };
+    let scheme = if front.tls.is_some() { "https" } else { "http" };
 
     let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
     println!(
-        "Tidings listens on http://{address}, keeps its data in {}; open http://{address}/ to try it.",
+        "Tidings listens on {scheme}://{address}, keeps its data in {}; open {scheme}://{address}/ to try it.",
         opened.place
     );
     if let Some(address) = admin.as_ref().and_then(|listener| listener.local_addr().ok()) {
         info!("Metrics are at http://{address}/metrics");
     }
     let connections = TaskTracker::new();
-    let admin_router = web::admin_router();
+    let admin_front = Front { seats: Seats::each(0), access: None, router: web::admin_router(), tls: None };
     let admin = async {
         match &admin {
-            Some(listener) => accept(listener, &admin_router, &config, &connections, &shutdown).await,
+            Some(listener) => accept(listener, &admin_front, &config, &connections, &shutdown).await,
             None => std::future::pending().await,
         }
     };
     let crashed = tokio::select! {
-        () = accept(&listener, &router, &config, &connections, &shutdown) => None,
+        () = accept(&listener, &front, &config, &connections, &shutdown) => None,
         () = admin => None,
-        () = tidy_metrics() => None,
+        () = tidy(&guard) => None,
         _ = writers.join_next() => Some("writer"),
         _ = &mut heads => Some("heads"),
         _ = bus.tasks.join_next() => Some("bus"),
         _ = &mut sweep => Some("sweep").filter(|_| !shutdown.is_cancelled()),
+        _ = &mut credentials => Some("credentials").filter(|_| !shutdown.is_cancelled()),
         _ = &mut tend => Some("schedule").filter(|_| !shutdown.is_cancelled()),
     };
     if let Some(task) = crashed {
@@ -200,44 +244,88 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
     })
 }
 
-async fn tidy_metrics() {
+/// What is kept for a while only.
+async fn tidy(guard: &Guard) {
     let mut ticks = tokio::time::interval(Duration::from_secs(5));
     loop {
         ticks.tick().await;
         metrics::tidy();
+        guard.key_rate.tidy();
+        guard.address_rate.tidy();
     }
 }
 
-/// Browsers of 2.x clients send their polls with credentials, so the origin is mirrored instead of `*`.
+/// For origins that were let in before, so all that come here. Browsers of 2.x clients send their polls with credentials,
+/// so the origin is mirrored instead of `*`.
 fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::mirror_request())
         .allow_headers(AllowHeaders::mirror_request())
-        .allow_methods([Method::GET, Method::POST])
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .expose_headers([
+            RETRY_AFTER,
+            HeaderName::from_static("ratelimit"),
+            HeaderName::from_static("ratelimit-policy"),
+        ])
         .allow_credentials(true)
+}
+
+/// What a listener serves.
+struct Front {
+    router: Router,
+    /// Connections by address.
+    seats: Seats,
+    /// Knows the proxies, whose connections are not counted.
+    access: Option<Arc<Access>>,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Front {
+    fn seat(&self, peer: IpAddr) -> Option<Seat> {
+        if self.access.as_ref().is_some_and(|access| access.trusts(peer)) {
+            return Seats::each(0).take(peer);
+        }
+        self.seats.take(peer)
+    }
 }
 
 async fn accept(
     listener: &TcpListener,
-    router: &Router,
+    front: &Front,
     config: &Config,
     connections: &TaskTracker,
     shutdown: &CancellationToken,
 ) {
+    let header_timeout = Duration::from_secs(config.header_timeout_secs);
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(config.header_timeout_secs))
-        .max_buf_size(config.max_header_bytes);
+    http.timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(config.max_header_bytes);
     let stuck_timeout = Duration::from_secs(config.stuck_timeout_secs);
     while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
+                let Some(seat) = front.seat(peer.ip()) else {
+                    // There is no request yet that could be answered.
+                    metrics::limited("connections");
+                    debug!(address = %peer.ip(), "Closed a connection: its address has --max-connections-per-address already");
+                    continue;
+                };
                 if let Err(error) = prepare(&stream, stuck_timeout) {
                     debug!(%error, "A connection broke before it was served");
                     continue;
                 }
-                let connection = serve(stream, &http, router.clone(), shutdown.clone());
-                connections.spawn(connection);
+                let line = Line::new(stream);
+                let extensions = (Extension(line.hang_up()), Extension(Peer(peer.ip())));
+                let router = extensions.layer(front.router.clone());
+                let (http, shutdown, tls) = (http.clone(), shutdown.clone(), front.tls.clone());
+                connections.spawn(async move {
+                    let _seat = seat;
+                    let Some(tls) = tls else { return serve(line, &http, router, shutdown).await };
+                    match tokio::time::timeout(header_timeout, tls.accept(line)).await {
+                        Ok(Ok(stream)) => serve(stream, &http, router, shutdown).await,
+                        Ok(Err(error)) => debug!(%error, "A connection spoke no TLS"),
+                        Err(_) => debug!("A connection took too long to speak TLS"),
+                    }
+                });
             }
             // Most of all: no descriptor is free. Those who are connected are served on.
             Err(error) => {
@@ -256,26 +344,27 @@ fn prepare(stream: &TcpStream, stuck_timeout: Duration) -> io::Result<()> {
     Ok(())
 }
 
-fn serve(
-    stream: TcpStream,
+async fn serve<S>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     http: &http1::Builder,
-    router: Router,
+    service: S,
     shutdown: CancellationToken,
-) -> impl Future<Output = ()> + Send + 'static {
-    let line = Line::new(stream);
-    let service = TowerToHyperService::new(Extension(line.hang_up()).layer(router));
-    let connection = http.serve_connection(TokioIo::new(line), service).with_upgrades();
-    async move {
-        let mut connection = std::pin::pin!(connection);
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = shutdown.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        if let Err(error) = result {
-            debug!(%error, "A connection ended");
+) where
+    S: tower::Service<http::Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+{
+    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
         }
+    };
+    if let Err(error) = result {
+        debug!(%error, "A connection ended");
     }
 }

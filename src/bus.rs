@@ -29,6 +29,8 @@ pub enum Hint {
     Moved(Token, Rev),
     /// A message that is sent live only. Nothing can tell it from one that somebody made up on the bus.
     Passing(Token, Content),
+    /// Every session of this token is to be ended.
+    Cut(Token),
     /// Hints may have been lost: every inbox with sessions here should be compared with the table.
     Gap,
 }
@@ -41,6 +43,9 @@ pub trait Bus: Send + Sync {
 
     /// Sends a message that is not stored to the other nodes, if it fits. Never waits; what is not sent is counted.
     fn pass(&self, tokens: &[Token], content: &Content);
+
+    /// Has the sessions of this token ended on the other nodes. Never waits.
+    fn cut(&self, token: &Token);
 
     /// Returns when hints for this token reach this node, or when the bus is down. The caller reads the inbox's head only
     /// afterwards, so a commit is either seen by that read or hinted; what a bus that is down did not hint follows as a
@@ -107,6 +112,8 @@ impl Bus for LocalBus {
     fn publish(&self, _events: &[(Token, Event)]) {}
 
     fn pass(&self, _tokens: &[Token], _content: &Content) {}
+
+    fn cut(&self, _token: &Token) {}
 
     async fn subscribe(&self, _token: &Token) {}
 

@@ -1,6 +1,7 @@
 //! The configuration: one struct, in which a flag, its environment variable and its help are one field.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -42,6 +43,12 @@ pub enum Command {
         #[arg(long)]
         kid: Option<String>,
     },
+    /// Add, list or revoke API keys in the database; a service that runs on it takes them over in a moment.
+    Key {
+        /// What to do.
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
     /// Look for violations of what must always hold, in a database that may be in use; exit with 1 if there are any.
     Check,
     /// Print the random id of the data set, which tells clients whether what they know belongs to it.
@@ -61,6 +68,30 @@ pub enum Command {
     },
 }
 
+/// What to do with API keys.
+#[derive(Debug, Clone, Subcommand)]
+pub enum KeyCommand {
+    /// Make a key and print it; it is shown this once.
+    Add {
+        /// Whose: 1 to 64 letters, digits, dots, dashes and underscores. A name is used once.
+        #[arg(long, value_parser = key_name)]
+        name: String,
+        /// What it is good for: push, read, or admin (everything, also erase and disconnect). May be given several times.
+        #[arg(long, required = true, value_delimiter = ',')]
+        scope: Vec<crate::access::Scope>,
+        /// How long it is good: seconds, or with s, m, h or d behind; for ever unless given.
+        #[arg(long, value_parser = duration)]
+        expires: Option<std::time::Duration>,
+    },
+    /// Print all keys: names, scopes, and when they were made, used, revoked or end.
+    List,
+    /// Take a key back.
+    Revoke {
+        /// Whose.
+        name: String,
+    },
+}
+
 /// What becomes of rows that a client was sent and never acked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Unacked {
@@ -70,15 +101,15 @@ pub enum Unacked {
     Heartbeat,
 }
 
-/// What becomes of a login without a signature.
+/// What becomes of logins without a signature when there are login keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum UnsignedLogins {
-    /// It is refused.
-    Refuse,
-    /// It is let in, logged and counted: to see which pages still have to be changed.
+pub enum Logins {
+    /// They are refused.
+    Required,
+    /// They are let in, logged and counted: to see which pages still have to be changed.
     Warn,
-    /// It is let in.
-    Allow,
+    /// They are let in.
+    Open,
 }
 
 /// Names with what is secret about them, which is never shown.
@@ -94,6 +125,10 @@ impl std::fmt::Debug for NamedKeys {
 /// Origins of pages.
 #[derive(Debug, Clone, Default)]
 pub struct Origins(pub Vec<String>);
+
+/// Networks of trusted machines.
+#[derive(Debug, Clone, Default)]
+pub struct Networks(pub Vec<ipnet::IpNet>);
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -123,18 +158,39 @@ pub struct Config {
     /// API keys of producers, `name=key,...`. With any, every push needs one.
     #[arg(long, env = "TIDINGS_API_KEYS", default_value = "", value_parser = named_keys, hide_env_values = true, global = true)]
     pub api_keys: NamedKeys,
+    /// A file of more API keys, a line of name=key each; read again when it changes.
+    #[arg(long, env = "TIDINGS_API_KEYS_FILE", default_value = "", value_parser = path, global = true)]
+    pub api_keys_file: PathBuf,
     /// Secrets that users' logins are signed with, `kid=secret,...`. With any, every login needs a signature.
     #[arg(long, env = "TIDINGS_LOGIN_KEYS", default_value = "", value_parser = named_keys, hide_env_values = true, global = true)]
     pub login_keys: NamedKeys,
+    /// A file of more such secrets, a line of kid=secret each; read again when it changes.
+    #[arg(long, env = "TIDINGS_LOGIN_KEYS_FILE", default_value = "", value_parser = path, global = true)]
+    pub login_keys_file: PathBuf,
+    /// A JSON Web Key Set whose keys sign logins that are JWTs; read again when it changes.
+    #[arg(long, env = "TIDINGS_JWKS_FILE", default_value = "", value_parser = path, global = true)]
+    pub jwks_file: PathBuf,
+    /// How often keys and certificates are looked at for changes, in seconds.
+    #[arg(long, env = "TIDINGS_RELOAD_INTERVAL_SECS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..), global = true)]
+    pub reload_interval_secs: u64,
     /// Stands in what is signed, so that a login for one service is none for another.
     #[arg(long, env = "TIDINGS_AUDIENCE", default_value = "tidings", global = true)]
     pub audience: String,
     /// What becomes of logins without a signature when there are login keys.
-    #[arg(long, env = "TIDINGS_UNSIGNED_LOGINS", value_enum, default_value = "refuse", global = true)]
-    pub unsigned_logins: UnsignedLogins,
+    #[arg(long, env = "TIDINGS_LOGINS", value_enum, default_value = "required", global = true)]
+    pub logins: Logins,
     /// Origins of pages that may connect besides those of this machine, such as https://app.example.com; null; * for all.
     #[arg(long, env = "TIDINGS_ORIGINS", default_value = "", value_parser = origins, global = true)]
     pub origins: Origins,
+    /// Networks of proxies whose X-Forwarded-For is believed, such as 127.0.0.1/32,10.0.0.0/8.
+    #[arg(long, env = "TIDINGS_TRUSTED_PROXIES", default_value = "", value_parser = networks, global = true)]
+    pub trusted_proxies: Networks,
+    /// A PEM file with the certificate, and those between it and its root: serve TLS; read again when it changes.
+    #[arg(long, env = "TIDINGS_TLS_CERT", default_value = "", value_parser = path, global = true)]
+    pub tls_cert: PathBuf,
+    /// A PEM file with the private key of the certificate.
+    #[arg(long, env = "TIDINGS_TLS_KEY", default_value = "", value_parser = path, global = true)]
+    pub tls_key: PathBuf,
     /// Let everybody in without asking who they are, from anywhere.
     #[arg(long, env = "TIDINGS_INSECURE_OPEN", default_value_t = false, global = true)]
     pub insecure_open: bool,
@@ -214,6 +270,24 @@ pub struct Config {
         help_heading = "Limits of a push"
     )]
     pub header_timeout_secs: u64,
+    /// How long a request's body may take to arrive, in seconds.
+    #[arg(long, env = "TIDINGS_BODY_TIMEOUT_SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Limits of a push")]
+    pub body_timeout_secs: u64,
+    /// Requests a second with one API key, twice as many at once; 0 for no limit.
+    #[arg(long, env = "TIDINGS_KEY_RATE", default_value_t = 0, global = true, help_heading = "Limits of a push")]
+    pub key_rate: u32,
+    /// Requests and new sockets a second from one address without an API key, twice as many at once; 0 for no limit. Does not count while nobody needs a key.
+    #[arg(long, env = "TIDINGS_ADDRESS_RATE", default_value_t = 200, global = true, help_heading = "Limits of a push")]
+    pub address_rate: u32,
+    /// TCP connections from one address, trusted proxies excepted; 0 for no limit.
+    #[arg(
+        long,
+        env = "TIDINGS_MAX_CONNECTIONS_PER_ADDRESS",
+        default_value_t = 1000,
+        global = true,
+        help_heading = "Limits of a push"
+    )]
+    pub max_connections_per_address: usize,
 
     /// Pushes and receipts that may wait to be stored; beyond it they are answered 503 at once.
     #[arg(long, env = "TIDINGS_WRITE_QUEUE", default_value_t = 4096, value_parser = positive, global = true, help_heading = "Storage")]
@@ -258,6 +332,18 @@ pub struct Config {
     /// Sockets that one token may have.
     #[arg(long, env = "TIDINGS_MAX_SOCKETS_PER_TOKEN", default_value_t = 50, value_parser = positive, global = true, help_heading = "Sockets")]
     pub max_sockets_per_token: usize,
+    /// Sockets that one address may have; 0 for no limit.
+    #[arg(
+        long,
+        env = "TIDINGS_MAX_SOCKETS_PER_ADDRESS",
+        default_value_t = 200,
+        global = true,
+        help_heading = "Sockets"
+    )]
+    pub max_sockets_per_address: usize,
+    /// Events a second that are done for one socket, as many as may wait at once; 0 for no limit. Receipts that wait together are one.
+    #[arg(long, env = "TIDINGS_SOCKET_RATE", default_value_t = 20, global = true, help_heading = "Sockets")]
+    pub socket_rate: u32,
     /// Messages that a client which acks may have unacked; then it gets no more until it acks.
     #[arg(long, env = "TIDINGS_WINDOW", default_value_t = 64, value_parser = positive, global = true, help_heading = "Sockets")]
     pub window: usize,
@@ -312,10 +398,22 @@ fn admin_listen(text: &str) -> Result<AdminListen, String> {
 /// Shorter ones could be guessed.
 const MIN_KEY_LEN: usize = 16;
 
-/// The text is secret, so an error says which entry it is about and no more.
 fn named_keys(text: &str) -> Result<NamedKeys, String> {
+    named(text.split(',').filter(|entry| !entry.is_empty()))
+}
+
+/// The keys of a file: a line of `name=key` each; empty lines and those that begin with # are skipped.
+///
+/// # Errors
+/// Says which entry is wrong, and shows nothing of it.
+pub fn keys_of_lines(text: &str) -> Result<NamedKeys, String> {
+    named(text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')))
+}
+
+/// The text is secret, so an error says which entry it is about and no more.
+fn named<'t>(entries: impl Iterator<Item = &'t str>) -> Result<NamedKeys, String> {
     let mut keys: Vec<(String, String)> = Vec::new();
-    for (at, entry) in (1..).zip(text.split(',').filter(|entry| !entry.is_empty())) {
+    for (at, entry) in (1..).zip(entries) {
         let (name, key) = entry.split_once('=').ok_or(format!("entry {at} must be name=key"))?;
         if name.is_empty() || keys.iter().any(|(other, _)| other == name) {
             return Err(format!("entry {at} needs a name that no other has"));
@@ -332,7 +430,7 @@ fn named_keys(text: &str) -> Result<NamedKeys, String> {
 
 fn origins(text: &str) -> Result<Origins, String> {
     let origins: Vec<String> =
-        text.split(',').map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned).collect();
+        text.split(',').map(str::trim).filter(|text| !text.is_empty()).map(str::to_ascii_lowercase).collect();
     let known = |origin: &String| {
         let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
         origin == "*" || origin == "null" || authority.is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))
@@ -341,6 +439,28 @@ fn origins(text: &str) -> Result<Origins, String> {
         Some(wrong) => Err(format!("{wrong:?} is no origin: use https://HOST, https://HOST:PORT, null or *")),
         None => Ok(Origins(origins)),
     }
+}
+
+fn networks(text: &str) -> Result<Networks, String> {
+    let entries = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+    let network = |entry: &str| {
+        let alone = entry.parse().map(|address: std::net::IpAddr| address.to_canonical().into());
+        entry.parse().or(alone).map_err(|_| format!("{entry:?} is no address and no network such as 10.0.0.0/8"))
+    };
+    entries.map(network).collect::<Result<_, _>>().map(Networks)
+}
+
+/// An empty one is none.
+fn path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
+    Ok(PathBuf::from(text))
+}
+
+fn key_name(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if text.is_empty() || text.len() > 64 || !text.chars().all(plain) {
+        return Err("must be 1 to 64 letters, digits, dots, dashes and underscores".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn duration(text: &str) -> Result<std::time::Duration, String> {

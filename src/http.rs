@@ -4,32 +4,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::extract::State;
+use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
 use axum::routing::get;
 use chrono::Utc;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, StatusCode};
+use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::access::Access;
+use crate::access::{Access, Caller, Scope};
 use crate::inbox::Inbox;
 use crate::metrics;
 use crate::notification::Token;
 
 mod body;
 mod docs;
+mod guard;
 mod inbox;
 mod pages;
 mod problem;
 mod push;
 mod sent;
+mod sessions;
 
+pub use guard::{Guard, Peer, admit, seat};
 pub use problem::Problem;
 
 /// Every bound of what requests say.
@@ -53,6 +56,8 @@ pub struct Limits {
     pub delay: Duration,
     /// Rows of one page of a list.
     pub page: u32,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
 }
 
 /// What the handlers share.
@@ -72,19 +77,22 @@ impl App {
         Self { inbox, access, limits: Arc::new(limits), stopping }
     }
 
-    /// The name of the producer that a request is from.
-    fn producer(&self, headers: &HeaderMap) -> Result<String, Problem> {
-        self.access.producer(headers).map_err(|_| Problem::denied())
+    /// The name of the producer that a request is from, if its key is good for this.
+    fn producer(&self, caller: &Caller, scope: Scope) -> Result<String, Problem> {
+        caller.may(scope).map(str::to_owned).ok_or_else(|| Problem::denied(scope))
     }
 
     /// Lets a producer or the user of the inbox in.
-    fn owner(&self, headers: &HeaderMap, token: &Token) -> Result<(), Problem> {
-        self.access.owner(headers, token, Utc::now()).map_err(|_| Problem::denied())
+    fn owner(&self, caller: &Caller, headers: &HeaderMap, token: &Token, scope: Scope) -> Result<(), Problem> {
+        if matches!(caller, Caller::Producer { .. }) && caller.may(scope).is_some() {
+            return Ok(());
+        }
+        self.access.user(caller, headers, token, Utc::now()).map_err(|_| Problem::denied(scope))
     }
 }
 
-/// Everything but the sockets; `socket_path` is where the client bundles are served.
-pub fn router(app: App, socket_path: &str) -> Router {
+/// Everything but the sockets; `socket_path` is where the client bundles are served. To be behind [`admit`].
+pub fn router(app: App, guard: Guard, socket_path: &str) -> Router {
     let (api, document) = OpenApiRouter::with_openapi(docs::Document::openapi())
         .routes(routes!(push::push, push::alive))
         .routes(routes!(inbox::list, inbox::erase))
@@ -93,8 +101,10 @@ pub fn router(app: App, socket_path: &str) -> Router {
         .routes(routes!(inbox::unread))
         .routes(routes!(sent::show, sent::retract))
         .routes(routes!(sent::ungroup))
+        .routes(routes!(sessions::disconnect))
         .split_for_parts();
-    api.merge(docs::router(&document))
+    api.layer(from_fn_with_state(guard, guard::identify))
+        .merge(docs::router(&document))
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))
         .merge(pages::router(socket_path))
@@ -102,18 +112,17 @@ pub fn router(app: App, socket_path: &str) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take this method")
         })
+        .layer(always(X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(always(REFERRER_POLICY, "no-referrer"))
+        .layer(always(X_FRAME_OPTIONS, "DENY"))
+        // Pages have policies of their own; nothing else is a page.
+        .layer(always(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
         .with_state(app)
 }
 
-/// Lets a request in, or refuses it with one line in the log that names the flag.
-pub async fn admit(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
-    match access.admit(request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(stranger) => {
-            warn!(code = stranger.code(), "Refused a request: {stranger}");
-            Problem::new(StatusCode::FORBIDDEN, stranger.code(), stranger.to_string()).into_response()
-        }
-    }
+/// Sets a header of every answer that does not have it.
+fn always(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
 }
 
 /// What is for operators alone, on a listener of its own.

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,7 +21,7 @@ use crate::notification::{
 };
 use crate::store::{
     self, Committer, Edit, Entry, IdempotencyKey, KeyName, KeyedPush, ListQuery, Page, PushOutcome, Receipt, Sent,
-    Store, TypeCount, Undelivered, Writer, WriterError, WriterTask,
+    Store, StoredKey, TypeCount, Undelivered, Writer, WriterError, WriterTask,
 };
 
 mod heads;
@@ -392,8 +392,32 @@ impl Inbox {
     /// As for [`Writer::edit`].
     pub async fn erase(&self, token: Token) -> Result<u64, WriterError> {
         let rows = self.writer.edit(Edit::Erase { token: token.clone() }, Some(&token)).await?;
-        self.hub.cut(&token);
+        self.disconnect(&token);
         Ok(rows)
+    }
+
+    /// Ends the sessions of a token here and has other nodes do so; returns how many were here. Their sockets are closed,
+    /// and may log in again with a login that is still good.
+    pub fn disconnect(&self, token: &Token) -> usize {
+        self.bus.cut(token);
+        self.hub.cut(token)
+    }
+
+    /// The API keys as they stand in the table.
+    ///
+    /// # Errors
+    /// [`store::Error::Unavailable`] if the database does not answer.
+    pub async fn api_keys(&self) -> Result<Vec<StoredKey>, store::Error> {
+        self.store.api_keys().await
+    }
+
+    /// Notes when API keys were last used. It is told to whoever lists them, and nothing hangs on it.
+    pub async fn note_used_keys(&self, keys: Vec<(String, DateTime<Utc>)>) {
+        if !keys.is_empty()
+            && let Err(error) = self.writer.edit(Edit::NoteUse { keys }, None).await
+        {
+            debug!(%error, "Cannot note which keys were used");
+        }
     }
 
     /// Answers if the database does.
@@ -413,6 +437,7 @@ impl Inbox {
                     self.hub.hint(&token, rev);
                 }
                 Hint::Passing(token, content) => self.hub.pass(&token, &passing(content)),
+                Hint::Cut(token) => drop(self.hub.cut(&token)),
                 Hint::Gap => self.gap.notify_one(),
             }
         }

@@ -9,6 +9,7 @@
 //! - [`inbox`]: the use cases, the hub (who is here) and the pump (the one sender of each session).
 //! - [`http`]: the push, the inbox and the pages. [`realtime`]: Socket.IO. Both are thin and do not know each other.
 //! - [`access`]: who may do what: keys, signed logins, and whom to let in without.
+//! - [`limits`]: how often and how many, by key, address and socket.
 //! - [`metrics`]: every counter's name, unit and help.
 //! - [`config`]: one struct of flags. [`app`]: puts everything together and takes it down in order.
 //!
@@ -47,6 +48,7 @@ pub mod bus;
 pub mod config;
 pub mod http;
 pub mod inbox;
+pub mod limits;
 pub mod metrics;
 pub mod notification;
 pub mod realtime;

@@ -49,7 +49,8 @@ async fn main() -> ExitCode {
         None | Some(Command::Serve) => serve(config).await,
         Some(Command::Migrate { check }) => app::migrate(&config, check).await,
         Some(Command::Epoch { renew }) => app::epoch(&config, renew).await,
-        Some(Command::Sign { token, ttl, kid }) => app::sign(&config, &token, ttl, kid.as_deref()),
+        Some(Command::Sign { token, ttl, kid }) => app::sign(&config, &token, ttl, kid.as_deref()).await,
+        Some(Command::Key { command }) => app::key(&config, command).await,
         Some(Command::Check) => app::check(&config).await,
         Some(Command::Copy { from, to }) => app::copy(&config, &from, &to).await,
     };

@@ -32,6 +32,8 @@ const BUS_DROPPED: &str = "tidings_bus_hints_dropped_total";
 const LIVE_ONLY_DROPPED: &str = "tidings_live_only_dropped_total";
 /// Logins without a signature that were let in.
 const UNSIGNED_LOGINS: &str = "tidings_unsigned_logins_total";
+/// What was refused because a limit was reached, by `limit`: `key`, `address`, `sockets` or `connections`.
+const LIMITED: &str = "tidings_limited_total";
 /// Inboxes that a sweep found ahead of what the hints had said.
 const SWEPT: &str = "tidings_sweep_repairs_total";
 /// Sessions that were told that the table was taken back.
@@ -72,11 +74,15 @@ fn describe() {
     describe_counter!(BUS_DROPPED, Unit::Count, "Hints not sent because too many waited");
     describe_counter!(LIVE_ONLY_DROPPED, Unit::Count, "Messages with ttl 0 that a session could not take in time");
     describe_counter!(UNSIGNED_LOGINS, Unit::Count, "Logins without a signature that were let in");
+    describe_counter!(LIMITED, Unit::Count, "Refused by a limit: key, address, sockets or connections");
     describe_counter!(SWEPT, Unit::Count, "Inboxes that a sweep found ahead of what the hints had said");
     describe_counter!(RESYNCS, Unit::Count, "Sessions that were told that the table was taken back");
     // What has not happened yet is 0, not absent, so that an alert on it works from the start.
     for operation in ["publish", "listen"] {
         counter!(BUS_FAILURES, "operation" => operation).increment(0);
+    }
+    for limit in ["key", "address", "sockets", "connections"] {
+        counter!(LIMITED, "limit" => limit).increment(0);
     }
     for name in [UNSIGNED_LOGINS, LIVE_ONLY_DROPPED, COMMIT_FAILURES, BUS_DROPPED, HINTS, SWEPT, RESYNCS, ROWS] {
         counter!(name).increment(0);
@@ -109,6 +115,10 @@ pub(crate) fn committed(jobs: usize, rows: usize, took: Duration) {
 
 pub(crate) fn commit_failed() {
     counter!(COMMIT_FAILURES).increment(1);
+}
+
+pub(crate) fn limited(limit: &'static str) {
+    counter!(LIMITED, "limit" => limit).increment(1);
 }
 
 pub(crate) fn session_began() {

@@ -19,6 +19,7 @@ use tower::{Service, ServiceBuilder, ServiceExt};
 
 use crate::access::{Access, Credential};
 use crate::inbox::Inbox;
+use crate::limits::Seat;
 
 mod client;
 mod lean;
@@ -41,6 +42,10 @@ pub struct Settings {
     pub ping_timeout: Duration,
     /// A socket that has not logged in by then is closed.
     pub login_timeout: Duration,
+    /// Client events that are done for a socket each second; 0 for no limit.
+    pub event_rate: u32,
+    /// How long the body of a poll may take to arrive.
+    pub body_timeout: Duration,
     /// Client events that may wait for a socket's worker.
     pub event_queue: usize,
     /// Bytes of one message of a client.
@@ -111,7 +116,8 @@ impl Realtime {
         realtime
     }
 
-    /// The service that answers below [`Settings::path`]. It finds a [`HangUp`] for the connection in each request.
+    /// The service that answers below [`Settings::path`]. It finds a [`HangUp`] for the connection in each request, and
+    /// perhaps a [`Seat`], which it keeps as long as the socket is there.
     pub fn service(
         &self,
     ) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
@@ -126,12 +132,13 @@ impl Realtime {
     /// Makes a request small, and notes which connection the socket uses from now on.
     fn admit(&self, request: Request) -> Request {
         let line = request.extensions().get::<HangUp>().cloned();
-        let mut request = lean::lean(request, self.settings.max_poll_bytes());
+        let seat = request.extensions().get::<Seat>().cloned();
+        let mut request = lean::lean(request, self.settings.max_poll_bytes(), self.settings.body_timeout);
         let Some(line) = line else { return request };
         let query = request.uri().query().unwrap_or_default();
         match lean::parameter(query, "sid") {
             None => {
-                request.extensions_mut().insert(CurrentLine::new(line));
+                request.extensions_mut().insert(CurrentLine::new(line, seat));
             }
             Some(sid) if lean::parameter(query, "transport") == Some("websocket") => {
                 let socket = sid.parse().ok().and_then(|sid| self.io.get_socket(sid));

@@ -25,6 +25,7 @@ mod commit;
 mod copy;
 #[cfg(test)]
 pub(crate) mod fake;
+mod keys;
 mod plan;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -38,6 +39,7 @@ mod writer;
 pub use check::Audit;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 pub use copy::{Copied, CopyError, copy};
+pub use keys::{KeyChange, MAX_KEYS, StoredKey, change_keys, keys};
 pub use writer::{Writer, WriterError, WriterTask, now_millis};
 
 /// Reads. Every list has a limit in rows and stops early at [`Settings::page_bytes`].
@@ -96,6 +98,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`Error::Unavailable`] if the database does not answer.
     async fn stale(&self, after: &str, inboxes: u32, rows: u32, keep: &Keep) -> Result<Stale, Error>;
+
+    /// All API keys, revoked ones included, by their names; at most [`MAX_KEYS`].
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database does not answer.
+    async fn api_keys(&self) -> Result<Vec<StoredKey>, Error>;
 
     /// The random id of the data set, as it is now.
     ///
@@ -383,6 +391,11 @@ pub enum Edit {
         /// Inboxes with the rev up to which their history goes.
         history: Vec<(Token, Rev)>,
     },
+    /// Notes when API keys were last used.
+    NoteUse {
+        /// Their names, with the time.
+        keys: Vec<(String, DateTime<Utc>)>,
+    },
 }
 
 /// What an edit did.
@@ -486,6 +499,9 @@ pub enum OpenError {
         /// What was found.
         problem: String,
     },
+    /// It was made by an older version, and cannot be brought up to date while that uses it.
+    #[error("the database lacks {0}: stop the service and run tidings migrate first")]
+    Behind(String),
     /// No space for it.
     #[error("no space for {0:?}: the disk is full")]
     Full(PathBuf),

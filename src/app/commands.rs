@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use super::Error;
-use crate::access::{Access, Credential};
-use crate::config::Config;
-use crate::store;
+use super::credentials::login_keys;
+use crate::access::{Access, key_sha256};
+use crate::config::{Config, KeyCommand};
+use crate::notification::timestamp;
+use crate::store::{self, KeyChange, StoredKey};
 
 /// Brings the database up to date, or with `check` only says whether it is.
 ///
@@ -39,12 +41,78 @@ pub async fn epoch(config: &Config, renew: bool) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::NoLoginKey`] if there is nothing to sign with.
-pub fn sign(config: &Config, token: &str, ttl: Duration, kid: Option<&str>) -> Result<(), Error> {
+pub async fn sign(config: &Config, token: &str, ttl: Duration, kid: Option<&str>) -> Result<(), Error> {
     let exp = Utc::now().timestamp().saturating_add_unsigned(ttl.as_secs());
     let access = Access::new(config.into());
-    let Credential { exp, kid, sig } = access.sign(token, exp, kid).ok_or(Error::NoLoginKey)?;
+    access.replace_keys(Vec::new(), login_keys(config).await?);
+    let (exp, kid, sig) = access.sign(token, exp, kid).ok_or(Error::NoLoginKey)?;
     println!("{}", json!({"tokenId": token, "exp": exp, "kid": kid, "sig": sig}));
     Ok(())
+}
+
+/// Adds, lists or revokes API keys.
+///
+/// # Errors
+/// [`Error::KeyName`] if there is nothing to do for that name.
+pub async fn key(config: &Config, command: KeyCommand) -> Result<(), Error> {
+    let (url, now) = (&config.database_url, store::now_millis());
+    match command {
+        KeyCommand::Add { name, scope, expires } => {
+            let key = fresh_key()?;
+            let stored = StoredKey {
+                name: name.clone(),
+                sha256: key_sha256(&key).iter().map(|byte| format!("{byte:02x}")).collect(),
+                scopes: scope.into_iter().collect::<crate::access::Scopes>().to_string(),
+                created_at: now,
+                expires_at: expires.and_then(|ttl| now.checked_add_signed(chrono::TimeDelta::from_std(ttl).ok()?)),
+                last_used_at: None,
+                revoked_at: None,
+            };
+            if !store::change_keys(url, &config.into(), KeyChange::Add(&stored)).await? {
+                return Err(Error::KeyName(format!("there is or was an API key {name:?} already: use another name")));
+            }
+            println!("{key}");
+            eprintln!("This is the only time that the key of {name:?} ({}) is shown.", stored.scopes);
+        }
+        KeyCommand::List => {
+            let time = |at: Option<DateTime<Utc>>| at.map_or_else(|| "-".to_owned(), timestamp);
+            println!(
+                "{:<20} {:<16} {:<8} {:<24} {:<24} {:<24}",
+                "name", "scopes", "state", "created", "expires", "last used"
+            );
+            for key in store::keys(url, &config.into()).await? {
+                let ended = key.expires_at.is_some_and(|end| end <= now);
+                let state = if key.revoked_at.is_some() {
+                    "revoked"
+                } else if ended {
+                    "expired"
+                } else {
+                    "active"
+                };
+                let times = [Some(key.created_at), key.expires_at, key.last_used_at].map(time);
+                println!(
+                    "{:<20} {:<16} {state:<8} {:<24} {:<24} {:<24}",
+                    key.name, key.scopes, times[0], times[1], times[2]
+                );
+            }
+        }
+        KeyCommand::Revoke { name } => {
+            if !store::change_keys(url, &config.into(), KeyChange::Revoke(&name, now)).await? {
+                return Err(Error::KeyName(format!(
+                    "there is no API key {name:?} in the database that is not revoked"
+                )));
+            }
+            println!("Revoked {name:?}.");
+        }
+    }
+    Ok(())
+}
+
+/// A key that nobody can guess. What it begins with lets tools that look for leaked secrets find it.
+fn fresh_key() -> Result<String, Error> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|error| Error::Random(error.to_string()))?;
+    Ok(random.iter().fold("tidings_".to_owned(), |key, byte| key + &format!("{byte:02x}")))
 }
 
 /// Looks for violations of what must always hold and prints each.
@@ -77,8 +145,8 @@ pub async fn copy(config: &Config, from: &str, to: &str) -> Result<(), Error> {
     let copied = store::copy(from, to, &config.into(), progress).await.inspect_err(|_| bar.abandon())?;
     bar.finish_and_clear();
     println!(
-        "Copied {} inboxes, {} notifications, {} changes, {} scheduled rows and {} idempotency keys; counts and sums agree.",
-        copied.inboxes, copied.notifications, copied.changes, copied.scheduled, copied.keys
+        "Copied {} inboxes, {} notifications, {} changes, {} scheduled rows, {} idempotency keys and {} API keys; counts and sums agree.",
+        copied.inboxes, copied.notifications, copied.changes, copied.scheduled, copied.keys, copied.api_keys
     );
     Ok(())
 }

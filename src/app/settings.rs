@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 
 use crate::access::Unsigned;
-use crate::config::{Config, Unacked, UnsignedLogins};
+use crate::config::{Config, Logins, Unacked};
 use crate::{access, http, inbox, realtime, store};
 
 /// What a socket gets beyond ping interval and timeout until its rows count as delivered: the answer to a ping that was
@@ -46,16 +46,15 @@ fn days(days: u32) -> Option<TimeDelta> {
 impl From<&Config> for access::Rules {
     fn from(config: &Config) -> Self {
         Self {
-            api_keys: config.api_keys.0.clone(),
-            login_keys: config.login_keys.0.clone(),
             audience: config.audience.clone(),
-            unsigned: match config.unsigned_logins {
-                UnsignedLogins::Refuse => Unsigned::Refused,
-                UnsignedLogins::Warn => Unsigned::Warned,
-                UnsignedLogins::Allow => Unsigned::Welcome,
+            unsigned: match config.logins {
+                Logins::Required => Unsigned::Refused,
+                Logins::Warn => Unsigned::Warned,
+                Logins::Open => Unsigned::Welcome,
             },
             insecure_open: config.insecure_open,
             origins: config.origins.0.clone(),
+            trusted_proxies: config.trusted_proxies.0.clone(),
         }
     }
 }
@@ -81,6 +80,8 @@ impl From<&Config> for realtime::Settings {
             ping_timeout: Duration::from_secs(config.ping_timeout_secs),
             login_timeout: Duration::from_secs(config.login_timeout_secs),
             event_queue: config.event_queue,
+            event_rate: config.socket_rate,
+            body_timeout: Duration::from_secs(config.body_timeout_secs),
             max_message_bytes: config.max_message_bytes,
             max_token_bytes: config.max_token_bytes,
         }
@@ -97,6 +98,7 @@ impl From<&Config> for http::Limits {
             key_bytes: config.max_key_bytes,
             delay: Duration::from_secs(config.max_delay_days * 86_400),
             page: config.page,
+            body_timeout: Duration::from_secs(config.body_timeout_secs),
             data_bytes: config.max_data_bytes,
             depth: config.max_depth,
         }

@@ -1,6 +1,6 @@
 //! What is still to be told to the other nodes: the newest rev of each inbox, so a slow bus has less to carry, not more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub(super) struct News {
     pub(super) revs: HashMap<Token, Rev>,
     /// Messages that are not stored, as JSON.
     pub(super) passing: Vec<(Token, Arc<str>)>,
+    /// Inboxes whose sessions are to be ended.
+    pub(super) cut: HashSet<Token>,
     /// Whether some could not be kept.
     pub(super) gap: bool,
 }
@@ -70,6 +72,18 @@ impl Outbox {
         self.changed.notify_one();
     }
 
+    /// Takes an inbox whose sessions are to be ended.
+    pub(super) fn cut(&self, token: &Token) {
+        let mut pending = self.pending();
+        if pending.cut.len() < CAPACITY {
+            pending.cut.insert(token.clone());
+        } else {
+            metrics::hints_dropped(1);
+        }
+        drop(pending);
+        self.changed.notify_one();
+    }
+
     /// What came since the last call, as soon as there is something.
     pub(super) async fn take(&self) -> News {
         loop {
@@ -81,9 +95,11 @@ impl Outbox {
         }
     }
 
-    /// What was taken was lost on its way.
-    pub(super) fn lost(&self) {
-        self.pending().gap = true;
+    /// What was taken was lost on its way. What no sweep makes up for is tried again.
+    pub(super) fn lost(&self, cut: HashSet<Token>) {
+        let mut pending = self.pending();
+        pending.gap = true;
+        pending.cut.extend(cut);
     }
 
     fn pending(&self) -> MutexGuard<'_, News> {
@@ -118,7 +134,7 @@ mod tests {
         outbox.put(&many);
         let news = outbox.take().await;
         assert_eq!((news.revs.len(), news.gap), (CAPACITY, true));
-        outbox.lost();
+        outbox.lost(HashSet::new());
         outbox.put(&[]);
         assert_eq!(outbox.take().await, News { gap: true, ..News::default() });
     }

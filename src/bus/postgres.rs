@@ -46,6 +46,9 @@ struct Message {
     /// A message that is not stored; the others are told of rows alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     passing: Option<(Token, Box<RawValue>)>,
+    /// Its sessions are to be ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cut: Option<Token>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     gap: bool,
 }
@@ -62,6 +65,10 @@ impl Bus for PostgresBus {
 
     fn pass(&self, tokens: &[Token], content: &Content) {
         self.outbox.pass(tokens, content);
+    }
+
+    fn cut(&self, token: &Token) {
+        self.outbox.cut(token);
     }
 
     async fn subscribe(&self, _token: &Token) {}
@@ -97,6 +104,7 @@ async fn tell(node: Uuid, options: PgConnectOptions, outbox: Arc<Outbox>) {
             news = outbox.take() => news,
             _ = heartbeat.tick() => News::default(),
         };
+        let cut = news.cut.clone();
         let sent = timeout(TIMEOUT, notify(&mut connection, &options, &messages(node, news))).await;
         let problem = match sent {
             Ok(Ok(())) => {
@@ -109,7 +117,7 @@ async fn tell(node: Uuid, options: PgConnectOptions, outbox: Arc<Outbox>) {
         metrics::bus_failed("publish");
         warn!(%problem, "Hints for other nodes were lost, they follow with the next sweep");
         connection = None;
-        outbox.lost();
+        outbox.lost(cut);
         tokio::time::sleep(RETRY).await;
     }
 }
@@ -132,7 +140,7 @@ async fn notify(
 
 /// News as messages that each fit into a notification; at least one, if only to be heard.
 fn messages(node: Uuid, news: News) -> Vec<String> {
-    let message = |moved, gap| Message { from: node, moved, passing: None, gap };
+    let message = |moved, gap| Message { from: node, moved, passing: None, cut: None, gap };
     let text = |message: &Message| serde_json::to_string(message).expect("texts and numbers always serialise");
     let empty = text(&message(vec![], true)).len() + "\"moved\":[],".len();
     let (mut messages, mut moved, mut bytes) = (Vec::new(), Vec::new(), empty);
@@ -146,6 +154,7 @@ fn messages(node: Uuid, news: News) -> Vec<String> {
         moved.push((token, rev));
     }
     messages.push(text(&message(moved, news.gap)));
+    messages.extend(news.cut.into_iter().map(|token| text(&Message { cut: Some(token), ..message(vec![], false) })));
     for (token, json) in news.passing {
         let content = RawValue::from_string(json.to_string()).expect("it was made here");
         let text = text(&Message { passing: Some((token, content)), ..message(vec![], false) });
@@ -198,6 +207,9 @@ async fn hear(node: Uuid, pool: &sqlx::PgPool, hints: &mpsc::Sender<Hint>) -> Re
         {
             hints.send(Hint::Passing(token, content)).await.ok();
         }
+        if let Some(token) = message.cut {
+            hints.send(Hint::Cut(token)).await.ok();
+        }
         if message.gap {
             hints.send(Hint::Gap).await.ok();
         }
@@ -213,7 +225,7 @@ mod tests {
     fn messages_fit_into_notifications_and_hold_everything() {
         let token = |n: i64| Token::parse(&format!("{n}{}", "\u{1}".repeat(250)), 256).unwrap();
         let revs: std::collections::HashMap<_, _> = (1..500).map(|n| (token(n), n)).collect();
-        let messages = messages(Uuid::new_v4(), News { revs: revs.clone(), passing: vec![], gap: true });
+        let messages = messages(Uuid::new_v4(), News { revs: revs.clone(), gap: true, ..News::default() });
         assert!(messages.iter().all(|message| message.len() < 8_000));
         let parsed: Vec<Message> = messages.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
         assert!(parsed.iter().any(|message| message.gap));

@@ -24,6 +24,9 @@ const CHANNEL: &str = "tidings:";
 /// Every node listens to this one: hints of its sender may have been lost. No token is empty, so it is nobody's.
 const GAPS: &str = "tidings:";
 
+/// The payload that has the sessions of a token ended; neither a number nor JSON.
+const CUT: &str = "cut";
+
 /// How long a login waits for its subscription; then the next sweep has to do.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -50,6 +53,10 @@ impl Bus for RedisBus {
 
     fn pass(&self, tokens: &[Token], content: &Content) {
         self.outbox.pass(tokens, content);
+    }
+
+    fn cut(&self, token: &Token) {
+        self.outbox.cut(token);
     }
 
     async fn subscribe(&self, token: &Token) {
@@ -83,7 +90,7 @@ async fn tell(client: Client, outbox: Arc<Outbox>) {
             metrics::bus_failed("publish");
             warn!(%problem, "Hints for other nodes were lost, they follow with the next sweep");
             connection = None;
-            outbox.lost();
+            outbox.lost(news.cut);
             tokio::time::sleep(RETRY).await;
         }
     }
@@ -107,6 +114,13 @@ async fn publish(
         let mut pipe = redis::pipe();
         for (token, rev) in revs.by_ref().take(PIPELINE) {
             pipe.publish(channel(token), *rev).ignore();
+        }
+        pipe.query_async::<()>(connection).await?;
+    }
+    if !news.cut.is_empty() {
+        let mut pipe = redis::pipe();
+        for token in &news.cut {
+            pipe.publish(channel(token), CUT).ignore();
         }
         pipe.query_async::<()>(connection).await?;
     }
@@ -242,12 +256,15 @@ async fn change(sink: &mut PubSubSink, tokens: &mut HashSet<Token>, wishes: &mut
     }
 }
 
-/// A payload is a rev, or a message that is not stored.
+/// A payload is a rev, [`CUT`], or a message that is not stored.
 fn hint(channel: &str, payload: &str) -> Option<Hint> {
     if channel == GAPS {
         return Some(Hint::Gap);
     }
     let token = Token::parse(channel.strip_prefix(CHANNEL)?, usize::MAX).ok()?;
+    if payload == CUT {
+        return Some(Hint::Cut(token));
+    }
     match payload.parse() {
         Ok(rev) => Some(Hint::Moved(token, rev)),
         Err(_) => Some(Hint::Passing(token, serde_json::from_str(payload).ok()?)),

@@ -37,14 +37,21 @@ pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
     }
 }
 
-/// Reads at most `limit` bytes. A length that announces more is refused before anything is read.
-pub(super) async fn read(headers: &HeaderMap, body: axum::body::Body, limit: usize) -> Result<Bytes, Problem> {
+/// Reads as many bytes as a body may have, for as long as it may take. A length that announces more is refused before
+/// anything is read.
+pub(super) async fn read(headers: &HeaderMap, body: axum::body::Body, limits: &Limits) -> Result<Bytes, Problem> {
+    let limit = limits.body_bytes;
     let too_large = || Problem::too_large("body_too_large", format!("a body is at most {limit} bytes long"));
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limit) {
         return Err(too_large());
     }
-    match Limited::new(body, limit).collect().await {
+    let collected = tokio::time::timeout(limits.body_timeout, Limited::new(body, limit).collect()).await;
+    let collected = collected.map_err(|_| {
+        let detail = format!("the body did not arrive within {} seconds", limits.body_timeout.as_secs());
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
+    })?;
+    match collected {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(_) => Err(Problem::bad_request("invalid_body", "the body ended before its announced length")),
@@ -52,12 +59,12 @@ pub(super) async fn read(headers: &HeaderMap, body: axum::body::Body, limit: usi
 }
 
 /// Reads a body that must be JSON.
-pub(super) async fn read_json(request: Request, limit: usize) -> Result<Value, Problem> {
+pub(super) async fn read_json(request: Request, limits: &Limits) -> Result<Value, Problem> {
     let (parts, body) = request.into_parts();
     if !matches!(format(&parts.headers)?, Format::Json) {
         return Err(unsupported("application/json"));
     }
-    let body = read(&parts.headers, body, limit).await?;
+    let body = read(&parts.headers, body, limits).await?;
     serde_json::from_slice(&body).map_err(|error| invalid(format!("the body: {error}")))
 }
 
@@ -342,6 +349,7 @@ mod tests {
         depth: 4,
         delay: Duration::from_secs(30 * 86_400),
         page: 100,
+        body_timeout: Duration::from_secs(30),
     };
 
     fn now() -> DateTime<Utc> {

@@ -1,7 +1,7 @@
 //! The inbox of one user, for backends and for the user's own page: list, count, mark, erase.
 
-use axum::Json;
 use axum::extract::{Path, Query, Request, State, rejection::PathRejection, rejection::QueryRejection};
+use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::body::read_json;
 use super::problem::ProblemBody;
 use super::{App, Limits, Problem};
+use crate::access::{Caller, Scope};
 use crate::notification::{self, ReceiptKind, Rev, Selection, Token, TokenError, timestamp};
 use crate::store::{Entry, ListQuery, MAX_TYPES};
 
@@ -166,12 +167,13 @@ pub(super) struct UnreadBody {
     responses((status = 200, body = InboxPage, description = "A page"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn list(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     token: Result<Path<String>, PathRejection>,
     params: Result<Query<ListParams>, QueryRejection>,
 ) -> Result<Json<InboxPage>, Problem> {
     let token = path_token(token, &app.limits)?;
-    app.owner(&headers, &token)?;
+    app.owner(&caller, &headers, &token, Scope::Read)?;
     let params = query(params)?;
     let limit = limit(params.limit, app.limits.page)?;
     if params.entity_type.as_ref().is_some_and(|text| text.contains('\0')) {
@@ -202,11 +204,12 @@ pub(super) async fn list(
     responses((status = 200, body = Counts, description = "The counts"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn counts(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     token: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Counts>, Problem> {
     let token = path_token(token, &app.limits)?;
-    app.owner(&headers, &token)?;
+    app.owner(&caller, &headers, &token, Scope::Read)?;
     let by_type = app.inbox.counts(&token).await.map_err(|error| Problem::store(&error))?;
     let unread = match i64::try_from(by_type.len()) {
         Ok(types) if types < MAX_TYPES => by_type.iter().map(|count| count.unread).sum(),
@@ -224,10 +227,11 @@ pub(super) async fn counts(
     responses((status = 200, body = Head, description = "The inbox afterwards"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn read(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     token: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Json<Head>, Problem> {
-    mark(&app, token, request, ReceiptKind::Read).await
+    mark(&app, &caller, token, request, ReceiptKind::Read).await
 }
 
 /// Mark rows unread
@@ -236,21 +240,23 @@ pub(super) async fn read(
     responses((status = 200, body = Head, description = "The inbox afterwards"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn unread(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     token: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Json<Head>, Problem> {
-    mark(&app, token, request, ReceiptKind::Unread).await
+    mark(&app, &caller, token, request, ReceiptKind::Unread).await
 }
 
 async fn mark(
     app: &App,
+    caller: &Caller,
     token: Result<Path<String>, PathRejection>,
     request: Request,
     kind: ReceiptKind,
 ) -> Result<Json<Head>, Problem> {
     let token = path_token(token, &app.limits)?;
-    app.owner(request.headers(), &token)?;
-    let body = read_json(request, app.limits.body_bytes).await?;
+    app.owner(caller, request.headers(), &token, Scope::Push)?;
+    let body = read_json(request, &app.limits).await?;
     // A bare id or list is for sockets, whose events have no fields.
     if !body.is_object() {
         return Err(Problem::bad_request("invalid_body", "the body must be a JSON object"));
@@ -268,17 +274,17 @@ async fn mark(
     responses((status = 200, body = Erased, description = "It is erased"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn erase(
     State(app): State<App>,
-    headers: HeaderMap,
+    Extension(caller): Extension<Caller>,
     token: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Erased>, Problem> {
     let token = path_token(token, &app.limits)?;
-    app.producer(&headers)?;
+    app.producer(&caller, Scope::Admin)?;
     let erased = app.inbox.erase(token).await.map_err(|error| Problem::write(&error))?;
     Ok(Json(Erased { erased }))
 }
 
 /// The token in a path.
-fn path_token(token: Result<Path<String>, PathRejection>, limits: &Limits) -> Result<Token, Problem> {
+pub(super) fn path_token(token: Result<Path<String>, PathRejection>, limits: &Limits) -> Result<Token, Problem> {
     let Path(text) = token.map_err(|error| Problem::bad_request("invalid_path", error.body_text()))?;
     parse_token(&text, limits)
 }

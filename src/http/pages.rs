@@ -4,9 +4,7 @@ use axum::Router;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
-};
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, StatusCode};
 
 use super::{App, Problem};
@@ -41,8 +39,7 @@ async fn bundle(file: String, headers: HeaderMap, theirs: bool) -> Response {
         let detail = "there is no such file; if it is a client bundle, run `make client` and build again";
         return Problem::new(StatusCode::NOT_FOUND, "not_found", detail).into_response();
     };
-    // Pages of other origins import it as a module.
-    let caching = [(ETAG, *etag), (CACHE_CONTROL, "public, max-age=0"), (ACCESS_CONTROL_ALLOW_ORIGIN, "*")];
+    let caching = [(ETAG, *etag), (CACHE_CONTROL, "public, max-age=0")];
     if headers.get(IF_NONE_MATCH).is_some_and(|known| known == etag) {
         return (StatusCode::NOT_MODIFIED, caching).into_response();
     }

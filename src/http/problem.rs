@@ -7,6 +7,7 @@ use serde_json::json;
 use tracing::error;
 use utoipa::{ToResponse, ToSchema};
 
+use crate::access::Scope;
 use crate::store::{self, WriterError};
 
 /// The body of an error answer.
@@ -54,9 +55,12 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
     }
 
-    /// One answer for every credential that is missing, wrong or too old.
-    pub(super) fn denied() -> Self {
-        let detail = "a valid API key is needed (Authorization: Bearer or X-Api-Key), or for an inbox its user's login";
+    /// One answer for every credential that is missing, wrong, too old, or good for something else.
+    pub(super) fn denied(scope: Scope) -> Self {
+        let detail = format!(
+            "a valid API key with the scope {} is needed (Authorization: Bearer or X-Api-Key), or for an inbox its user's login",
+            scope.name()
+        );
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
     }
 

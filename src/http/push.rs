@@ -1,7 +1,7 @@
 //! `POST /api`: the push.
 
-use axum::Json;
 use axum::extract::{Request, State};
+use axum::{Extension, Json};
 use chrono::Utc;
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::body::{format, parse, read};
 use super::problem::ProblemBody;
 use super::{App, Problem};
+use crate::access::{Caller, Scope};
 use crate::inbox::PushError;
 use crate::metrics;
 use crate::notification::{Placed, Pushed, Token};
@@ -105,8 +106,12 @@ fn tokens_schema() -> Schema {
 #[utoipa::path(post, path = "/api", tag = "push", request_body = PushBody,
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters")),
     responses((status = 200, body = Answer, description = "Stored, or sent to whoever is there"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
-pub(super) async fn push(State(app): State<App>, request: Request) -> Result<Json<Answer>, Problem> {
-    let answer = store(&app, request).await;
+pub(super) async fn push(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Json<Answer>, Problem> {
+    let answer = store(&app, &caller, request).await;
     metrics::pushed(answer.as_ref().map_or_else(|problem| problem.code, |_| "stored"));
     answer
 }
@@ -117,12 +122,12 @@ pub(super) async fn alive() -> &'static str {
     "."
 }
 
-async fn store(app: &App, request: Request) -> Result<Json<Answer>, Problem> {
+async fn store(app: &App, caller: &Caller, request: Request) -> Result<Json<Answer>, Problem> {
     let (parts, body) = request.into_parts();
-    let owner = app.producer(&parts.headers)?;
+    let owner = app.producer(caller, Scope::Push)?;
     let format = format(&parts.headers)?;
     let key = idempotency_key(&parts.headers)?;
-    let body = read(&parts.headers, body, app.limits.body_bytes).await?;
+    let body = read(&parts.headers, body, &app.limits).await?;
     let push = parse(format, &body, &app.limits, Utc::now())?;
     let key = key.map(|key| IdempotencyKey { owner, key, body_sha256: hex(&Sha256::digest(&body)) });
     if push.tokens.is_empty() && key.is_none() {

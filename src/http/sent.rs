@@ -1,8 +1,7 @@
 //! What became of a push, and how to take it back.
 
-use axum::Json;
 use axum::extract::{Path, Query, State, rejection::PathRejection, rejection::QueryRejection};
-use http::HeaderMap;
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
@@ -12,6 +11,7 @@ use super::body::checked_key;
 use super::inbox::{limit, parse_token, query, text_of};
 use super::problem::ProblemBody;
 use super::{App, Problem};
+use crate::access::{Caller, Scope};
 use crate::notification::timestamp;
 use crate::store;
 
@@ -90,11 +90,11 @@ pub(super) struct Removed {
     responses((status = 200, body = Sent, description = "What became of it"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn show(
     State(app): State<App>,
-    headers: HeaderMap,
+    Extension(caller): Extension<Caller>,
     id: Result<Path<String>, PathRejection>,
     params: Result<Query<RecipientParams>, QueryRejection>,
 ) -> Result<Json<Sent>, Problem> {
-    app.producer(&headers)?;
+    app.producer(&caller, Scope::Read)?;
     let id = path_id(id)?;
     let params = query(params)?;
     let limit = limit(params.limit, app.limits.page)?;
@@ -136,10 +136,10 @@ pub(super) async fn show(
     responses((status = 200, body = Retracted, description = "It is taken back"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn retract(
     State(app): State<App>,
-    headers: HeaderMap,
+    Extension(caller): Extension<Caller>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Retracted>, Problem> {
-    app.producer(&headers)?;
+    app.producer(&caller, Scope::Push)?;
     let id = path_id(id)?;
     let retracted = app.inbox.retract(id).await.map_err(|error| Problem::write(&error))?;
     if retracted == 0 && app.inbox.sent(id, "", 1).await.map_err(|error| Problem::store(&error))?.is_none() {
@@ -157,10 +157,10 @@ pub(super) async fn retract(
     responses((status = 200, body = Removed, description = "It is taken out"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn ungroup(
     State(app): State<App>,
-    headers: HeaderMap,
+    Extension(caller): Extension<Caller>,
     path: Result<Path<(String, String, String)>, PathRejection>,
 ) -> Result<Json<Removed>, Problem> {
-    app.producer(&headers)?;
+    app.producer(&caller, Scope::Push)?;
     let Path((token, key, actor)) = path.map_err(|error| Problem::bad_request("invalid_path", error.body_text()))?;
     let token = parse_token(&token, &app.limits)?;
     let key = checked_key(&key, "groupKey", &app.limits)?;

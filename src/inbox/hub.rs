@@ -131,11 +131,12 @@ impl Hub {
         }
     }
 
-    /// Ends the sessions of a token and has their sockets closed.
-    pub(super) fn cut(&self, token: &Token) {
-        if let Some(channel) = self.channel(token) {
-            lock(&channel.state).sessions.iter().for_each(|session| session.cut());
-        }
+    /// Ends the sessions of a token and has their sockets closed; returns how many.
+    pub(super) fn cut(&self, token: &Token) -> usize {
+        let Some(channel) = self.channel(token) else { return 0 };
+        let state = lock(&channel.state);
+        state.sessions.iter().for_each(|session| session.cut());
+        state.sessions.len()
     }
 
     /// Takes what somebody says the newest rev of an inbox is.

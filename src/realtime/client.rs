@@ -24,6 +24,7 @@ use super::Realtime;
 use super::wire::{self, Answer, ClientEvent, Refusal, Refused};
 use crate::access::Credential;
 use crate::inbox::{LoginError, Outbound, Outlet, OutletError, Session};
+use crate::limits::Pace;
 use crate::notification::{ReceiptKind, Selection};
 use crate::store::WriterError;
 
@@ -54,6 +55,8 @@ struct State {
     /// When the newest wait for a login ends.
     login_by: Option<Instant>,
     gone: bool,
+    /// Made with the first event.
+    pace: Option<Arc<Pace>>,
 }
 
 /// What waits for the worker, with its acknowledgement callback.
@@ -146,7 +149,16 @@ impl Client {
     }
 
     async fn work(self: Arc<Self>, socket: SocketRef) {
-        while let Some((Command { work, callback }, merged)) = self.next() {
+        let pace = self.pace();
+        while self.has_work() {
+            // What comes meanwhile is merged or waits its turn; a client that sends even more is refused.
+            while let Some(wait) = pace.as_deref().and_then(Pace::wait) {
+                if self.state().gone {
+                    break;
+                }
+                tokio::time::sleep(wait).await;
+            }
+            let Some((Command { work, callback }, merged)) = self.next() else { continue };
             match work {
                 Work::Do(ClientEvent::Login(request)) => {
                     let span = info_span!("socket.login", token = ?request.token);
@@ -181,14 +193,29 @@ impl Client {
         }
     }
 
+    /// Whether events wait; if not, the worker is to end.
+    fn has_work(&self) -> bool {
+        let mut state = self.state();
+        if state.waiting.is_empty() {
+            state.working = false;
+            state.waiting = VecDeque::new();
+        }
+        state.working
+    }
+
+    fn pace(&self) -> Option<Arc<Pace>> {
+        let settings = &self.realtime.settings;
+        let mut state = self.state();
+        if state.pace.is_none() {
+            state.pace = Pace::per_second(settings.event_rate, settings.event_queue).map(Arc::new);
+        }
+        state.pace.clone()
+    }
+
     /// The next event, with the callbacks of those that were merged into it.
     fn next(&self) -> Option<(Command, Vec<Callback>)> {
         let mut state = self.state();
-        let Some(mut command) = state.waiting.pop_front() else {
-            state.working = false;
-            state.waiting = VecDeque::new();
-            return None;
-        };
+        let mut command = state.waiting.pop_front()?;
         let mut merged = Vec::new();
         if let Work::Do(ClientEvent::Receipt(kind, selection)) = &mut command.work {
             while let Some(Command { work: Work::Do(ClientEvent::Receipt(next_kind, next)), .. }) =

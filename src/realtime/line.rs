@@ -13,6 +13,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::limits::Seat;
+
 /// A connection that can be hung up from outside.
 pub struct Line {
     stream: Arc<TcpStream>,
@@ -23,8 +25,12 @@ pub struct Line {
 pub struct HangUp(Weak<TcpStream>);
 
 /// The connection that a socket uses now: it changes when a polling client upgrades to a websocket.
-#[derive(Debug, Clone)]
-pub(super) struct CurrentLine(Arc<Mutex<HangUp>>);
+#[derive(Clone)]
+pub(super) struct CurrentLine {
+    line: Arc<Mutex<HangUp>>,
+    /// Given back when the socket is gone.
+    _seat: Option<Seat>,
+}
 
 impl Line {
     /// Takes over a connection.
@@ -50,16 +56,16 @@ impl HangUp {
 }
 
 impl CurrentLine {
-    pub(super) fn new(line: HangUp) -> Self {
-        Self(Arc::new(Mutex::new(line)))
+    pub(super) fn new(line: HangUp, seat: Option<Seat>) -> Self {
+        Self { line: Arc::new(Mutex::new(line)), _seat: seat }
     }
 
     pub(super) fn replace(&self, line: HangUp) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = line;
+        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = line;
     }
 
     pub(super) fn hang_up(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).now();
+        self.line.lock().unwrap_or_else(PoisonError::into_inner).now();
     }
 }
 

@@ -147,7 +147,10 @@ fn login(payload: Option<&RawValue>, max_token_bytes: usize) -> Result<LoginRequ
 pub(super) fn credential(fields: Option<&Value>) -> Option<Credential> {
     let fields = fields?;
     let text = |name: &str| fields.get(name)?.as_str().map(str::to_owned);
-    Some(Credential { exp: fields.get("exp")?.as_i64()?, kid: text("kid")?, sig: text("sig")? })
+    if let Some(jwt) = text("jwt") {
+        return Some(Credential::Jwt(jwt));
+    }
+    Some(Credential::Signed { exp: fields.get("exp")?.as_i64()?, kid: text("kid")?, sig: text("sig")? })
 }
 
 /// `receive_message`, and the items of `receive_messages`.

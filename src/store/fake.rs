@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Batch, Committed, Committer, Due, Edit, Edited, Entry, Error, Keep, ListQuery, Page, PageBuilder, PushOutcome,
-    Receipt, Sent, Stale, Store, TypeCount, Undelivered,
+    Receipt, Sent, Stale, Store, StoredKey, TypeCount, Undelivered,
 };
 use crate::notification::{
     Change, ChangeKind, Content, Event, GROUP_ACTORS, Group, Head, NewPush, Notification, Placed, Pushed, ReceiptKind,
@@ -151,7 +151,7 @@ impl FakeDatabase {
             }
             Edit::Expire { limit: _ } => tables.expire(now, &mut events),
             Edit::Release { limit: _ } => tables.release(now, &mut events),
-            Edit::Purge { .. } => 0,
+            Edit::Purge { .. } | Edit::NoteUse { .. } => 0,
         };
         Edited { rows: rows as u64, events }
     }
@@ -449,6 +449,10 @@ impl Store for FakeDatabase {
 
     async fn stale(&self, _after: &str, _inboxes: u32, _rows: u32, _keep: &Keep) -> Result<Stale, Error> {
         Ok(Stale::default())
+    }
+
+    async fn api_keys(&self) -> Result<Vec<StoredKey>, Error> {
+        Ok(Vec::new())
     }
 
     async fn epoch(&self) -> Result<String, Error> {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     Committer, Due, Entry, Error, HeadRow, Keep, ListQuery, MAX_TYPES, OpenError, Opened, PURGED, Page, PageBuilder,
-    Recipient, Sent, Settings, Stale, Store, Totals, TypeCount, Undelivered, group, schema, unreadable,
+    Recipient, Sent, Settings, Stale, Store, StoredKey, Totals, TypeCount, Undelivered, group, schema, unreadable,
 };
 use crate::notification::{Content, Event, Head, Notification, Rev, Token};
 
@@ -25,6 +25,7 @@ mod commit;
 mod edit;
 #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "there is nothing to copy from"))]
 pub(super) mod import;
+pub(super) mod keys;
 
 use commit::PostgresCommitter;
 
@@ -422,6 +423,10 @@ impl Store for PostgresStore {
             history: changes.into_iter().map(|row| (Token::stored(&row.token), row.upto)).collect(),
             last: Some(Token::stored(&last_token)).filter(|_| last.inboxes >= i64::from(inboxes)),
         })
+    }
+
+    async fn api_keys(&self) -> Result<Vec<StoredKey>, Error> {
+        keys::list(&self.readers).await
     }
 
     async fn epoch(&self) -> Result<String, Error> {

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::{
     Due, Entry, Error, Keep, ListQuery, MAX_TYPES, OpenError, Opened, PURGED, Page, PageBuilder, Recipient, Sent,
-    Settings, Stale, Store, Totals, TypeCount, Undelivered, group, json, schema, unreadable,
+    Settings, Stale, Store, StoredKey, Totals, TypeCount, Undelivered, group, json, schema, unreadable,
 };
 use crate::notification::{Content, Event, Head, Notification, Rev, Token, timestamp};
 
@@ -29,6 +29,7 @@ mod commit;
 mod edit;
 #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "there is nothing to copy to"))]
 pub(super) mod export;
+pub(super) mod keys;
 mod recovery;
 
 use commit::SqliteCommitter;
@@ -506,6 +507,10 @@ impl Store for SqliteStore {
         let more = last.inboxes >= i64::from(inboxes);
         let last = Some(Token::stored(&last_token)).filter(|_| more);
         Ok(Stale { rows: parse(&stale)?, history: parse(&changes)?, last })
+    }
+
+    async fn api_keys(&self) -> Result<Vec<StoredKey>, Error> {
+        keys::list(&mut *self.readers.acquire().await.map_err(unavailable)?).await
     }
 
     async fn epoch(&self) -> Result<String, Error> {

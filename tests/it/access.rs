@@ -201,7 +201,7 @@ async fn told_of_the_end(socket: &mut Socket) {
 
 #[tokio::test]
 async fn unsigned_logins_can_be_let_in_and_counted_while_pages_are_changed() {
-    let server = TestServer::with(&[LOGIN_KEYS, "--unsigned-logins=warn"]).await;
+    let server = TestServer::with(&[LOGIN_KEYS, "--logins=warn"]).await;
     server.login_empty("1").await;
     assert_eq!(server.metric("tidings_unsigned_logins_total").await, 1.0);
     assert!(server.stderr().contains("without a signature"));

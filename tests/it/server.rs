@@ -236,6 +236,8 @@ impl TestServer {
         }
         command.env("TIDINGS_LISTEN", "127.0.0.1:0").env("TIDINGS_ADMIN_LISTEN", "127.0.0.1:0");
         command.env("DATABASE_URL", self.place.url());
+        // All clients of a test come from one address; those about this limit set it.
+        command.env("TIDINGS_MAX_SOCKETS_PER_ADDRESS", "0");
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command.args(&self.options.flags).current_dir(self.folder.path());
         command

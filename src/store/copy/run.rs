@@ -23,6 +23,8 @@ pub struct Copied {
     pub actors: u64,
     /// Rows of `scheduled`.
     pub scheduled: u64,
+    /// Rows of `api_key`.
+    pub api_keys: u64,
 }
 
 impl Copied {
@@ -101,6 +103,10 @@ pub async fn copy(
     table!(slots);
     table!(actors);
     table!(scheduled);
+
+    let api_keys = sqlite::keys::list(&mut source).await.map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
+    postgres::keys::import(&mut target, &api_keys).await?;
+    copied.api_keys = api_keys.len() as u64;
 
     let (source_sums, copy_sums) = (export::sums(&mut source).await?, import::sums(&mut target).await?);
     if source_sums != copy_sums {

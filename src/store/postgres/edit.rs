@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::commit::Transaction;
-use super::group;
+use super::{group, keys};
 use crate::notification::{
     ChangeKind, Group, GroupKey, Head, NewPush, Options, Payload, Pushed, Regrouped, Rev, Token,
 };
@@ -266,6 +266,7 @@ impl Transaction<'_> {
             Edit::Expire { limit } => self.expire(*limit).await,
             Edit::Release { limit } => self.release(*limit).await,
             Edit::Purge { rows, history } => self.purge(rows, history).await,
+            Edit::NoteUse { keys } => keys::note_use(&mut *self.connection, keys).await,
         }
     }
 

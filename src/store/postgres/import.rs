@@ -170,7 +170,8 @@ pub(in crate::store) async fn sums(copy: &mut PgConnection) -> Result<String, sq
             || ', changes ' || (select count(*) from inbox_change)
             || ', keys ' || (select count(*) from idempotency)
             || ', groups ' || (select count(*) from notification_key) || ' of ' || (select count(*) from notification_actor)
-            || ', scheduled ' || (select count(*) from scheduled) as "sums!" -- postgres"#
+            || ', scheduled ' || (select count(*) from scheduled)
+            || ', api keys ' || (select count(*) from api_key) as "sums!" -- postgres"#
     )
     .fetch_one(copy)
     .await

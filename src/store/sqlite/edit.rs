@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use uuid::Uuid;
 
 use super::commit::{Transaction, uncommitted};
-use super::{group, time, unavailable};
+use super::{group, keys, time, unavailable};
 use crate::notification::{
     ChangeKind, Group, GroupKey, Head, NewPush, Options, Payload, Pushed, Regrouped, Rev, Token, timestamp,
 };
@@ -217,6 +217,7 @@ impl Transaction<'_> {
             Edit::Expire { limit } => self.expire(*limit).await,
             Edit::Release { limit } => self.release(*limit).await,
             Edit::Purge { rows, history } => self.purge(rows, history).await,
+            Edit::NoteUse { keys } => keys::note_use(self.connection, keys).await,
         };
         let rows = rows.map_err(unavailable)?;
         sqlx::query!("commit -- sqlite").execute(&mut *self.connection).await.map_err(uncommitted)?;

@@ -151,7 +151,8 @@ pub(in crate::store) async fn sums(source: &mut SqliteConnection) -> Result<Stri
             || ', changes ' || (select count(*) from inbox_change)
             || ', keys ' || (select count(*) from idempotency)
             || ', groups ' || (select count(*) from notification_key) || ' of ' || (select count(*) from notification_actor)
-            || ', scheduled ' || (select count(*) from scheduled) as "sums!: String" -- sqlite"#
+            || ', scheduled ' || (select count(*) from scheduled)
+            || ', api keys ' || (select count(*) from api_key) as "sums!: String" -- sqlite"#
     )
     .fetch_one(source)
     .await

@@ -1,0 +1,146 @@
+//! What stands before every handler: who is let in at all, from where it comes, which key it shows, and how often.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use chrono::Utc;
+use http::header::RETRY_AFTER;
+use http::{HeaderName, HeaderValue, StatusCode};
+use tracing::warn;
+
+use super::Problem;
+use crate::access::{Access, Caller};
+use crate::limits::{Left, Rate, Seats, site};
+use crate::metrics;
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// How long somebody with too many sockets should wait, in seconds: one of them has to go first.
+const RETRY_SOCKET_SECS: HeaderValue = HeaderValue::from_static("10");
+
+/// The other end of a connection; each request carries it.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
+
+/// Whom a request is from: the peer, or the client that a trusted proxy speaks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Client(IpAddr);
+
+/// What the guards share.
+#[derive(Clone)]
+pub struct Guard {
+    /// Who may do what.
+    pub access: Arc<Access>,
+    /// Requests a second by API key.
+    pub key_rate: Arc<Rate>,
+    /// Requests and new sockets a second by address, of those without a key.
+    pub address_rate: Arc<Rate>,
+    /// Sockets by address.
+    pub sockets: Seats,
+}
+
+/// Lets a request in, or refuses it with one line in the log that names the flag.
+pub async fn admit(
+    State(guard): State<Guard>,
+    Extension(Peer(peer)): Extension<Peer>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if let Err(stranger) = guard.access.admit(request.headers()) {
+        warn!(code = stranger.code(), "Refused a request: {stranger}");
+        return Problem::new(StatusCode::FORBIDDEN, stranger.code(), stranger.to_string()).into_response();
+    }
+    let client = Client(guard.access.client_address(peer, request.headers()));
+    request.extensions_mut().insert(client);
+    next.run(request).await
+}
+
+/// Finds out which key a request shows, and whether it comes too soon. Handlers find a [`Caller`] in it.
+pub(super) async fn identify(
+    State(guard): State<Guard>,
+    Extension(Client(address)): Extension<Client>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let caller = guard.access.caller(request.headers(), Utc::now());
+    let (policy, left) = match &caller {
+        Caller::Anyone => ("none", None),
+        Caller::Producer { name, .. } => ("key", guard.key_rate.count(name)),
+        Caller::Unknown => ("address", guard.address_rate.count(&site(address).to_string())),
+    };
+    let mut response = match left {
+        Some(left) if left.retry_after.is_some() => {
+            metrics::limited(policy);
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", too_many(policy)).into_response()
+        }
+        _ => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+    };
+    if let Some(left) = left {
+        tell(&mut response, policy, left);
+    }
+    response
+}
+
+/// Takes a seat for a new socket, or refuses it. The seat goes with the request.
+pub async fn seat(
+    State(guard): State<Guard>,
+    Extension(Client(address)): Extension<Client>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let query = request.uri().query().unwrap_or_default();
+    if query.split('&').any(|pair| pair.starts_with("sid=")) {
+        return next.run(request).await;
+    }
+    let left = match guard.access.caller(request.headers(), Utc::now()) {
+        Caller::Unknown => guard.address_rate.count(&site(address).to_string()),
+        Caller::Anyone | Caller::Producer { .. } => None,
+    };
+    if let Some(left) = left.filter(|left| left.retry_after.is_some()) {
+        metrics::limited("address");
+        let mut response =
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", too_many("address")).into_response();
+        tell(&mut response, "address", left);
+        return response;
+    }
+    let Some(seat) = guard.sockets.take(address) else {
+        metrics::limited("sockets");
+        warn!(%address, "Refused a socket: its address has --max-sockets-per-address already");
+        let detail = "this address has as many sockets as it may; behind a proxy the service needs --trusted-proxies";
+        let mut response = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sockets", detail).into_response();
+        response.headers_mut().insert(RETRY_AFTER, RETRY_SOCKET_SECS);
+        return response;
+    };
+    request.extensions_mut().insert(seat);
+    next.run(request).await
+}
+
+fn too_many(policy: &str) -> &'static str {
+    match policy {
+        "key" => "this API key is used more often than it may be",
+        _ => "this address asks more often than it may",
+    }
+}
+
+/// As in draft-ietf-httpapi-ratelimit-headers-10.
+fn tell(response: &mut Response, policy: &str, left: Left) {
+    let Left { quota, window_secs, remaining, retry_after } = left;
+    // Rounded up: asking a little later is fine, a little earlier is not.
+    let wait = retry_after.map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+    let reset = wait.unwrap_or(0);
+    let headers = response.headers_mut();
+    let mut set = |name, text: String| headers.insert(name, HeaderValue::try_from(text).expect("plain ASCII"));
+    set(RATE_LIMIT_POLICY, format!("\"{policy}\";q={quota};w={window_secs}"));
+    set(RATE_LIMIT, format!("\"{policy}\";r={remaining};t={reset}"));
+    if let Some(wait) = wait {
+        set(RETRY_AFTER, wait.max(1).to_string());
+    }
+}
