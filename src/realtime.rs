@@ -156,7 +156,7 @@ impl Realtime {
     /// less memory than one each.
     fn listen(&self, socket: &SocketRef, handshake: Option<Credential>) {
         let client = Client::new(self.clone(), handshake);
-        Client::expect_login(&client, socket.clone());
+        Client::expect_login(&client, socket.id);
         let gone = Arc::clone(&client);
         socket.on_fallback(move |socket: SocketRef, event: Incoming| {
             client.take(socket, event);

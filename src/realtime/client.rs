@@ -14,7 +14,7 @@ use serde_json::json;
 use socketioxide::adapter::LocalAdapter;
 use socketioxide::extract::{AckSender, SocketRef};
 use socketioxide::handler::{FromMessageParts, Value as RawEvent};
-use socketioxide::socket::Socket;
+use socketioxide::socket::{Sid, Socket};
 use socketioxide::{SendError, SocketError};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -85,7 +85,7 @@ impl Client {
     }
 
     /// Closes the socket unless it logs in in time, from now on.
-    pub(super) fn expect_login(client: &Arc<Self>, socket: SocketRef) {
+    pub(super) fn expect_login(client: &Arc<Self>, socket: Sid) {
         let timeout = client.realtime.settings.login_timeout;
         let deadline = Instant::now() + timeout;
         client.state().login_by = Some(deadline);
@@ -97,7 +97,7 @@ impl Client {
                 let state = client.state();
                 state.login_by == Some(deadline) && state.session.is_none() && !state.gone && !state.working
             };
-            if silent {
+            if silent && let Some(socket) = client.realtime.io.get_socket(socket) {
                 let refusal = Refusal::new("login_timeout", "no user_login came in time");
                 socket.emit("login_error", &refusal).ok();
                 client.realtime.disconnect(socket).await;
@@ -182,7 +182,7 @@ impl Client {
                     match session {
                         Some(session) => {
                             session.end();
-                            Self::expect_login(&self, socket.clone());
+                            Self::expect_login(&self, socket.id);
                             self.answer(&callback, &Answer::DONE).await;
                         }
                         None => self.answer(&callback, &Answer::from(&not_logged_in())).await,
@@ -287,7 +287,7 @@ impl Client {
                     session.end();
                 }
                 socket.emit("login_error", &Refusal::new("login_expired", "the login is no longer good")).ok();
-                Self::expect_login(&client, socket);
+                Self::expect_login(&client, socket.id);
             };
             tokio::spawn(work).abort_handle()
         });

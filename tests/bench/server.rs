@@ -100,6 +100,8 @@ impl Server {
                     "--database-url",
                     &place.url(),
                 ])
+                // All load comes from one address.
+                .args(["--max-sockets-per-address", "0", "--max-connections-per-address", "0"])
                 .args(flags),
             Kind::Peer => command.args(["node", &format!("{peer}server.mjs"), &place.url()["sqlite://".len()..]]),
             Kind::PeerOnPostgres => command.args(["node", &format!("{peer}postgres.mjs"), &place.url()]),

@@ -1,5 +1,10 @@
 //! Who is let in: nobody from elsewhere while nothing has to be shown, and afterwards only who shows the right thing.
 
+mod keys;
+mod limits;
+mod origins;
+mod tls;
+
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::process::Command;

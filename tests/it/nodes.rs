@@ -46,6 +46,24 @@ impl Cluster {
 const BUSES: [&str; 2] = ["postgres", "redis"];
 
 #[tokio::test]
+async fn a_user_who_is_cut_off_or_erased_on_one_node_is_so_on_all() {
+    for bus in BUSES {
+        let cluster = Cluster::start(bus, 2, &[NO_SWEEP]).await;
+        for (method, path) in [("POST", "/api/sessions/1/disconnect"), ("DELETE", "/api/inbox/1")] {
+            let (mut here, mut there) =
+                (cluster.nodes[0].login_empty("1").await, cluster.nodes[1].login_empty("1").await);
+            let mut other = cluster.nodes[1].login_empty("2").await;
+            cluster.nodes[0].api().ask(method, path, &json!(null)).await;
+            here.expect_end().await;
+            there.expect_end().await;
+            cluster.nodes[0].api().push("2", "1").await;
+            let message = other.expect_message().await;
+            other.receipt("ack", &[&message.id]).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_push_to_one_node_reaches_the_sockets_of_all() {
     for bus in BUSES {
         let cluster = Cluster::start(bus, 3, &[NO_SWEEP]).await;

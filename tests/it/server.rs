@@ -236,7 +236,7 @@ impl TestServer {
         }
         command.env("TIDINGS_LISTEN", "127.0.0.1:0").env("TIDINGS_ADMIN_LISTEN", "127.0.0.1:0");
         command.env("DATABASE_URL", self.place.url());
-        // All clients of a test come from one address; those about this limit set it.
+        // All clients of a test come from one address; the tests of this limit set it.
         command.env("TIDINGS_MAX_SOCKETS_PER_ADDRESS", "0");
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command.args(&self.options.flags).current_dir(self.folder.path());
@@ -447,7 +447,7 @@ fn is_root() -> bool {
 
 /// The address in the first `http://HOST:PORT` of a line.
 fn address_in(line: &str) -> Option<SocketAddr> {
-    let rest = line.split_once("http://")?.1;
+    let rest = line.split_once("http://").or_else(|| line.split_once("https://"))?.1;
     let end = rest.find(|c: char| c != '.' && c != ':' && !c.is_ascii_digit()).unwrap_or(rest.len());
     rest[..end].parse().ok()
 }

@@ -1,0 +1,113 @@
+//! Pages of which origin may connect, by polling and by websocket, and what a proxy or another host name means.
+
+use serde_json::json;
+
+use crate::api::{Answer, raw};
+use crate::server::TestServer;
+
+const KEYS: [&str; 2] = ["--api-keys=backend=0123456789abcdef", "--login-keys=k1=the first secret of all"];
+
+const TRANSPORTS: [(&str, &str); 2] = [
+    ("/socket.io/?EIO=4&transport=polling", ""),
+    (
+        "/socket.io/?EIO=4&transport=websocket",
+        "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+    ),
+];
+
+/// Opens a socket with these headers; the head of the answer, and its body if it was refused.
+async fn open(server: &TestServer, host: &str, header: &str, (path, upgrade): (&str, &str)) -> (u16, String) {
+    let close = if upgrade.is_empty() { "connection: close\r\n" } else { "" };
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n{header}{upgrade}{close}\r\n");
+    let mut line = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+    if upgrade.is_empty() {
+        let answer = raw(server.address(), request.as_bytes()).await;
+        return (status(&answer), answer);
+    }
+    tokio::io::AsyncWriteExt::write_all(&mut line, request.as_bytes()).await.unwrap();
+    let mut heard = vec![0; 4096];
+    let count = tokio::io::AsyncReadExt::read(&mut line, &mut heard).await.unwrap();
+    let answer = String::from_utf8_lossy(&heard[..count]).into_owned();
+    (status(&answer), answer)
+}
+
+fn status(answer: &str) -> u16 {
+    answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no answer: {answer}"))
+}
+
+#[tokio::test]
+async fn only_pages_of_known_origins_connect() {
+    let server = TestServer::with(&[&KEYS[..], &["--origins=https://app.example.com"]].concat()).await;
+    for transport in TRANSPORTS {
+        let good = if transport.1.is_empty() { 200 } else { 101 };
+        for (origin, allowed) in [
+            ("", true),
+            ("origin: https://app.example.com\r\n", true),
+            ("origin: HTTPS://App.Example.COM\r\n", true),
+            ("origin: https://push.example.com\r\n", true),
+            ("origin: http://localhost:3000\r\n", true),
+            ("origin: https://evil.com\r\n", false),
+            ("origin: null\r\n", false),
+            ("origin: https://app.example.com.evil.com\r\n", false),
+            ("origin: https://evil-app.example.com\r\n", false),
+            ("origin: https://app.example.com:8443\r\n", false),
+            ("origin: http://app.example.com\r\n", false),
+            ("origin: https://app.example.com/\r\n", false),
+            ("origin: \r\n", false),
+        ] {
+            let (status, answer) = open(&server, "push.example.com", origin, transport).await;
+            assert_eq!(status, if allowed { good } else { 403 }, "{} {origin}: {answer}", transport.0);
+            assert!(allowed || answer.contains("foreign_origin"), "{answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_keys_sockets_are_for_this_machine_alone() {
+    let server = TestServer::start().await;
+    for transport in TRANSPORTS {
+        for (host, header, code) in [
+            ("tidings.example.com", "", "foreign_host"),
+            ("localhost.example.com:4001", "", "foreign_host"),
+            ("localhost", "x-forwarded-for: 10.1.2.3\r\n", "proxied"),
+            ("localhost", "forwarded: for=10.1.2.3\r\n", "proxied"),
+            ("localhost", "x-real-ip: 10.1.2.3\r\n", "proxied"),
+            ("localhost", "origin: https://evil.com\r\n", "foreign_origin"),
+            ("localhost", "origin: null\r\n", "foreign_origin"),
+        ] {
+            let (status, answer) = open(&server, host, header, transport).await;
+            assert!(status == 403 && answer.contains(code), "{host} {header}: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn pages_of_known_origins_may_read_the_answers_and_every_answer_is_guarded() {
+    let server = TestServer::with(&[&KEYS[..], &["--origins=https://app.example.com"]].concat()).await;
+    let ask = async |method: &str, path: &str, headers: &[(&str, &str)]| -> Answer {
+        let headers = [&[("origin", "https://app.example.com")], headers].concat();
+        server.api().send(method, path, &headers, "").await.expect("an answer")
+    };
+    let wanted = [("access-control-request-method", "GET"), ("access-control-request-headers", "authorization")];
+    for path in ["/api/inbox/1", "/socket.io/?EIO=4&transport=polling"] {
+        let allowed = ask("OPTIONS", path, &wanted).await;
+        assert_eq!(allowed.status, 200, "{path}");
+        assert_eq!(allowed.header("access-control-allow-origin"), Some("https://app.example.com"), "{path}");
+        assert_eq!(allowed.header("access-control-allow-headers"), Some("authorization"), "{path}");
+    }
+    for path in
+        ["/", "/docs", "/openapi.json", "/api", "/api/inbox/1", "/nothing", "/socket.io/socket.io.js", "/healthz"]
+    {
+        let answer = ask("GET", path, &[]).await;
+        assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example.com"), "{path}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+        assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{path}");
+        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"), "{path}");
+        let policy = answer.header("content-security-policy").unwrap_or_default();
+        assert!(policy.starts_with("default-src ") && policy.contains("frame-ancestors 'none'"), "{path}: {policy}");
+    }
+    let body = json!({"tokens": ["1"]}).to_string();
+    let evil =
+        [("origin", "https://evil.com"), ("x-api-key", "0123456789abcdef"), ("content-type", "application/json")];
+    server.api().send("POST", "/api", &evil, body).await.expect("an answer").problem(403, "foreign_origin");
+}

@@ -1,0 +1,91 @@
+//! TLS on the service's own port, with a certificate that can be replaced.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+use crate::server::{PATIENCE, TestServer};
+
+/// Writes a fresh certificate with its key into a folder.
+fn renew(folder: &Path) -> CertificateDer<'static> {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(folder.join("key.pem"), signing_key.serialize_pem()).unwrap();
+    std::fs::write(folder.join("cert.pem"), cert.pem()).unwrap();
+    cert.der().clone()
+}
+
+/// Asks over TLS as somebody who trusts this certificate alone.
+async fn ask(server: &TestServer, trusted: &CertificateDer<'static>) -> std::io::Result<String> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let line = TcpStream::connect(server.address()).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut line = TlsConnector::from(Arc::new(config)).connect(name, line).await?;
+    line.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
+    let mut answer = String::new();
+    line.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+#[tokio::test]
+async fn it_serves_tls_alone_and_takes_a_renewed_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = renew(folder.path());
+    let flag = |name: &str, file: &str| format!("--{name}={}", folder.path().join(file).display());
+    let flags = [flag("tls-cert", "cert.pem"), flag("tls-key", "key.pem"), "--reload-interval-secs=1".to_owned()];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let server = TestServer::with(&flags).await;
+    assert!(server.ready_line().contains("https://"), "{}", server.ready_line());
+    assert!(ask(&server, &first).await.unwrap().starts_with("HTTP/1.1 200"));
+    let plain = crate::api::raw(server.address(), b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    assert!(!plain.contains("200"), "{plain}");
+
+    std::fs::write(folder.path().join("cert.pem"), "no certificate").unwrap();
+    tokio::time::timeout(PATIENCE, async {
+        while !server.stderr().contains("cert.pem") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("it says what is wrong");
+    assert!(ask(&server, &first).await.is_ok(), "the one before stays");
+
+    let second = renew(folder.path());
+    tokio::time::timeout(PATIENCE, async {
+        while ask(&server, &second).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("the new one is served");
+    assert!(ask(&server, &first).await.is_err(), "the old one is not");
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_used_is_said_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    renew(folder.path());
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    for (flags, said) in [
+        (vec![format!("--tls-cert={}", file("cert.pem"))], "need each other"),
+        (vec![format!("--tls-cert={}", file("cert.pem")), format!("--tls-key={}", file("none"))], "cannot read"),
+        (vec![format!("--tls-cert={}", file("key.pem")), format!("--tls-key={}", file("key.pem"))], "certificate"),
+        (vec![format!("--tls-cert={}", file("cert.pem")), format!("--tls-key={}", file("cert.pem"))], "private key"),
+    ] {
+        let builder = flags.iter().fold(TestServer::builder(), |builder, flag| builder.flag(flag));
+        let refusal = builder.prepare().start_refused().await;
+        assert!(refusal.code == Some(1) && refusal.stderr.contains(said), "{said}: {refusal:?}");
+    }
+}
