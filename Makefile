@@ -1,4 +1,4 @@
-.PHONY: run test bench lint client tools
+.PHONY: run test bench fuzz lint client tools
 
 NPM_CI = npm ci --no-audit --no-fund
 
@@ -10,6 +10,14 @@ test: tools client              ## Installs what tests need and runs all of them
 
 bench: tools                    ## Runs a bounded load beside a Node server and prints one table.
 	scripts/bench
+
+FUZZ_SECONDS = 60
+
+fuzz:                           ## Looks for input that breaks a parser, a minute for each; needs nightly and cargo-fuzz.
+	for target in push login receipt hint; do \
+	    mkdir -p fuzz/corpus/$$target && cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target \
+	        -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 lint:                           ## What the gate checks besides the tests.
 	cargo fmt --check

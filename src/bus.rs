@@ -12,6 +12,8 @@ use tokio::task::JoinSet;
 
 use crate::notification::{Content, Event, Rev, Token};
 
+#[cfg(all(any(test, fuzzing), feature = "postgres", feature = "redis"))]
+pub mod fuzz;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod outbox;
 #[cfg(feature = "postgres")]

@@ -24,6 +24,8 @@ use crate::notification::Token;
 
 mod body;
 mod docs;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod guard;
 mod inbox;
 mod pages;

@@ -46,6 +46,8 @@ pub mod access;
 pub mod app;
 pub mod bus;
 pub mod config;
+#[cfg(test)]
+mod fuzzed;
 pub mod http;
 pub mod inbox;
 pub mod limits;

@@ -22,7 +22,7 @@ pub type Rev = i64;
 
 /// The address of one inbox, `tokenId` on the wire. Never empty, no NUL, at most the configured number of bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct Token(Arc<str>);
 
 /// Why a text is not a token.
@@ -42,6 +42,21 @@ pub enum TokenError {
         /// The configured limit in bytes.
         max: usize,
     },
+}
+
+/// Of any length: a node may be configured to take longer ones than another.
+impl TryFrom<String> for Token {
+    type Error = TokenError;
+
+    fn try_from(text: String) -> Result<Self, TokenError> {
+        Self::parse(&text, usize::MAX)
+    }
+}
+
+impl From<Token> for String {
+    fn from(token: Token) -> Self {
+        token.as_str().to_owned()
+    }
 }
 
 impl Token {

@@ -22,6 +22,8 @@ use crate::inbox::Inbox;
 use crate::limits::Seat;
 
 mod client;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod lean;
 mod line;
 mod wire;

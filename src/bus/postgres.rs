@@ -198,23 +198,19 @@ async fn hear(node: Uuid, pool: &sqlx::PgPool, hints: &mpsc::Sender<Hint>) -> Re
         if notification.payload().starts_with(&own) {
             continue;
         }
-        let Ok(message) = serde_json::from_str::<Message>(notification.payload()) else { continue };
-        for (token, rev) in message.moved {
-            hints.send(Hint::Moved(token, rev)).await.ok();
-        }
-        if let Some((token, content)) = message.passing
-            && let Ok(content) = serde_json::from_str(content.get())
-        {
-            hints.send(Hint::Passing(token, content)).await.ok();
-        }
-        if let Some(token) = message.cut {
-            hints.send(Hint::Cut(token)).await.ok();
-        }
-        if message.gap {
-            hints.send(Hint::Gap).await.ok();
+        for hint in hints_in(notification.payload()) {
+            hints.send(hint).await.ok();
         }
     }
     Ok(())
+}
+
+/// What another node says; nothing if it is no message of a node.
+pub(super) fn hints_in(payload: &str) -> Vec<Hint> {
+    let Ok(Message { from: _, moved, passing, cut, gap }) = serde_json::from_str(payload) else { return Vec::new() };
+    let passing = passing.and_then(|(token, json)| Some(Hint::Passing(token, serde_json::from_str(json.get()).ok()?)));
+    let moved = moved.into_iter().map(|(token, rev)| Hint::Moved(token, rev));
+    moved.chain(passing).chain(cut.map(Hint::Cut)).chain(gap.then_some(Hint::Gap)).collect()
 }
 
 #[cfg(test)]

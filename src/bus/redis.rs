@@ -257,7 +257,7 @@ async fn change(sink: &mut PubSubSink, tokens: &mut HashSet<Token>, wishes: &mut
 }
 
 /// A payload is a rev, [`CUT`], or a message that is not stored.
-fn hint(channel: &str, payload: &str) -> Option<Hint> {
+pub(super) fn hint(channel: &str, payload: &str) -> Option<Hint> {
     if channel == GAPS {
         return Some(Hint::Gap);
     }

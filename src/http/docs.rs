@@ -6,8 +6,9 @@ use axum::Router;
 use axum::routing::get;
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use serde_json::Value;
-use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Description;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
 
 use super::App;
 use super::problem::ProblemBody;
@@ -20,6 +21,7 @@ use super::problem::ProblemBody;
         description = "A persistent notification service with an offline inbox. Sockets are described in the README."
     ),
     components(schemas(ProblemBody), responses(ProblemBody)),
+    modifiers(&Credentials),
     tags(
         (name = "push", description = "Tell users something"),
         (name = "inbox", description = "The inbox of one user"),
@@ -27,6 +29,27 @@ use super::problem::ProblemBody;
     )
 )]
 pub(super) struct Document;
+
+/// What a request may show. The lists at the operations hold the scope that an API key needs.
+struct Credentials;
+
+impl Modify for Credentials {
+    fn modify(&self, document: &mut Description) {
+        let bearer = |about: &str| HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(about));
+        let header = |name: &str, about: &str| {
+            SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(name, about)))
+        };
+        let login = "The signed login of the user: `Tidings kid=k1, exp=1767225600, sig=...`";
+        let schemes = [
+            ("apiKey", SecurityScheme::Http(bearer("An API key").build())),
+            ("apiKeyHeader", header("X-Api-Key", "An API key")),
+            ("login", header("Authorization", login)),
+            ("jwt", SecurityScheme::Http(bearer("A JWT of the user").bearer_format("JWT").build())),
+        ];
+        let components = document.components.get_or_insert_default();
+        components.security_schemes.extend(schemes.map(|(name, scheme)| (name.to_owned(), scheme.into())));
+    }
+}
 
 pub(super) fn router(document: &Description) -> Router<App> {
     let json: &'static str = document.to_json().expect("a description always serialises").leak();
@@ -71,6 +94,7 @@ fn operation_of(page: &mut String, method: &str, path: &str, operation: &Value) 
     let id = escaped(text(&operation["operationId"]));
     writeln!(page, "<section id=\"{id}\"><h3><b>{method}</b> <code>{}</code></h3>", escaped(path))?;
     writeln!(page, "<p>{}. {}</p>", escaped(text(&operation["summary"])), escaped(text(&operation["description"])))?;
+    writeln!(page, "<p>{}</p>", needed(operation))?;
     let parameters: Vec<&Value> = list(&operation["parameters"]).collect();
     if !parameters.is_empty() {
         writeln!(page, "<table><tr><th>parameter<th>in<th>type<th></tr>")?;
@@ -91,6 +115,22 @@ fn operation_of(page: &mut String, method: &str, path: &str, operation: &Value) 
         writeln!(page, "<li><code>{}</code> {} {shapes}</li>", escaped(status), escaped(text(&answer["description"])))?;
     }
     writeln!(page, "</ul></section>")
+}
+
+/// Who may do it, where anybody is asked.
+fn needed(operation: &Value) -> String {
+    let mut needed = "For everybody".to_owned();
+    for (scheme, scopes) in list(&operation["security"]).flat_map(entries) {
+        match scheme.as_str() {
+            "apiKey" => {
+                let scopes: Vec<_> = list(scopes).map(|scope| escaped(text(scope))).collect();
+                needed = format!("For API keys with the scope <code>{}</code>", scopes.join(", "));
+            }
+            "login" => needed += ", and for the user's own login",
+            _ => {}
+        }
+    }
+    needed
 }
 
 fn shapes(page: &mut String, document: &Value) -> fmt::Result {

@@ -163,6 +163,7 @@ pub(super) struct UnreadBody {
 ///
 /// Newest first, without what was retracted or has expired. Pages stay in place while new rows arrive.
 #[utoipa::path(get, path = "/api/inbox/{token}", tag = "inbox",
+    security((), ("apiKey" = ["read"]), ("apiKeyHeader" = ["read"]), ("login" = []), ("jwt" = [])),
     params(("token" = String, Path, description = "Whose inbox"), ListParams),
     responses((status = 200, body = InboxPage, description = "A page"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn list(
@@ -200,6 +201,7 @@ pub(super) async fn list(
 
 /// Count the unread rows
 #[utoipa::path(get, path = "/api/inbox/{token}/counts", tag = "inbox",
+    security((), ("apiKey" = ["read"]), ("apiKeyHeader" = ["read"]), ("login" = []), ("jwt" = [])),
     params(("token" = String, Path, description = "Whose inbox")),
     responses((status = 200, body = Counts, description = "The counts"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn counts(
@@ -223,6 +225,7 @@ pub(super) async fn counts(
 ///
 /// Every session of the user hears of it. Rows that are read already stay as they are.
 #[utoipa::path(post, path = "/api/inbox/{token}/read", tag = "inbox",
+    security((), ("apiKey" = ["push"]), ("apiKeyHeader" = ["push"]), ("login" = []), ("jwt" = [])),
     params(("token" = String, Path, description = "Whose inbox")), request_body = ReadBody,
     responses((status = 200, body = Head, description = "The inbox afterwards"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn read(
@@ -236,6 +239,7 @@ pub(super) async fn read(
 
 /// Mark rows unread
 #[utoipa::path(post, path = "/api/inbox/{token}/unread", tag = "inbox",
+    security((), ("apiKey" = ["push"]), ("apiKeyHeader" = ["push"]), ("login" = []), ("jwt" = [])),
     params(("token" = String, Path, description = "Whose inbox")), request_body = UnreadBody,
     responses((status = 200, body = Head, description = "The inbox afterwards"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn unread(
@@ -270,6 +274,7 @@ async fn mark(
 ///
 /// Every row, counter and key of the inbox, and what is scheduled for it. Its sockets are closed.
 #[utoipa::path(delete, path = "/api/inbox/{token}", tag = "inbox",
+    security((), ("apiKey" = ["admin"]), ("apiKeyHeader" = ["admin"])),
     params(("token" = String, Path, description = "Whose inbox")),
     responses((status = 200, body = Erased, description = "It is erased"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn erase(

@@ -104,6 +104,7 @@ fn tokens_schema() -> Schema {
 /// Answers after one row a token is durable. With an `Idempotency-Key` a retry gets the same answer and makes no second row.
 /// A form (`application/x-www-form-urlencoded`) with the same names is taken as well.
 #[utoipa::path(post, path = "/api", tag = "push", request_body = PushBody,
+    security((), ("apiKey" = ["push"]), ("apiKeyHeader" = ["push"])),
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters")),
     responses((status = 200, body = Answer, description = "Stored, or sent to whoever is there"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn push(

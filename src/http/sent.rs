@@ -86,6 +86,7 @@ pub(super) struct Removed {
 
 /// See what became of a push
 #[utoipa::path(get, path = "/api/notifications/{id}", tag = "notifications",
+    security((), ("apiKey" = ["read"]), ("apiKeyHeader" = ["read"])),
     params(("id" = Uuid, Path, description = "As the push was answered"), RecipientParams),
     responses((status = 200, body = Sent, description = "What became of it"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn show(
@@ -132,6 +133,7 @@ pub(super) async fn show(
 /// It is gone from every inbox and from the schedule, is never replayed, and live clients are told. Doing it again
 /// changes nothing.
 #[utoipa::path(delete, path = "/api/notifications/{id}", tag = "notifications",
+    security((), ("apiKey" = ["push"]), ("apiKeyHeader" = ["push"])),
     params(("id" = Uuid, Path, description = "As the push was answered")),
     responses((status = 200, body = Retracted, description = "It is taken back"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn retract(
@@ -152,6 +154,7 @@ pub(super) async fn retract(
 ///
 /// The un-like: the group's newest row stands for one less, and goes when nobody is left.
 #[utoipa::path(delete, path = "/api/groups/{token}/{groupKey}/actors/{actor}", tag = "notifications",
+    security((), ("apiKey" = ["push"]), ("apiKeyHeader" = ["push"])),
     params(("token" = String, Path, description = "Whose inbox"), ("groupKey" = String, Path, description = "Of the pushes"),
         ("actor" = String, Path, description = "Who no longer acts")),
     responses((status = 200, body = Removed, description = "It is taken out"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]

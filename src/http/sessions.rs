@@ -22,7 +22,8 @@ pub(super) struct Disconnected {
 ///
 /// Every socket of the user is closed, on every node. A login that is still good opens a new one: it is for users who were
 /// locked out where logins are signed.
-#[utoipa::path(post, path = "/api/sessions/{token}/disconnect", tag = "inbox", security(("api_key" = []), ("bearer" = [])),
+#[utoipa::path(post, path = "/api/sessions/{token}/disconnect", tag = "inbox",
+    security((), ("apiKey" = ["admin"]), ("apiKeyHeader" = ["admin"])),
     params(("token" = String, Path, description = "Whose sockets")),
     responses((status = 200, body = Disconnected, description = "They are closed"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn disconnect(

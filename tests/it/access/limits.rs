@@ -95,8 +95,10 @@ async fn an_address_has_a_bounded_number_of_sockets_and_gets_them_back() {
 
 /// Connects from this address of this machine.
 async fn connect_from(address: &str, server: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket
+        .bind(SocketAddr::new(address.parse().expect("an address of this machine"), 0))
+        .expect("an address of this machine");
     socket.connect(server).await.expect("the kernel accepts")
 }
 

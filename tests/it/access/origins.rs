@@ -19,14 +19,14 @@ const TRANSPORTS: [(&str, &str); 2] = [
 async fn open(server: &TestServer, host: &str, header: &str, (path, upgrade): (&str, &str)) -> (u16, String) {
     let close = if upgrade.is_empty() { "connection: close\r\n" } else { "" };
     let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n{header}{upgrade}{close}\r\n");
-    let mut line = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+    let mut line = tokio::net::TcpStream::connect(server.address()).await.expect("it connects");
     if upgrade.is_empty() {
         let answer = raw(server.address(), request.as_bytes()).await;
         return (status(&answer), answer);
     }
-    tokio::io::AsyncWriteExt::write_all(&mut line, request.as_bytes()).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut line, request.as_bytes()).await.expect("it is sent");
     let mut heard = vec![0; 4096];
-    let count = tokio::io::AsyncReadExt::read(&mut line, &mut heard).await.unwrap();
+    let count = tokio::io::AsyncReadExt::read(&mut line, &mut heard).await.expect("an answer");
     let answer = String::from_utf8_lossy(&heard[..count]).into_owned();
     (status(&answer), answer)
 }

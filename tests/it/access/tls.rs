@@ -15,23 +15,24 @@ use crate::server::{PATIENCE, TestServer};
 
 /// Writes a fresh certificate with its key into a folder.
 fn renew(folder: &Path) -> CertificateDer<'static> {
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    std::fs::write(folder.join("key.pem"), signing_key.serialize_pem()).unwrap();
-    std::fs::write(folder.join("cert.pem"), cert.pem()).unwrap();
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    std::fs::write(folder.join("key.pem"), signing_key.serialize_pem()).expect("it is written");
+    std::fs::write(folder.join("cert.pem"), cert.pem()).expect("it is written");
     cert.der().clone()
 }
 
 /// Asks over TLS as somebody who trusts this certificate alone.
 async fn ask(server: &TestServer, trusted: &CertificateDer<'static>) -> std::io::Result<String> {
     let mut roots = RootCertStore::empty();
-    roots.add(trusted.clone()).unwrap();
+    roots.add(trusted.clone()).expect("it is taken");
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .unwrap()
+        .expect("a client")
         .with_root_certificates(roots)
         .with_no_client_auth();
     let line = TcpStream::connect(server.address()).await?;
-    let name = ServerName::try_from("localhost").unwrap();
+    let name = ServerName::try_from("localhost").expect("a name");
     let mut line = TlsConnector::from(Arc::new(config)).connect(name, line).await?;
     line.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
     let mut answer = String::new();

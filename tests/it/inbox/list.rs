@@ -80,5 +80,15 @@ async fn the_service_describes_itself_for_programs_and_for_people() {
     for name in document["components"]["schemas"].as_object().unwrap().keys() {
         assert!(page.text.contains(&format!("id=\"{name}\"")), "{name} is on the page");
     }
+    let known = document["components"]["securitySchemes"].as_object().unwrap();
+    for (path, method, scope) in
+        [("/api", "post", "push"), ("/api/inbox/{token}", "get", "read"), ("/api/inbox/{token}", "delete", "admin")]
+    {
+        let needed = document["paths"][path][method]["security"].as_array().unwrap();
+        assert_eq!(needed[1]["apiKey"], json!([scope]), "{method} {path}");
+        let mut schemes = needed.iter().flat_map(|needed| needed.as_object().unwrap().keys());
+        assert!(schemes.all(|scheme| known.contains_key(scheme)), "{needed:?}");
+        assert!(page.text.contains(&format!("with the scope <code>{scope}</code>")), "{scope} is on the page");
+    }
     assert!(!page.text.contains("https://") && !page.text.contains("<script"), "nothing is loaded from elsewhere");
 }

@@ -1,0 +1,65 @@
+//! What holds for every body of a push, whoever made it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use axum::response::IntoResponse;
+use chrono::{TimeDelta, Utc};
+
+use super::Limits;
+use super::body::{Format, parse};
+
+const LIMITS: Limits = Limits {
+    body_bytes: 4_096,
+    tokens: 4,
+    token_bytes: 16,
+    entity_type_bytes: 16,
+    key_bytes: 16,
+    data_bytes: 64,
+    depth: 4,
+    delay: Duration::from_hours(24),
+    page: 1,
+    body_timeout: Duration::ZERO,
+};
+
+/// Takes any bytes as a push, in JSON and as a form.
+///
+/// # Panics
+/// If something that a limit or a database forbids is taken, or what is refused is not the producer's fault.
+pub fn push(body: &[u8]) {
+    for format in [Format::Json, Format::Form] {
+        let now = Utc::now();
+        let push = match parse(format, body, &LIMITS, now) {
+            Ok(push) => push,
+            Err(problem) => {
+                assert!(!problem.detail.is_empty() && problem.into_response().status().is_client_error());
+                continue;
+            }
+        };
+        let distinct: HashSet<_> = push.tokens.iter().collect();
+        assert!(push.tokens.len() <= LIMITS.tokens && distinct.len() == push.tokens.len());
+        let fits = |text: &str, bytes: usize| text.len() <= bytes && !text.contains('\0');
+        assert!(push.tokens.iter().all(|token| !token.as_str().is_empty() && fits(token.as_str(), LIMITS.token_bytes)));
+        assert!(fits(&push.entity_type, LIMITS.entity_type_bytes));
+        assert!(fits(push.data.as_str(), LIMITS.data_bytes));
+        serde_json::from_str::<serde::de::IgnoredAny>(push.data.as_str()).expect("what is stored is JSON");
+        if matches!(format, Format::Json) && push.data.as_str() != "{}" {
+            let data = push.data.as_str().as_bytes();
+            assert!(body.windows(data.len()).any(|part| part == data), "it is stored byte for byte");
+        }
+        let group = push.options.group.as_ref();
+        let keys = [push.options.collapse_key.as_ref(), group.map(|group| &group.key)];
+        let actor = group.and_then(|group| group.actor.as_ref());
+        assert!(keys.into_iter().chain([actor]).flatten().all(|key| fits(key, LIMITS.key_bytes)));
+        let latest = now + TimeDelta::from_std(LIMITS.delay).expect("a day");
+        assert!(push.options.deliver_at.is_none_or(|due| due <= latest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn any_body_is_taken_within_the_limits_or_refused() {
+        crate::fuzzed::briefly("push", super::push);
+    }
+}
