@@ -20,6 +20,8 @@ const COMMIT_FAILURES: &str = "tidings_commit_failures_total";
 const BATCH: &str = "tidings_commit_jobs";
 /// Logged-in sockets.
 const SESSIONS: &str = "tidings_sessions";
+/// Inboxes that have logged-in sockets on this node.
+const INBOXES: &str = "tidings_connected_inboxes";
 /// Messages sent, by `delivery`: `live` or `replay`.
 const MESSAGES: &str = "tidings_messages_sent_total";
 /// Hints heard from other nodes.
@@ -68,6 +70,7 @@ fn describe() {
     describe_counter!(COMMIT_FAILURES, Unit::Count, "Transactions that failed");
     describe_histogram!(BATCH, Unit::Count, "Pushes and receipts that one transaction took");
     describe_gauge!(SESSIONS, Unit::Count, "Logged-in sockets");
+    describe_gauge!(INBOXES, Unit::Count, "Inboxes with logged-in sockets on this node");
     describe_counter!(MESSAGES, Unit::Count, "Messages sent, by delivery: live or replay");
     describe_counter!(HINTS, Unit::Count, "Hints heard from other nodes");
     describe_counter!(BUS_FAILURES, Unit::Count, "What the bus could not do, by operation: publish or listen");
@@ -88,6 +91,7 @@ fn describe() {
         counter!(name).increment(0);
     }
     gauge!(SESSIONS).set(0);
+    gauge!(INBOXES).set(0);
 }
 
 /// All metrics in the text format of Prometheus.
@@ -121,12 +125,18 @@ pub(crate) fn limited(limit: &'static str) {
     counter!(LIMITED, "limit" => limit).increment(1);
 }
 
-pub(crate) fn session_began() {
+pub(crate) fn session_began(inboxes: usize) {
     gauge!(SESSIONS).increment(1);
+    connected(inboxes);
 }
 
-pub(crate) fn session_ended() {
+pub(crate) fn session_ended(inboxes: usize) {
     gauge!(SESSIONS).decrement(1);
+    connected(inboxes);
+}
+
+fn connected(inboxes: usize) {
+    gauge!(INBOXES).set(u32::try_from(inboxes).unwrap_or(u32::MAX));
 }
 
 pub(crate) fn sent(messages: usize, delivery: &'static str) {

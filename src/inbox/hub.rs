@@ -104,6 +104,7 @@ impl Hub {
         let channel = channels
             .entry(token.clone())
             .or_insert_with(|| Arc::new(Channel { token: token.clone(), state: Mutex::default() }));
+        let channel = Arc::clone(channel);
         let mut state = lock(&channel.state);
         if state.sessions.len() >= self.max_sessions {
             return None;
@@ -111,8 +112,8 @@ impl Hub {
         let session = Arc::new(Session::new(self.ids.fetch_add(1, Ordering::Relaxed), token.clone(), batch));
         state.sessions.push(Arc::clone(&session));
         drop(state);
-        metrics::session_began();
-        Some(Attachment { hub: Arc::clone(self), channel: Arc::clone(channel), session })
+        metrics::session_began(channels.len());
+        Some(Attachment { hub: Arc::clone(self), channel, session })
     }
 
     /// Takes events after their commit, in rev order per token. Only the writer of this node may call it.
@@ -201,7 +202,6 @@ impl Hub {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        metrics::session_ended();
         let mut channels = lock(&self.hub.channels);
         let mut state = lock(&self.channel.state);
         state.sessions.retain(|session| !Arc::ptr_eq(session, &self.session));
@@ -209,6 +209,7 @@ impl Drop for Attachment {
             channels.remove(&self.channel.token);
             (self.hub.emptied)(&self.channel.token);
         }
+        metrics::session_ended(channels.len());
     }
 }
 
