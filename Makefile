@@ -1,4 +1,4 @@
-.PHONY: run test bench fuzz lint client tools
+.PHONY: run test bench fuzz lint audit sbom client tools
 
 NPM_CI = npm ci --no-audit --no-fund
 
@@ -24,6 +24,12 @@ lint:                           ## What the gate checks besides the tests.
 	cargo clippy --all-targets --locked -- -D warnings
 	scripts/modules
 	scripts/prepare --check
+
+audit:                          ## Checks the locked dependencies: vulnerabilities, licences, sources. Needs the network.
+	scripts/audit
+
+sbom:                           ## Lists the locked dependencies in target/sbom/tidings.cdx.json (CycloneDX).
+	scripts/sbom
 
 tools:                          ## Installs the Debian packages that tests need, where they are missing.
 	scripts/tools

@@ -11,7 +11,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 
 const BUILT = fileURLToPath(new URL("../../target/debug/tidings", import.meta.url));
-const BINARY = resolve(process.env.TIDINGS_BIN ?? BUILT);
+export const BINARY = resolve(process.env.TIDINGS_BIN ?? BUILT);
 
 // How long anything that must happen may take: far more than it does on a busy machine.
 export const PATIENCE_MS = 15_000;
@@ -49,7 +49,7 @@ export class Server {
     // Settings of whoever runs the tests must not leak in.
     const isSetting = (name) => name.startsWith("TIDINGS_") || name === "DATABASE_URL";
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !isSetting(name)));
-    const args = [`--database-url=sqlite://${this.database}`, "--log=warn", ...flags];
+    const args = [`--database-url=${this.databaseUrl ?? `sqlite://${this.database}`}`, "--log=warn", ...flags];
     this.child = spawn(BINARY, args, { env, stdio: ["ignore", "pipe", "inherit"] });
     this.ended = once(this.child, "exit").catch((error) => [error.message]);
     process.once("exit", () => this.child.kill("SIGKILL"));
