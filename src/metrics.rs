@@ -87,6 +87,11 @@ fn describe() {
     for limit in ["key", "address", "sockets", "connections"] {
         counter!(LIMITED, "limit" => limit).increment(0);
     }
+    for outcome in
+        ["stored", "unauthorized", "busy", "storage_full", "storage_unavailable", "outcome_unknown", "draining"]
+    {
+        counter!(PUSHES, "outcome" => outcome).increment(0);
+    }
     for name in [UNSIGNED_LOGINS, LIVE_ONLY_DROPPED, COMMIT_FAILURES, BUS_DROPPED, HINTS, SWEPT, RESYNCS, ROWS] {
         counter!(name).increment(0);
     }

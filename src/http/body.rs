@@ -4,9 +4,10 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::Request;
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Bytes;
@@ -17,6 +18,10 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{Limits, Problem};
 use crate::notification::{GroupKey, NewPush, Options, Payload, PayloadError, Token, TokenError};
+
+/// How much of a body that was refused is still read, and for how long.
+const LINGER_BYTES: usize = 16 << 20;
+const LINGER: Duration = Duration::from_secs(2);
 
 /// How a body is written.
 #[derive(Debug, Clone, Copy)]
@@ -39,23 +44,45 @@ pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
 
 /// Reads as many bytes as a body may have, for as long as it may take. A length that announces more is refused before
 /// anything is read.
-pub(super) async fn read(headers: &HeaderMap, body: axum::body::Body, limits: &Limits) -> Result<Bytes, Problem> {
+pub(super) async fn read(headers: &HeaderMap, mut body: Body, limits: &Limits) -> Result<Bytes, Problem> {
     let limit = limits.body_bytes;
     let too_large = || Problem::too_large("body_too_large", format!("a body is at most {limit} bytes long"));
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limit) {
+        // Who asks first is told not to send it.
+        if !headers.contains_key(EXPECT) {
+            tokio::spawn(linger(body));
+        }
         return Err(too_large());
     }
-    let collected = tokio::time::timeout(limits.body_timeout, Limited::new(body, limit).collect()).await;
+    let collected = tokio::time::timeout(limits.body_timeout, Limited::new(&mut body, limit).collect()).await;
     let collected = collected.map_err(|_| {
         let detail = format!("the body did not arrive within {} seconds", limits.body_timeout.as_secs());
         Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
     })?;
     match collected {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            tokio::spawn(linger(body));
+            Err(too_large())
+        }
         Err(_) => Err(Problem::bad_request("invalid_body", "the body ended before its announced length")),
     }
+}
+
+/// Reads on while the refusal goes out, and keeps nothing: a connection that is closed on a client which still sends is
+/// reset, and the client (or nginx, which makes it a 502) never sees the answer.
+async fn linger(mut body: Body) {
+    let mut left = LINGER_BYTES;
+    let read = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(LINGER, read).await.ok();
 }
 
 /// Reads a body that must be JSON.

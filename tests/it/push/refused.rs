@@ -1,6 +1,8 @@
 //! Every way a push is refused: the exact status and code, a detail that names the place, and no row.
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::api::{Api, raw};
 use crate::server::TestServer;
@@ -135,6 +137,23 @@ async fn an_endless_body_is_cut_off_at_the_limit() {
     // A length that is over the limit is refused without waiting for the body.
     let answer = raw(server.address(), format!("{head}content-length: 1001\r\n\r\n{{").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("body_too_large"), "{answer}");
+}
+
+#[tokio::test]
+async fn who_sends_all_of_a_body_that_is_too_large_still_hears_why() {
+    let server = TestServer::start().await;
+    let head = "POST /api HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n";
+    let chunk = format!("100000\r\n{}\r\n", " ".repeat(1 << 20));
+    let announced = format!("{head}content-length: 4194304\r\n\r\n{}", " ".repeat(4 << 20));
+    let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{}0\r\n\r\n", chunk.repeat(4));
+    for request in [announced, chunked] {
+        // As simple clients do: first everything is sent, then the answer is read.
+        let mut line = TcpStream::connect(server.address()).await.expect("the server accepts");
+        line.write_all(request.as_bytes()).await.expect("it is taken to the end");
+        let mut answer = String::new();
+        line.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("body_too_large"), "{answer}");
+    }
 }
 
 #[tokio::test]
