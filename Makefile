@@ -34,8 +34,11 @@ sbom:                           ## Lists the locked dependencies in target/sbom/
 tools:                          ## Installs the Debian packages that tests need, where they are missing.
 	scripts/tools
 
-client: client/dist/socket.io.js ## Puts the Socket.IO client bundles where the build embeds them.
+client: client/dist/tidings.js  ## Builds the client, and puts it where the build of the service embeds it.
 
-client/dist/socket.io.js: client/package-lock.json
-	if command -v npm >/dev/null; then cd client && $(NPM_CI) && npm run build && touch dist/socket.io.js; \
-	else echo "npm is missing: the service is built without the Socket.IO client bundle"; fi
+client/dist/tidings.js: client/node_modules/.package-lock.json client/build.mjs $(wildcard client/tsconfig*.json client/src/*.ts client/src/*/*.ts)
+	if command -v npm >/dev/null; then cd client && npm run --silent build && touch dist/tidings.js; \
+	else echo "npm is missing: the service is built without its client"; fi
+
+client/node_modules/.package-lock.json: client/package-lock.json
+	if command -v npm >/dev/null; then cd client && $(NPM_CI) && touch node_modules/.package-lock.json; fi

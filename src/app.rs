@@ -54,6 +54,9 @@ const BACKLOG: u32 = 4096;
 /// After a failed accept: long enough for some descriptor to come free, short enough not to be noticed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// When the sockets of a service that stops may come back: another node, or the next binary, is there soon or already.
+const COME_BACK_AFTER: Duration = Duration::from_secs(1);
+
 /// Why the service could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -223,7 +226,7 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
     info!(timeout_secs = config.drain_timeout_secs, "Stopping");
     connections.close();
     let drained = tokio::time::timeout(drain_timeout, async {
-        realtime.announce_drain(drain_timeout).await;
+        realtime.announce_drain(COME_BACK_AFTER).await;
         realtime.close().await;
         inbox.drain().await;
         connections.wait().await;
