@@ -44,7 +44,9 @@ const ICONS = {
 
 export type IconName = keyof typeof ICONS;
 
-export const hasIcon = (name: string): name is IconName => Object.hasOwn(ICONS, name);
+/** The icon of an `entityType`. */
+export const iconOf = (entityType: string): IconName =>
+  entityType === "like" || entityType === "comment" || entityType === "follow" ? entityType : "bell";
 
 export function icon(name: IconName): SVGSVGElement {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
