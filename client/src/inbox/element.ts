@@ -150,6 +150,11 @@ export class TidingsInbox extends Base {
     return this.hasAttribute("inline") || this.#isPopped();
   }
 
+  /** What a notification says here, as plain text: for a toast of the page's own. */
+  textOf(item: Item): string {
+    return sentenceOf(item, this.#view.strings);
+  }
+
   show(): void {
     if (!this.open) this.#panel.showPopover();
   }
@@ -441,7 +446,7 @@ export class TidingsInbox extends Base {
     this.#lastArrived = item;
     this.#announcing ??= setTimeout(() => {
       const { strings } = this.#view;
-      const text = this.#arrived > 1 ? strings.arrived(this.#arrived) : this.#lastArrived && sentenceOf(this.#lastArrived, strings);
+      const text = this.#arrived > 1 ? strings.arrived(this.#arrived) : this.#lastArrived && this.textOf(this.#lastArrived);
       this.#arrived = 0;
       this.#announcing = undefined;
       this.#say(text ?? "");
@@ -457,11 +462,15 @@ export class TidingsInbox extends Base {
     const allowed = this.hasAttribute("notify") && globalThis.Notification?.permission === "granted";
     if (!allowed || document.visibilityState !== "hidden") return;
     const { strings, locale } = this.#view;
-    const shown = new Notification(strings.title, { body: sentenceOf(item, strings), tag: item.id, lang: locale });
-    shown.onclick = () => {
-      window.focus();
-      this.show();
-    };
+    try {
+      const shown = new Notification(strings.title, { body: this.textOf(item), tag: item.id, lang: locale });
+      shown.onclick = () => {
+        window.focus();
+        this.show();
+      };
+    } catch {
+      // Browsers on phones have the permission, but show notifications of service workers only.
+    }
   }
 
   async #askToNotify(): Promise<void> {
