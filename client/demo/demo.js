@@ -18,35 +18,43 @@ const named = (new URLSearchParams(location.search).get("users") ?? "").split(",
 const users = (named.length > 0 ? named.slice(0, 2) : ["alice", "bob"]).map((token) => ({ token, online: true }));
 
 // Without npm the server has no client to give; then there is only the form to send, and the table.
-const client = await Promise.all([import("/client/tidings.js"), import("/client/tidings-inbox.js")]).catch(() => undefined);
-element("missing").hidden = Boolean(client);
+const modules = await Promise.all([import("/client/tidings.js"), import("/client/tidings-inbox.js")]).catch(() => undefined);
+const InboxClient = modules?.[0].InboxClient;
+
+const STATES = {
+  connecting: "connecting…",
+  "catching-up": "catching up…",
+  live: "online",
+  offline: "offline, trying to come back",
+};
 
 const titled = (token) => token.charAt(0).toUpperCase() + token.slice(1);
 
 // The users
 
-for (const user of users) {
+/** Makes the card of a user, without a client yet. */
+function makeCard(user) {
   const card = element("user").content.cloneNode(true).firstElementChild;
-  const [avatar, name, state, toggle, inbox] = [".avatar", "h2", ".state", ".switch", "tidings-inbox"].map((part) =>
-    card.querySelector(part),
-  );
+  const parts = [".avatar", "h2", ".state", ".switch", "tidings-inbox"];
+  const [avatar, name, state, toggle, inbox] = parts.map((part) => card.querySelector(part));
   Object.assign(user, { card, state, toggle, inbox });
   avatar.textContent = titled(user.token).charAt(0);
   name.textContent = titled(user.token);
   name.id = `user-${user.token}`;
   card.setAttribute("aria-labelledby", name.id);
   toggle.ariaLabel = `${titled(user.token)} is online`;
-  toggle.disabled = !client;
+  toggle.disabled = !InboxClient;
   toggle.addEventListener("click", () => setOnline(user, !user.online));
   inbox.addEventListener("tidings-toast", ({ detail }) => toast(card.querySelector(".toasts"), inbox.textOf(detail)));
   element("users").append(card);
-  if (client) open(user);
-  else showState(user);
+  showState(user);
+}
 
-  const [box, text] = [document.createElement("input"), document.createElement("span")];
-  const label = document.createElement("label");
-  Object.assign(box, { type: "checkbox", name: "tokens", value: user.token, checked: true });
-  text.textContent = titled(user.token);
+/** Makes the box of the form that sends to this user. */
+function makeChip({ token }) {
+  const [label, box, text] = ["label", "input", "span"].map((name) => document.createElement(name));
+  Object.assign(box, { type: "checkbox", name: "tokens", value: token, checked: true });
+  text.textContent = titled(token);
   label.className = "chip";
   label.append(box, " ", text);
   element("to").append(label);
@@ -55,7 +63,6 @@ for (const user of users) {
 /** Gives the user a new client, which is connected unless the user is offline. */
 function open(user) {
   user.client?.close();
-  const [{ InboxClient }] = client;
   user.client = new InboxClient({ token: user.token, path: socketPath, credential: user.credential });
   user.client.on("change", () => {
     showState(user);
@@ -75,17 +82,10 @@ function setOnline(user, online) {
   refresh();
 }
 
-const STATES = {
-  connecting: "connecting…",
-  "catching-up": "catching up…",
-  live: "online",
-  offline: "offline, trying to come back",
-};
-
 function showState(user) {
   const name = user.client?.status.name ?? "offline";
-  user.toggle.ariaChecked = String(Boolean(client) && user.online);
-  user.state.textContent = user.online && client ? STATES[name] : "offline";
+  user.toggle.ariaChecked = String(Boolean(InboxClient) && user.online);
+  user.state.textContent = user.online && InboxClient ? STATES[name] : "offline";
   user.card.dataset.state = user.online ? name : "away";
   const unread = users.reduce((sum, { client }) => sum + (client?.unread ?? 0), 0);
   document.title = unread ? `(${unread}) Tidings` : "Tidings";
@@ -226,8 +226,9 @@ function signed(credential) {
   return { Authorization: jwt ? `Bearer ${jwt}` : `Tidings kid=${kid}, exp=${exp}, sig=${sig}` };
 }
 
-for (const { token } of users) {
-  const [label, input] = [document.createElement("label"), document.createElement("input")];
+/** Makes the field of this user's login. */
+function makeKeyField({ token }) {
+  const [label, input] = ["label", "input"].map((name) => document.createElement(name));
   Object.assign(input, { name: `login-${token}`, autocomplete: "off", spellcheck: false, placeholder: '{"exp":…,"kid":…,"sig":…}' });
   label.append(`Login of ${titled(token)} `, input);
   keysForm.lastElementChild.before(label);
@@ -253,11 +254,20 @@ keysForm.addEventListener("submit", (event) => {
   keysForm.hidden = true;
   for (const user of users) {
     user.credential = credentialFrom(keysForm.elements[`login-${user.token}`].value);
-    if (client) open(user);
+    if (InboxClient) open(user);
   }
   refresh();
 });
 
+// The start
+
+element("missing").hidden = Boolean(InboxClient);
+for (const user of users) {
+  makeCard(user);
+  makeChip(user);
+  makeKeyField(user);
+  if (InboxClient) open(user);
+}
 document.querySelector(".embed .origin").textContent = location.origin;
 document.querySelector(".embed .token").textContent = users[0].token;
 element("whose").textContent = `${titled(users[0].token)}’s`;

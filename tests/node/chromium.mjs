@@ -32,6 +32,9 @@ const CLIENT = fileURLToPath(new URL("../../client/", import.meta.url));
 const fromDisk = process.env.TIDINGS_CLIENT_FROM_DISK;
 const bundles = fromDisk === "1" ? join(CLIENT, "dist") : fromDisk;
 
+// A page that comes from the disk has no address, so the browser would take the server for a stranger on its network.
+if (bundles) FLAGS.push("--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets");
+
 export const launch = () => chromium.launch({ executablePath, args: FLAGS });
 
 export const shot = (name) => fileURLToPath(new URL(`../../target/screenshots/${name}.png`, import.meta.url));
