@@ -5,7 +5,6 @@
 const ROWS = 12; // of both users together
 const TOAST_MS = 5000;
 const MARK_MS = 2500;
-const WAITS = "waits";
 const AGAIN_MS = 400; // a receipt is stored a moment after its message came, and no event tells the page
 const AGAIN_AT_MOST = 10;
 const NAMES = ["Mia", "Noah", "Lina", "Omar", "Zoe", "Jun", "Ada", "Luis"];
@@ -77,7 +76,10 @@ function open(user) {
 function setOnline(user, online) {
   user.online = online;
   if (online) user.client.connect();
-  else user.client.close();
+  else {
+    user.client.close();
+    user.card.querySelector(".toasts").replaceChildren();
+  }
   showState(user);
   refresh();
 }
@@ -203,16 +205,16 @@ const isLive = ({ client }) => client?.status.name === "live";
 
 function facts({ token, seq, entityType, data, group, createdAt, deliveredAt, readAt }) {
   const joined = group ? `  (${group.count}: ${group.actors.join(", ")})` : "";
-  return [token, seq, entityType, JSON.stringify(data) + joined, clock(createdAt), clock(deliveredAt), clock(readAt)];
+  return [token, seq, entityType, JSON.stringify(data) + joined, clock(createdAt), clock(deliveredAt, "waits"), clock(readAt, "unread")];
 }
 
-const clock = (time) => (time ? new Date(time).toLocaleTimeString() : WAITS);
+const clock = (time, none) => (time ? new Date(time).toLocaleTimeString() : none);
 
 /** Shows a fact; one that is not what it was lights up for a while. */
 function fill(cell, text, mark) {
   if (cell.textContent === text) return;
   cell.textContent = text;
-  cell.classList.toggle("waits", text === WAITS);
+  cell.dataset.fact = text;
   if (mark) cell.animate({ backgroundColor: ["var(--mark)", "transparent"] }, { duration: MARK_MS, easing: "ease-in" });
 }
 

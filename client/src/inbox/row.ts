@@ -36,7 +36,7 @@ export class Row {
     this.open = button({ class: "open", part: "item" }, () => {}); // its click reaches the row
     this.toggle = button({ class: "toggle" }, () => toggle(this.#item), make("span", { class: "dot" }));
     const kind = iconOf(item.entityType);
-    this.element.append(make("span", { class: `icon ${kind}` }, icon(kind)), this.#body, this.toggle);
+    this.element.append(make("span", { class: `icon ${kind}`, part: "icon" }, icon(kind)), this.#body, this.toggle);
     this.element.addEventListener("click", (event) => {
       const path = event.composedPath();
       const inside = path.slice(0, path.indexOf(this.element));

@@ -33,15 +33,15 @@ svg { display: block; inline-size: 1.25rem; block-size: 1.25rem; fill: none; str
   stroke-linecap: round; stroke-linejoin: round; }
 .unseen { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
-.bell { position: relative; display: grid; place-items: center; inline-size: 2.75rem; block-size: 2.75rem; border-radius: 50%; }
-.bell:hover, .bell[aria-expanded=true] { background: var(--_hover); }
-.bell svg { inline-size: 1.5rem; block-size: 1.5rem; }
+button.bell { position: relative; display: grid; place-items: center; inline-size: 2.75rem; block-size: 2.75rem; border-radius: 50%; }
+button.bell:hover, button.bell[aria-expanded=true] { background: var(--_hover); }
+button.bell svg { inline-size: 1.5rem; block-size: 1.5rem; }
 .badge {
   min-inline-size: 1.25rem; padding: 0 0.3rem; border-radius: 1rem; background: var(--_badge); color: var(--_on-badge);
   font-size: 0.75rem; font-weight: 700; line-height: 1.25rem; text-align: center; font-variant-numeric: tabular-nums;
 }
-.bell .badge { position: absolute; inset-block-start: 0.1rem; inset-inline-start: 1.45rem; box-shadow: 0 0 0 2px var(--_surface); }
-:host([inline]) .bell { display: none; }
+button .badge { position: absolute; inset-block-start: 0; inset-inline-start: 1.55rem; box-shadow: 0 0 0 2px var(--_surface); }
+:host([inline]) button.bell { display: none; }
 
 .panel { flex-direction: column; padding: 0; border: 1px solid var(--_line); border-radius: var(--_radius);
   background: var(--_surface); color: var(--_text); overflow: hidden; }
@@ -67,8 +67,7 @@ svg { display: block; inline-size: 1.25rem; block-size: 1.25rem; fill: none; str
 .scroll { position: relative; flex: 1; overflow-y: auto; overscroll-behavior: contain; scrollbar-width: thin; }
 .list { padding: 0; list-style: none; }
 .row { position: relative; display: grid; grid-template-columns: auto minmax(0, 1fr) auto; align-items: start; gap: 0.75rem;
-  padding: 0.75rem 0.75rem 0.75rem 1rem; cursor: pointer; }
-.row:dir(rtl) { padding: 0.75rem 1rem 0.75rem 0.75rem; }
+  padding-block: 0.75rem; padding-inline: 1rem 0.75rem; cursor: pointer; }
 .row + .row { border-block-start: 1px solid var(--_line); }
 .row.unread { background: var(--_fresh); }
 .row:hover { background: var(--_hover); }
@@ -82,7 +81,8 @@ svg { display: block; inline-size: 1.25rem; block-size: 1.25rem; fill: none; str
 .open { display: block; inline-size: 100%; outline: none; }
 .open::after { content: ""; position: absolute; inset: 0; }
 .content { position: relative; z-index: 1; }
-.text { display: -webkit-box; overflow: hidden; overflow-wrap: anywhere; -webkit-box-orient: vertical; -webkit-line-clamp: 3; }
+.text { display: -webkit-box; overflow: hidden; overflow-wrap: anywhere; -webkit-box-orient: vertical; -webkit-line-clamp: 3;
+  text-align: match-parent; }
 .unread .text { font-weight: 600; }
 .time { display: block; margin-block-start: 0.1rem; color: var(--_muted); font-size: 0.8125rem; }
 .toggle { position: relative; z-index: 1; display: grid; place-items: center; inline-size: 1.75rem; block-size: 1.75rem; border-radius: 50%; }
