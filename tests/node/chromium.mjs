@@ -47,7 +47,8 @@ export async function newContext(t, browser, options) {
   if (!bundles) return context;
   await context.route(/\/client\/[^/]+$/, async (route) => {
     const path = join(bundles, basename(new URL(route.request().url()).pathname));
-    if (existsSync(path)) await route.fulfill({ path });
+    const headers = { "access-control-allow-origin": "*", "content-type": "text/javascript; charset=utf-8" };
+    if (existsSync(path)) await route.fulfill({ path, headers });
     else await route.continue();
   });
   await context.route(/^http:\/\/[^/]+\/(demo\.(js|css))?(\?.*)?$/, async (route) => {

@@ -3,7 +3,7 @@
 // the inbox itself. Everything that came from users is set as text.
 
 import { InboxClient } from "../client.js";
-import type { Credential, InboxOptions, Item } from "../types.js";
+import type { Credential, InboxOptions, Item, Status } from "../types.js";
 import { button, icon, make, say, set } from "./dom.js";
 import { type RenderItem, Row, type View } from "./row.js";
 import { type Strings, type StringsPatch, sentenceOf, stringsFor } from "./strings.js";
@@ -270,7 +270,7 @@ export class TidingsInbox extends Base {
     if (!this.isConnected) return;
     const { strings } = this.#view;
     const { items = [], unread = 0, hasMore = false } = this.#client ?? {};
-    const status = this.#client?.status ?? { name: "offline" as const };
+    const status: Status = this.#client?.status ?? { name: "offline" };
     for (const badge of [this.#badge, this.#count]) {
       say(badge, unread > 99 ? "99+" : String(unread));
       badge.hidden = unread === 0;
@@ -285,7 +285,7 @@ export class TidingsInbox extends Base {
     this.#empty.hidden = items.length > 0 || hasMore;
     const isLoading = status.name === "connecting" || status.name === "catching-up";
     say(this.#emptyText, isLoading ? strings.loading : strings.empty);
-    const said = statusText(strings, status.name);
+    const said = statusText(status, strings);
     say(this.#status, said);
     this.#status.title = status.reason ?? "";
     this.#status.className = `status ${status.name}`;
@@ -479,8 +479,12 @@ export class TidingsInbox extends Base {
   }
 }
 
-function statusText(strings: Strings, name: InboxClient["status"]["name"]): string {
-  return { connecting: strings.connecting, "catching-up": strings.catchingUp, live: strings.live, offline: strings.offline }[name];
+/** Why a user is offline matters to them only if it is for them to change. */
+const REFUSED: ReadonlySet<string | undefined> = new Set(["unauthorized", "login_expired", "credential"]);
+
+function statusText({ name, reason }: Status, strings: Strings): string {
+  if (name === "offline") return REFUSED.has(reason) ? strings.refused : strings.offline;
+  return { connecting: strings.connecting, "catching-up": strings.catchingUp, live: strings.live }[name];
 }
 
 declare global {

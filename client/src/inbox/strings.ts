@@ -27,6 +27,8 @@ export interface Strings {
   catchingUp: string;
   live: string;
   offline: string;
+  /** Offline because the login was refused or is over. */
+  refused: string;
   /** Something was refused or taken back. */
   failed(message: string): string;
   /** "Alice", "Alice and Bob", "Alice and 12 others"; `names` are the newest, `count` is how many there are. */
@@ -60,6 +62,7 @@ const english: Strings = {
   catchingUp: "Catching up…",
   live: "Up to date",
   offline: "Offline. What comes meanwhile waits for you.",
+  refused: "Signed out. Sign in again to see what is new.",
   failed: (message) => `That did not work: ${message}`,
   who([first = "Someone", second], count) {
     if (count <= 1) return first;
@@ -91,7 +94,8 @@ const chinese: Strings = {
   connecting: "正在连接…",
   catchingUp: "正在同步…",
   live: "已是最新",
-  offline: "已离线。期间的通知会为您保留。",
+  offline: "已离线。期间的通知会为你保留。",
+  refused: "登录已失效。请重新登录以查看新通知。",
   failed: (message) => `操作失败：${message}`,
   who([first = "有人", second], count) {
     if (count <= 1) return first;
