@@ -245,7 +245,7 @@ export class TidingsInbox extends Base {
     this.#view = { ...stringsFor(this.#language(), this.#strings), renderItem: this.#renderItem };
     const { strings, locale } = this.#view;
     const inline = this.hasAttribute("inline");
-    set(this.#panel, { popover: inline ? false : "auto", role: inline ? "region" : "dialog" });
+    set(this.#panel, { popover: inline ? false : "auto", role: inline ? "group" : "dialog" });
     set(this.#panel, { lang: locale });
     set(this.#list, { "aria-label": strings.title });
     set(this.#dismiss, { "aria-label": strings.dismiss });
@@ -416,8 +416,10 @@ export class TidingsInbox extends Base {
       if (this.#order[0]) this.#focusRow(this.#order[0]);
       else this.#panel.focus();
       this.#dispatch("tidings-open");
-    } else if (document.activeElement === document.body) {
-      this.#bell.focus(); // unless a click has moved the focus to where it belongs now
+    } else {
+      // The focus goes back to the bell, unless a click has taken it to something else.
+      const { activeElement } = this.getRootNode() as Document | ShadowRoot;
+      if (!activeElement || activeElement === document.body || activeElement === this) this.#bell.focus();
     }
   }
 

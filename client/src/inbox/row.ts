@@ -37,6 +37,7 @@ export class Row {
     this.toggle = button({ class: "toggle" }, () => toggle(this.#item), make("span", { class: "dot" }));
     const kind = iconOf(item.entityType);
     this.element.append(make("span", { class: `icon ${kind}`, part: "icon" }, icon(kind)), this.#body, this.toggle);
+    this.#body.append(this.open); // for good: it would lose the focus if it was moved
     this.element.addEventListener("click", (event) => {
       const path = event.composedPath();
       const inside = path.slice(0, path.indexOf(this.element));
@@ -81,11 +82,11 @@ export class Row {
     const own = render(item, view.renderItem) ?? sentence;
     this.#content?.remove();
     this.#content = undefined;
+    while (this.open.nextSibling) this.open.nextSibling.remove();
     if (typeof own === "string") {
       say(this.#text, own);
       this.open.replaceChildren(this.#mark, this.#text, " ", this.#time);
       this.open.removeAttribute("aria-labelledby");
-      this.#body.replaceChildren(this.open);
       return own;
     }
     // A node may hold links and buttons of its own, which must not stand inside a button: the one of the row lies
@@ -94,7 +95,7 @@ export class Row {
     const slot = make("div", { class: "content", id: name }, this.#mark, make("slot", { name }), " ", this.#time);
     this.open.replaceChildren();
     set(this.open, { "aria-labelledby": name });
-    this.#body.replaceChildren(this.open, slot);
+    this.#body.append(slot);
     this.#content = make("div", { slot: name }, own);
     this.#host.append(this.#content);
     return this.#content.textContent.trim() || sentence;
