@@ -11,7 +11,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 
 const BUILT = fileURLToPath(new URL("../../target/debug/tidings", import.meta.url));
-const BINARY = resolve(process.env.TIDINGS_BIN ?? BUILT);
+export const BINARY = resolve(process.env.TIDINGS_BIN ?? BUILT);
 
 // How long anything that must happen may take: far more than it does on a busy machine.
 export const PATIENCE_MS = 15_000;
