@@ -58,7 +58,7 @@ async function send(page, { to, what = "Like", from, comment, group = false }) {
   }
   await page.getByRole("radio", { name: what }).check();
   if (from !== undefined) await page.getByLabel("From").fill(from);
-  if (comment !== undefined) await page.getByLabel("Comment", { exact: true }).fill(comment);
+  if (comment !== undefined) await page.getByRole("textbox", { name: "Comment" }).fill(comment);
   await page.getByLabel("Group").setChecked(group);
   await page.getByRole("button", { name: "Send" }).click();
 }
@@ -170,7 +170,8 @@ test("the bell that the page embeds shows the first user's inbox", async (t) => 
 });
 
 test("a server that restarts loses nothing, and the page comes back by itself", async (t) => {
-  const own = await Server.start();
+  // A server that stops asks its clients to stay away for as long as it may take.
+  const own = await Server.start("--drain-timeout-secs=1");
   t.after(() => own.stop());
   const page = await openDemo(t, await newContext(t, browser, wide), undefined, { from: own, silent: false });
   await isLive(page, "Alice");

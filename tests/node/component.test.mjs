@@ -258,7 +258,8 @@ test("what comes live is read out, several as one; what waited is not", async (t
 });
 
 test("a lost server is told, and what was sent meanwhile comes by itself", async (t) => {
-  const own = await Server.start();
+  // A server that stops asks its clients to stay away for as long as it may take.
+  const own = await Server.start("--drain-timeout-secs=1");
   t.after(() => own.stop());
   await own.push("away", { from: "Bob" }, "like");
   const page = await open(t, tag("away", "inline", "", own), { from: own });
