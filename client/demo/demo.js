@@ -130,7 +130,7 @@ async function push(body) {
     const answer = await response.json();
     if (response.status === 401) askForKeys();
     if (!response.ok) return `Refused: ${answer.detail}.`;
-    const stored = answer.results.map(({ token, seq }) => (seq ? `#${seq} of ${token}` : `grouped for ${token}`));
+    const stored = answer.results.map(({ token, seq, groupedInto }) => `${groupedInto ? "into " : ""}#${seq} of ${token}`);
     return `Stored: ${stored.join(", ") || "for nobody"}.`;
   } catch {
     return "The server did not answer, so it is not known whether this was stored.";
@@ -188,14 +188,16 @@ function show(items) {
     cells.delete(key);
   }
   const isFirst = cells.size === 0;
-  const rows = shown.map((item) => {
+  let next = element("rows").firstElementChild;
+  for (const item of shown) {
     const key = `${item.token}/${item.seq}`;
     const row = cells.get(key) ?? element("row").content.cloneNode(true).firstElementChild;
     cells.set(key, row);
+    // In place first: what lights up must not be moved while it does.
+    if (row === next) next = next.nextElementSibling;
+    else element("rows").insertBefore(row, next);
     for (const [at, text] of facts(item).entries()) fill(row.cells[at], String(text), !isFirst);
-    return row;
-  });
-  element("rows").replaceChildren(...rows);
+  }
   // Whoever is online is about to confirm what came.
   const isPending = shown.some(({ token, deliveredAt }) => !deliveredAt && users.some((user) => user.token === token && isLive(user)));
   if (isPending && again-- > 0) setTimeout(read, AGAIN_MS);
