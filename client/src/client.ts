@@ -173,8 +173,8 @@ export class InboxClient {
   }
 
   #lead(key: string, url: string, audience: Audience): Session {
-    const session = new Session({ ...this.options, url }, key, this.#storage, audience);
-    void session.start(this.#heard);
+    const session = new Session({ ...this.options, url }, key, this.#storage, audience, this.#heard);
+    void session.start();
     return session;
   }
 

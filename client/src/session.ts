@@ -32,6 +32,8 @@ const MAX_OPS = 1_000;
 const RECENT = 256; // changes that a page which was read before them may lack
 const BUSY = ["unavailable", "too_many_events", "not_logged_in"]; // refusals that say nothing about the request
 
+const TIMERS = ["connect", "ack", "save", "send", "renew"] as const;
+
 /** What a session passes on to the one that takes its place. */
 export interface Heritage {
   readonly known?: Known | undefined;
@@ -74,7 +76,6 @@ export class Session {
   readonly #credentials: Credentials;
   readonly #socket: Socket;
   readonly #base: URL;
-  readonly #key: string;
   #room = ROOM;
   #stopped = false;
   #turn = 0; // of the connection; what an earlier one still waits for is void
@@ -89,15 +90,17 @@ export class Session {
   #recent: Change[] = []; // by rev; those of this session too, of which the server sends none
   #loading: Promise<void> | undefined;
   readonly #waiting = new Map<string, { resolve(): void; reject(error: Error): void }>();
-  readonly #timers: Partial<Record<"connect" | "ack" | "save" | "send" | "renew", ReturnType<typeof setTimeout>>> = {};
+  readonly #timers: Partial<Record<(typeof TIMERS)[number], ReturnType<typeof setTimeout>>> = {};
 
   constructor(
     private readonly options: InboxOptions & { url: string },
-    key: string,
+    private readonly key: string,
     private readonly storage: InboxStorage,
     private readonly audience: Audience,
+    heritage: Heritage | undefined,
   ) {
-    this.#key = key;
+    this.known = heritage?.known;
+    this.ops = [...(heritage?.ops ?? [])];
     this.#base = new URL(options.url);
     this.#credentials = new Credentials(options.credential);
     const manager = new Manager(this.#base.origin, {
@@ -112,13 +115,14 @@ export class Session {
     this.#listen();
   }
 
-  /** Goes on from what an earlier session knew, or from what is stored. */
-  async start(heritage: Heritage | undefined): Promise<void> {
-    const stored = await this.storage.load(this.#key).catch(() => ({ known: undefined, ops: [] }));
+  /** Goes on from what it inherited or from what is stored, whichever is newer. */
+  async start(): Promise<void> {
+    const stored = await this.storage.load(this.key).catch(() => ({ known: undefined, ops: [] }));
     if (this.#stopped) return;
-    this.known = heritage?.known ?? stored.known;
-    const mine = [...stored.ops, ...(heritage?.ops ?? []), ...this.ops];
-    this.ops = [...new Map(mine.map((op) => [op.id, op])).values()];
+    if (!this.known || (stored.known?.epoch === this.known.epoch && stored.known.rev > this.known.rev)) {
+      this.known = stored.known;
+    }
+    this.ops = [...new Map([...stored.ops, ...this.ops].map((op) => [op.id, op])).values()];
     globalThis.addEventListener?.("online", this.#online);
     this.#changed();
     this.#connect();
@@ -130,7 +134,6 @@ export class Session {
     this.#stopped = true;
     globalThis.removeEventListener?.("online", this.#online);
     this.#ack();
-    if (this.#timers.save !== undefined) this.#save();
     this.#leave();
     this.#refresh({ name: "offline", reason: "closed" });
   }
@@ -144,7 +147,7 @@ export class Session {
       if (this.ops.length >= MAX_OPS) throw new Refused("too_many_pending", "too much waits to be sent already");
       this.ops = [...this.ops, op];
       this.#changed();
-      const kept = this.storage.addOp(this.#key, op).catch(() => {});
+      const kept = this.storage.addOp(this.key, op).catch(() => {});
       if (!this.#loggedIn) return await kept;
     } else if (!this.#loggedIn) return;
     const settled = new Promise<void>((resolve, reject) => this.#waiting.set(op.id, { resolve, reject }));
@@ -170,7 +173,7 @@ export class Session {
       .on("inbox_changed", (change: Change & { unread: number }) => this.#change(change))
       .on("replay_complete", ({ rev }: { rev: number }) => this.#complete(rev))
       .on("resync", () => this.#resync())
-      .on("server_draining", ({ retryMs }: { retryMs: number }) => (this.#drainMs = retryMs))
+      .on("server_draining", ({ retryMs }: { retryMs: number }) => (this.#drainMs = retryMs * (1 + Math.random())))
       .on("login_expiring", ({ exp }: { exp: number }) => this.#renewBefore(exp))
       // A login that was refused is answered too; these two come on their own.
       .on("login_error", ({ code, message }: InboxError) => {
@@ -180,7 +183,7 @@ export class Session {
   }
 
   #connect(): void {
-    clearTimeout(this.#timers.connect);
+    this.#clear("connect");
     this.#socket.connect();
   }
 
@@ -204,17 +207,19 @@ export class Session {
       }
       const { rev, epoch } = this.known;
       const login = { tokenId: this.options.token, batch: true, rev, epoch, ...credential };
-      const greeting = await this.#ask("user_login", login);
-      if (turn !== this.#turn) return;
-      this.#refusals = 0;
-      if (greeting.epoch !== epoch) return this.#resync();
-      this.known = withUnread(this.known, greeting.rev, greeting.unread);
-      this.#loggedIn = true;
-      this.#refresh({ name: "catching-up" });
-      void this.#send();
+      await this.#ask("user_login", login, (greeting) => turn === this.#turn && this.#follow(greeting));
     } catch (error) {
       if (turn === this.#turn) this.#fail(error);
     }
+  }
+
+  #follow({ epoch, rev, unread }: Answer): void {
+    this.#refusals = 0;
+    if (epoch !== this.known?.epoch) return this.#resync();
+    this.known = withUnread(this.known, rev, unread);
+    this.#loggedIn = true;
+    this.#refresh({ name: "catching-up" });
+    void this.#send();
   }
 
   #complete(rev: number): void {
@@ -239,7 +244,10 @@ export class Session {
     const { code, message, retryMs } = refusal(error);
     if (code !== "unauthorized") return this.#lost(code, retryMs);
     this.#credentials.drop();
-    if (this.#refusals++ === 0 && this.#credentials.renewable) return this.#lost(code, 0);
+    if (this.#refusals++ === 0 && this.#credentials.renewable) {
+      this.#leave();
+      return this.#connect();
+    }
     if (this.status.reason !== code) this.audience.error({ code, message });
     this.#lost(code, Math.max(REFUSED_RETRY_MS, this.#backoff()));
   }
@@ -267,9 +275,9 @@ export class Session {
   #leave(): void {
     this.#turn += 1;
     this.#loggedIn = false;
-    this.#unacked = 0;
-    for (const timer of Object.values(this.#timers)) clearTimeout(timer);
+    this.#unacked = this.#ackTo = 0;
     if (this.#timers.save !== undefined) this.#save();
+    for (const name of TIMERS) this.#clear(name);
     this.#socket.disconnect();
     // They are kept, and go out with the next login.
     for (const { resolve } of this.#waiting.values()) resolve();
@@ -281,7 +289,7 @@ export class Session {
   /** Not at once: all tabs of all users were let in together, perhaps. */
   #renewBefore(exp: number): void {
     const left = Math.min(60_000, exp * 1000 - Date.now());
-    clearTimeout(this.#timers.renew);
+    this.#clear("renew");
     this.#timers.renew = setTimeout(() => void this.#renew(), Math.max(500, left * (0.1 + 0.4 * Math.random())));
   }
 
@@ -312,13 +320,15 @@ export class Session {
     if (!this.known || !this.#loggedIn) return;
     const had = new Set(this.known.items.map(({ id }) => id));
     this.known = withMessages(this.known, messages, this.#room);
-    // Of something that was listed already an earlier state came.
-    const seq = messages.at(-1)?.seq ?? 0;
-    this.#catchUp(seq);
-    this.#ackTo = Math.max(this.#ackTo, seq);
-    this.#unacked += messages.length;
-    if (this.#unacked >= ACK_AT || messages.length > 1) this.#ack();
-    else this.#timers.ack ??= setTimeout(() => this.#ack(), ACK_MS);
+    const stored = messages.filter(({ seq }) => seq !== undefined);
+    const newest = stored.at(-1)?.seq;
+    if (newest !== undefined) {
+      this.#reapply(newest); // of something that was known already an earlier state came
+      this.#ackTo = Math.max(this.#ackTo, newest);
+      this.#unacked += stored.length;
+      if (this.#unacked >= ACK_AT || stored.length > 1) this.#ack();
+      else this.#timers.ack ??= setTimeout(() => this.#ack(), ACK_MS);
+    }
     this.#changed(true);
     for (const message of messages) {
       if (!message.replay && !had.has(message.id)) this.audience.message(itemOfMessage(message));
@@ -330,13 +340,13 @@ export class Session {
     const { rev, unread } = change;
     const items = changed(this.known.items, change);
     this.known = withUnread({ ...this.known, items, rev: Math.max(this.known.rev, rev) }, rev, unread);
-    this.#catchUp(rev);
+    this.#reapply(rev);
     this.#remember(change);
     this.#changed(true);
   }
 
   /** What came late does not undo what was confirmed at a later rev. */
-  #catchUp(rev: number): void {
+  #reapply(rev: number): void {
     const later = this.#recent.filter((change) => change.rev > rev);
     if (this.known && later.length > 0) this.known = { ...this.known, items: later.reduce(changed, this.known.items) };
   }
@@ -346,8 +356,7 @@ export class Session {
   }
 
   #ack(): void {
-    clearTimeout(this.#timers.ack);
-    delete this.#timers.ack;
+    this.#clear("ack");
     if (this.#unacked === 0 || !this.#socket.connected) return;
     this.#unacked = 0;
     // Within a login everything up to here has come.
@@ -364,8 +373,7 @@ export class Session {
       const turn = this.#turn;
       try {
         const rows = "upTo" in op ? { upTo: op.upTo } : { ids: op.ids };
-        const { rev, unread } = await this.#ask(op.kind, rows);
-        this.#settle(op, rev, unread);
+        await this.#ask(op.kind, rows, ({ rev, unread }) => this.#settle(op, rev, unread));
       } catch (error) {
         const reason = refusal(error);
         if (turn !== this.#turn) continue; // whatever came of it, it is sent again
@@ -384,6 +392,7 @@ export class Session {
     if (this.known) {
       this.known = withUnread({ ...this.known, items: changed(this.known.items, change) }, rev, unread);
     }
+    this.#reapply(rev);
     this.#remember(change);
     this.#forget(op);
     this.#waiting.get(op.id)?.resolve();
@@ -401,17 +410,20 @@ export class Session {
 
   #forget(op: Op): void {
     this.ops = this.ops.filter(({ id }) => id !== op.id);
-    this.storage.removeOp(this.#key, op.id).catch(() => {});
+    this.storage.removeOp(this.key, op.id).catch(() => {});
   }
 
-  async #ask(event: string, payload: object): Promise<Answer> {
-    if (!this.#socket.connected) throw new Refused("network", "there is no connection");
-    const answer: Answer = await this.#socket
-      .timeout(ANSWER_MS)
-      .emitWithAck(event, payload)
-      .catch(() => Promise.reject(new Refused("timeout", `${event} was not answered`)));
-    if (!answer.ok) throw new Refused(answer.code, answer.message);
-    return answer;
+  /** Calls `done` with the answer before anything is heard that the server sent after it. */
+  #ask(event: string, payload: object, done?: (answer: Answer) => void): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (!this.#socket.connected) throw new Refused("network", "there is no connection");
+      this.#socket.timeout(ANSWER_MS).emit(event, payload, (late: Error | null, answer: Answer) => {
+        if (late) return reject(new Refused("timeout", `${event} was not answered`));
+        if (!answer.ok) return reject(new Refused(answer.code, answer.message));
+        done?.(answer);
+        resolve();
+      });
+    });
   }
 
   // Pages
@@ -453,18 +465,22 @@ export class Session {
     this.#changed(save);
   }
 
+  #clear(timer: (typeof TIMERS)[number]): void {
+    clearTimeout(this.#timers[timer]);
+    delete this.#timers[timer];
+  }
+
   #changed(save = false): void {
     if (save) this.#timers.save ??= setTimeout(() => this.#save(), SAVE_MS);
     this.audience.changed();
   }
 
   #save(): void {
-    clearTimeout(this.#timers.save);
-    delete this.#timers.save;
+    this.#clear("save");
     if (!this.known || this.#outdated) return;
     const items = this.known.items.slice(0, KEPT_ITEMS);
     const next = items.length < this.known.items.length ? (items.at(-1)?.seq ?? null) : this.known.next;
-    this.storage.save(this.#key, { ...this.known, items, next }).catch(() => {});
+    this.storage.save(this.key, { ...this.known, items, next }).catch(() => {});
   }
 }
 

@@ -1,7 +1,7 @@
 // The tabs of a browser that have the same inbox open. One of them leads: it has the socket, tells the others what it knows
 // and does what they ask. Who holds a Web Lock leads, so when it is gone, for whatever reason, the next in line does.
 
-import type { Heritage } from "./session.js";
+import { type Heritage, Refused } from "./session.js";
 import type { InboxError, Item, Op, Status } from "./types.js";
 
 /** What the leader knows. */
@@ -35,7 +35,7 @@ export interface Member {
 interface Asked {
   command: Command;
   resolve(): void;
-  reject(error: InboxError): void;
+  reject(error: Refused): void;
 }
 
 const isVisible = () => globalThis.document?.visibilityState !== "hidden";
@@ -70,7 +70,7 @@ export class Tabs {
     globalThis.document?.removeEventListener("visibilitychange", this.#hello);
     this.#closed.abort();
     this.#channel.close();
-    for (const { reject } of this.#asked.values()) reject({ code: "closed", message: "the client was closed" });
+    for (const { reject } of this.#asked.values()) reject(new Refused("closed", "the client was closed"));
     this.#asked.clear();
   }
 
@@ -78,16 +78,13 @@ export class Tabs {
   tell(): void {
     if (!this.leads || this.#telling || this.#others.size === 0) return;
     this.#telling = true;
-    queueMicrotask(() => {
-      this.#telling = false;
-      this.#tellNow();
-    });
+    queueMicrotask(() => this.#telling && this.#tellNow());
   }
 
   /** Something new came: everybody hears of it, and one tab shows it. */
   message(item: Item): void {
     const seen = isVisible() ? undefined : [...this.#others].find(([, visible]) => visible)?.[0];
-    this.#tellNow(); // so that it is there when its event comes
+    if (this.#telling) this.#tellNow(); // so that it is there when its event comes
     this.#post({ kind: "message", item, toast: seen ?? this.#id });
     this.member.message(item, seen === undefined);
   }
@@ -103,7 +100,8 @@ export class Tabs {
     return new Promise((resolve, reject) => {
       const id = this.#count++;
       this.#asked.set(id, { command, resolve, reject });
-      this.#post({ kind: "command", tab: this.#id, id, command });
+      // Without a leader it waits for one.
+      if (this.#leader !== undefined) this.#post({ kind: "command", tab: this.#id, id, command });
     });
   }
 
@@ -118,7 +116,7 @@ export class Tabs {
     else if (note.kind === "done" && note.tab === this.#id) {
       const asked = this.#asked.get(note.id);
       this.#asked.delete(note.id);
-      if (note.error) asked?.reject(note.error);
+      if (note.error) asked?.reject(new Refused(note.error.code, note.error.message));
       else asked?.resolve();
     }
   }
@@ -153,11 +151,12 @@ export class Tabs {
       () => undefined,
       ({ code = "failed", message }) => ({ code, message }),
     );
-    this.#tellNow(); // so that what was asked for is there with the answer
+    if (this.#telling) this.#tellNow(); // so that what was asked for is there with the answer
     this.#post({ kind: "done", tab, id, ...(error && { error }) });
   }
 
   #tellNow(): void {
+    this.#telling = false;
     const state = this.member.state();
     if (this.leads && state) this.#post({ kind: "state", leader: this.#id, state });
   }
