@@ -85,9 +85,10 @@ function setOnline(user, online) {
 }
 
 function showState(user) {
-  const name = user.client?.status.name ?? "offline";
+  const { name, reason } = user.client?.status ?? { name: "offline" };
   user.toggle.ariaChecked = String(Boolean(InboxClient) && user.online);
-  user.state.textContent = user.online && InboxClient ? STATES[name] : "offline";
+  const isTrying = user.online && InboxClient;
+  user.state.textContent = !isTrying ? "offline" : reason === "unauthorized" ? "not logged in" : STATES[name];
   user.card.dataset.state = user.online ? name : "away";
   const unread = users.reduce((sum, { client }) => sum + (client?.unread ?? 0), 0);
   document.title = unread ? `(${unread}) Tidings` : "Tidings";

@@ -385,15 +385,37 @@ test("times are told anew while the page is open", async (t) => {
   await row(page, "Bob").getByText(/20\d\d/).waitFor();
 });
 
+/** What a page in Arabic sets. */
+function arabic() {
+  document.querySelector("tidings-inbox").strings = {
+    title: "الإشعارات",
+    bell: (unread) => `الإشعارات، ${unread} غير مقروءة`,
+    markAllRead: "تعليم الكل كمقروء",
+    live: "محدَّث",
+    who: (names, count) => (count > 1 ? `${names[0]} و${count - 1} آخرون` : names[0]),
+    sentences: {
+      like: (who) => `أعجب ${who} بمنشورك`,
+      comment: (who, { data }) => `علّق ${who}: ${data.text}`,
+      follow: (who) => `بدأ ${who} بمتابعتك`,
+    },
+  };
+}
+
 test("from right to left the panel opens along the other edge, within the window", async (t) => {
-  await server.push("rtl", { from: "ليلى" }, "like");
-  const page = await open(t, tag("rtl"), { dir: "rtl", viewport: { width: 700, height: 500 } });
-  await bell(page, "Notifications, 1 unread").click();
-  const box = await page.getByRole("dialog").boundingBox();
-  const icon = await page.locator("tidings-inbox .icon").boundingBox();
-  const dot = await page.locator("tidings-inbox .dot").boundingBox();
-  assert.ok(box.x >= 0 && box.x + box.width <= 700, JSON.stringify(box));
-  assert.ok(icon.x > dot.x, "the icon stands first");
+  await server.push("rtl", { from: "كريم" }, "follow");
+  await server.push("rtl", { from: "سارة", text: "صورة جميلة جدًا، أين التُقطت؟" }, "comment");
+  for (const actor of ["عمر", "نور", "ليلى"]) {
+    await push("rtl", { entityType: "like", data: { from: actor }, groupKey: "post-7", actor });
+  }
+  const page = await open(t, tag("rtl"), { lang: "ar", dir: "rtl", viewport: { width: 700, height: 500 } });
+  await page.evaluate(arabic);
+  await bell(page, "الإشعارات، 3 غير مقروءة").click();
+  await row(page, "أعجب ليلى و2 آخرون بمنشورك").waitFor();
+  const boxOf = (part) => page.locator(`tidings-inbox .${part}`).first().boundingBox();
+  const [panel, icon, text, dot] = await Promise.all(["panel", "icon", "text", "dot"].map(boxOf));
+  assert.ok(panel.x >= 0 && panel.x + panel.width <= 700, JSON.stringify(panel));
+  assert.ok(icon.x > text.x && text.x > dot.x, "the icon stands first");
+  await page.screenshot({ path: shot("arabic") });
   await expectAccessible(page, "from right to left, open");
 });
 

@@ -212,7 +212,7 @@ export class TidingsInbox extends Base {
           client.on("change", () => this.#render()),
           client.on("message", (item) => this.#announce(item)),
           client.on("toast", (item) => this.#toast(item)),
-          client.on("error", ({ message }) => this.#fail(message)),
+          client.on("error", ({ code, message }) => REFUSED.has(code) || this.#fail(message)), // the status tells that
         ]
       : [];
   }
@@ -224,6 +224,7 @@ export class TidingsInbox extends Base {
   }
 
   async #loadMore(): Promise<void> {
+    if (this.#loadingMore) return;
     const last = this.#order.at(-1);
     this.#loadingMore = true;
     this.#fail();
@@ -232,7 +233,7 @@ export class TidingsInbox extends Base {
     this.#loadingMore = false;
     const hadFocus = this.#root.activeElement === this.#more;
     this.#render();
-    // The button may be gone; the first row that came is where reading goes on.
+    // The first row that came is where reading goes on; the button may be gone.
     const next = last && this.#order[this.#order.indexOf(last) + 1];
     if (hadFocus && next) this.#focusRow(next);
   }
@@ -277,10 +278,10 @@ export class TidingsInbox extends Base {
     }
     set(this.#bell, { "aria-label": strings.bell(unread) });
     set(this.#panel, { "aria-label": strings.bell(unread) });
+    if (unread === 0 && this.#root.activeElement === this.#readAll) this.#panel.focus(); // it would get lost
     this.#readAll.disabled = unread === 0;
     this.#renderRows(items);
     this.#more.hidden = !hasMore;
-    this.#more.disabled = this.#loadingMore;
     say(this.#more, this.#loadingMore ? strings.loading : strings.loadMore);
     this.#empty.hidden = items.length > 0 || hasMore;
     const isLoading = status.name === "connecting" || status.name === "catching-up";

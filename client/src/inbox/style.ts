@@ -23,7 +23,7 @@ const CSS = `
   position: relative; display: inline-block; color: var(--_text); text-align: start;
   font: var(--tidings-font, inherit); font-size: var(--tidings-font-size, 0.9375rem); line-height: 1.4;
 }
-:host([inline]) { display: block; }
+:host([inline]) { display: flex; flex-direction: column; max-block-size: var(--_height); }
 :host([hidden]), [hidden] { display: none !important; }
 * { box-sizing: border-box; margin: 0; }
 button { color: inherit; background: none; border: 0; padding: 0; font: inherit; text-align: inherit; cursor: pointer; }
@@ -49,8 +49,7 @@ button .badge { position: absolute; inset-block-start: 0; inset-inline-start: 1.
 .panel[popover] { position: fixed; inset: auto; box-shadow: var(--_shadow); inline-size: min(var(--_width), 100vw - 1rem);
   max-block-size: var(--_height); }
 .panel[popover]:popover-open, :host([inline]) .panel { display: flex; }
-:host([inline]) .panel { block-size: 100%; max-block-size: var(--_height); }
-:host([inline]) { max-block-size: var(--_height); }
+:host([inline]) .panel { flex: 1; min-block-size: 0; }
 @starting-style { .panel[popover]:popover-open { opacity: 0; translate: 0 -0.4rem; } }
 .panel[popover] { transition: opacity 0.12s, translate 0.12s; }
 
@@ -64,7 +63,7 @@ button .badge { position: absolute; inset-block-start: 0; inset-inline-start: 1.
   border-block-end: 1px solid var(--_line); }
 .error span { flex: 1; min-inline-size: 0; overflow-wrap: anywhere; }
 
-.scroll { position: relative; flex: 1; overflow-y: auto; overscroll-behavior: contain; scrollbar-width: thin; }
+.scroll { position: relative; display: flex; flex: 1; flex-direction: column; overflow-y: auto; overscroll-behavior: contain; scrollbar-width: thin; }
 .list { padding: 0; list-style: none; }
 .row { position: relative; display: grid; grid-template-columns: auto minmax(0, 1fr) auto; align-items: start; gap: 0.75rem;
   padding-block: 0.75rem; padding-inline: 1rem 0.75rem; cursor: pointer; }
@@ -91,10 +90,10 @@ button .badge { position: absolute; inset-block-start: 0; inset-inline-start: 1.
 .row:hover .dot, .toggle:focus-visible .dot { border-color: var(--_accent); }
 @media (hover: none) { .row .dot { border-color: var(--_line); } .row.unread .dot { border-color: var(--_accent); } }
 .toggle:hover { background: light-dark(#0000000f, #ffffff1a); }
-.more { display: block; inline-size: 100%; margin: 0; min-block-size: 2.75rem; border-radius: 0; text-align: center;
+.more { flex: none; inline-size: 100%; margin: 0; min-block-size: 2.75rem; border-radius: 0; text-align: center;
   border-block-start: 1px solid var(--_line); }
 .more:focus-visible { outline-offset: -3px; }
-.empty { display: grid; justify-items: center; align-content: center; gap: 0.75rem; min-block-size: 9rem; padding: 1.5rem; color: var(--_muted); text-align: center; }
+.empty { display: grid; flex: 1; justify-items: center; align-content: center; gap: 0.75rem; min-block-size: 9rem; padding: 1.5rem; color: var(--_muted); text-align: center; }
 .empty svg { inline-size: 2.25rem; block-size: 2.25rem; stroke-width: 1.3; }
 .footer { display: flex; flex-wrap: wrap; align-items: center; gap: 0.25rem 0.75rem; min-block-size: 2.25rem; padding: 0.25rem 1rem;
   border-block-start: 1px solid var(--_line); color: var(--_muted); font-size: 0.8125rem; }
