@@ -226,16 +226,17 @@ export class TidingsInbox extends Base {
   async #loadMore(): Promise<void> {
     if (this.#loadingMore) return;
     const last = this.#order.at(-1);
+    const hadFocus = this.#root.activeElement === this.#more;
     this.#loadingMore = true;
     this.#fail();
     this.#render();
     await this.#client?.loadMore().catch(() => {});
     this.#loadingMore = false;
-    const hadFocus = this.#root.activeElement === this.#more;
     this.#render();
     // The first row that came is where reading goes on; the button may be gone.
     const next = last && this.#order[this.#order.indexOf(last) + 1];
-    if (hadFocus && next) this.#focusRow(next);
+    const { activeElement } = this.#root;
+    if (hadFocus && next && (!activeElement || activeElement === this.#more)) this.#focusRow(next);
   }
 
   // What is shown
