@@ -34,13 +34,14 @@ function answer(request, response) {
 }
 
 /** Opens a page with this in it; its console must stay silent until the test is over. */
-async function open(t, body, { from = server, lang = "en", dir = "ltr", init, ...options } = {}) {
+async function open(t, body, { from = server, script, lang = "en", dir = "ltr", init, ...options } = {}) {
+  const load = script ? `<script src="${from.url}/client/${script}" defer>` : `<script type="module" src="${from.url}/client/tidings-inbox.js">`;
   const path = `/${fixtures.size}`;
   fixtures.set(
     path,
     `<!doctype html><html lang="${lang}" dir="${dir}"><head><meta charset="utf-8"><title>A page</title>
      <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
-     <script type="module" src="${from.url}/client/tidings-inbox.js"></script></head>
+     ${load}</script></head>
      <body><main><h1>A page</h1><p id="outside">Some text.</p>${body}</main></body></html>`,
   );
   const context = await newContext(t, browser, options);
@@ -345,7 +346,6 @@ test("texts are in the language of the page, in Chinese too, or the page's own",
   assert.match(await page.locator("tidings-inbox time").textContent(), /现在|刚刚|前/);
   await page.getByRole("button", { name: "全部标为已读" }).waitFor();
   await page.getByRole("button", { name: "标为已读：小刚等 3 人赞了你的帖子" }).waitFor();
-  await page.screenshot({ path: shot("chinese") });
 
   await page.evaluate(() => document.querySelector("tidings-inbox").setAttribute("lang", "en-GB"));
   await row(page, "小刚 and 2 others liked your post").waitFor();
@@ -526,6 +526,13 @@ test("the client may be one of the page's, which the element neither opens nor c
   await server.push("shared", { from: "Eve" }, "like");
   await page.locator("#two .text", { hasText: "Eve" }).waitFor();
   assert.equal(await page.evaluate(() => globalThis.client.status.name), "live");
+});
+
+test("a page that loads no modules has the element and the client in one script", async (t) => {
+  await server.push("global", { from: "Bob" }, "like");
+  const page = await open(t, tag("global", "inline"), { script: "tidings.global.js" });
+  await row(page, "Bob liked your post").waitFor();
+  assert.ok(await page.evaluate(() => document.querySelector("tidings-inbox").client instanceof globalThis.Tidings.InboxClient));
 });
 
 test("what the attributes say may change, and an element that leaves the page closes its client", async (t) => {

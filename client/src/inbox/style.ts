@@ -81,7 +81,7 @@ button .badge { position: absolute; inset-block-start: 0; inset-inline-start: 1.
 .open::after { content: ""; position: absolute; inset: 0; }
 .content { position: relative; z-index: 1; }
 .text { display: -webkit-box; overflow: hidden; overflow-wrap: anywhere; -webkit-box-orient: vertical; -webkit-line-clamp: 3;
-  text-align: match-parent; }
+  text-align: -webkit-match-parent; text-align: match-parent; }
 .unread .text { font-weight: 600; }
 .time { display: block; margin-block-start: 0.1rem; color: var(--_muted); font-size: 0.8125rem; }
 .toggle { position: relative; z-index: 1; display: grid; place-items: center; inline-size: 1.75rem; block-size: 1.75rem; border-radius: 50%; }
