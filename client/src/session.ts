@@ -173,7 +173,7 @@ export class Session {
       .on("inbox_changed", (change: Change & { unread: number }) => this.#change(change))
       .on("replay_complete", ({ rev }: { rev: number }) => this.#complete(rev))
       .on("resync", () => this.#resync())
-      .on("server_draining", ({ retryMs }: { retryMs: number }) => (this.#drainMs = retryMs * (1 + Math.random())))
+      .on("server_draining", ({ retryMs }: { retryMs: number }) => (this.#drainMs = retryMs * (1 + Math.random() / 2)))
       .on("login_expiring", ({ exp }: { exp: number }) => this.#renewBefore(exp))
       // A login that was refused is answered too; these two come on their own.
       .on("login_error", ({ code, message }: InboxError) => {

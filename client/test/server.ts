@@ -72,7 +72,7 @@ export class Server {
   private constructor(folder: string, flags: readonly string[]) {
     this.#folder = folder;
     this.#database = `--database-url=sqlite://${join(folder, "tidings.db")}`;
-    this.#flags = ["--admin-listen=off", "--log=warn", ...flags];
+    this.#flags = ["--admin-listen=off", "--log=warn", "--drain-timeout-secs=1", ...flags];
   }
 
   /** Starts a server with these flags on an empty database; it stops with the test. */
