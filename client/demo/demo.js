@@ -13,8 +13,8 @@ const element = (id) => document.getElementById(id);
 const [pushForm, keysForm] = [element("push"), element("keys")];
 const socketPath = document.documentElement.dataset.socketPath;
 
-const named = (new URLSearchParams(location.search).get("users") ?? "").split(",").filter(Boolean);
-const users = (named.length > 0 ? named.slice(0, 2) : ["alice", "bob"]).map((token) => ({ token, online: true }));
+const named = new Set((new URLSearchParams(location.search).get("users") || "alice,bob").split(",").filter(Boolean));
+const users = [...named].slice(0, 2).map((token) => ({ token, online: true }));
 
 // Without npm the server has no client to give; then there is only the form to send, and the table.
 const modules = await Promise.all([import("/client/tidings.js"), import("/client/tidings-inbox.js")]).catch(() => undefined);
@@ -39,7 +39,7 @@ function makeCard(user) {
   Object.assign(user, { card, state, toggle, inbox });
   avatar.textContent = titled(user.token).charAt(0);
   name.textContent = titled(user.token);
-  name.id = `user-${user.token}`;
+  name.id = `user-${users.indexOf(user)}`;
   card.setAttribute("aria-labelledby", name.id);
   toggle.ariaLabel = `${titled(user.token)} is online`;
   toggle.disabled = !InboxClient;
