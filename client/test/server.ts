@@ -10,14 +10,13 @@ import { type AddressInfo, connect, createServer, type Server as TcpServer, type
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
-import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 
 import { onTestFinished } from "vitest";
 
 import type { Credential } from "../src/types.js";
 
-const BUILT = fileURLToPath(new URL("../../target/debug/tidings", import.meta.url));
+const BUILT = join(import.meta.dirname, "../../target/debug/tidings");
 const BINARY = resolve(process.env["TIDINGS_BIN"] ?? BUILT);
 
 // How long anything that must happen may take: far more than it does on a busy machine.
