@@ -52,6 +52,15 @@ export class InboxClient {
     this.#suspend();
   }
 
+  /** Closes it and deletes what this browser keeps of it: at a logout, in the last tab that has it open. */
+  async forget(): Promise<void> {
+    const { key } = this.#place();
+    this.close();
+    this.#heard = undefined;
+    this.#changed();
+    await this.#storage.forget(key);
+  }
+
   /** Newest first. */
   get items(): readonly Item[] {
     return this.snapshot.items;
@@ -129,13 +138,21 @@ export class InboxClient {
 
   // Leading and following
 
+  /** Which inbox this is: tabs with the same key share it. */
+  #place(): { key: string; url: string } {
+    const { url = globalThis.location?.origin, path = "/socket.io", token } = this.options;
+    if (!url) throw new TypeError("an inbox outside of a page needs a url");
+    return { key: JSON.stringify([new URL(url).origin, path, token]), url };
+  }
+
   readonly #resume = () => {
     if (this.#tabs || this.#session) return;
-    const { url = globalThis.location?.origin, path = "", token, shareTabs = true } = this.options;
-    if (!url) throw new TypeError("an inbox outside of a page needs a url");
-    const key = JSON.stringify([new URL(url).origin, path, token]);
-    this.#heard = { ops: [], ...this.#heard, status: { name: "connecting" } };
-    if (shareTabs && Tabs.possible()) this.#tabs = this.#join(key, url);
+    const { key, url } = this.#place();
+    const isShared = this.options.shareTabs !== false && Tabs.possible();
+    // Meanwhile another tab may have sent what was not confirmed yet; if none has, it is in the storage.
+    const ops = isShared ? [] : (this.#heard?.ops ?? []);
+    this.#heard = { known: this.#heard?.known, ops, status: { name: "connecting" } };
+    if (isShared) this.#tabs = this.#join(key, url);
     else this.#session = this.#lead(key, url, { changed: this.#changed, message: this.#message, error: this.#error });
     this.#changed();
   };

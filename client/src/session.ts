@@ -76,7 +76,7 @@ export class Session {
   readonly #credentials: Credentials;
   readonly #socket: Socket;
   readonly #base: URL;
-  #room = ROOM;
+  #room: number;
   #stopped = false;
   #turn = 0; // of the connection; what an earlier one still waits for is void
   #loggedIn = false;
@@ -101,6 +101,7 @@ export class Session {
   ) {
     this.known = heritage?.known;
     this.ops = [...(heritage?.ops ?? [])];
+    this.#room = Math.max(ROOM, this.known?.items.length ?? 0);
     this.#base = new URL(options.url);
     this.#credentials = new Credentials(options.credential);
     const manager = new Manager(this.#base.origin, {
@@ -144,7 +145,7 @@ export class Session {
    */
   async do(op: Op): Promise<void> {
     if (!this.ops.some(({ id }) => id === op.id)) {
-      if (this.ops.length >= MAX_OPS) throw new Refused("too_many_pending", "too much waits to be sent already");
+      if (this.ops.length >= MAX_OPS) throw this.#told(new Refused("too_many_pending", "too much waits to be sent already"));
       this.ops = [...this.ops, op];
       this.#changed();
       const kept = this.storage.addOp(this.key, op).catch(() => {});
@@ -157,7 +158,9 @@ export class Session {
 
   /** Loads the next page of older items. */
   loadMore(): Promise<void> {
-    this.#loading ??= this.#loadMore().finally(() => (this.#loading = undefined));
+    this.#loading ??= this.#loadMore()
+      .catch((error: unknown) => Promise.reject(this.#told(refusal(error))))
+      .finally(() => (this.#loading = undefined));
     return this.#loading;
   }
 
@@ -241,15 +244,17 @@ export class Session {
 
   /** The login did not work out. */
   #fail(error: unknown): void {
-    const { code, message, retryMs } = refusal(error);
-    if (code !== "unauthorized") return this.#lost(code, retryMs);
-    this.#credentials.drop();
-    if (this.#refusals++ === 0 && this.#credentials.renewable) {
+    const reason = refusal(error);
+    const { code, retryMs } = reason;
+    const isRefused = code === "unauthorized";
+    if (isRefused) this.#credentials.drop();
+    if (isRefused && this.#refusals++ === 0 && this.#credentials.renewable) {
       this.#leave();
       return this.#connect();
     }
-    if (this.status.reason !== code) this.audience.error({ code, message });
-    this.#lost(code, Math.max(REFUSED_RETRY_MS, this.#backoff()));
+    // The page has to do something about it; to hear of it once is enough.
+    if ((isRefused || code === "credential") && this.status.reason !== code) this.#told(reason);
+    this.#lost(code, isRefused ? Math.max(REFUSED_RETRY_MS, this.#backoff()) : retryMs);
   }
 
   /** There is no connection now; there will be another attempt. */
@@ -301,8 +306,7 @@ export class Session {
       const credential = await this.#credential();
       if (this.#loggedIn) await this.#ask("user_login", { tokenId: this.options.token, batch: true, ...credential });
     } catch (error) {
-      const { code, message } = refusal(error);
-      this.audience.error({ code, message });
+      this.#told(refusal(error));
     }
   }
 
@@ -403,7 +407,7 @@ export class Session {
   #takeBack(op: Op, reason: Refused): void {
     this.#forget(op);
     this.#changed();
-    this.audience.error({ code: reason.code, message: reason.message });
+    this.#told(reason);
     this.#waiting.get(op.id)?.reject(reason);
     this.#waiting.delete(op.id);
   }
@@ -459,6 +463,11 @@ export class Session {
   }
 
   // Telling
+
+  #told(reason: Refused): Refused {
+    this.audience.error({ code: reason.code, message: reason.message });
+    return reason;
+  }
 
   #refresh(status: Status, save = false): void {
     this.status = status;

@@ -43,6 +43,12 @@ export class IndexedDb implements InboxStorage {
     if (at !== undefined) await done(ops.delete(at));
   }
 
+  async forget(key: string): Promise<void> {
+    const { inboxes, ops } = await this.#stores("readwrite");
+    const waiting = await done(ops.index("key").getAllKeys(key));
+    await Promise.all([inboxes.delete(key), ...waiting.map((at) => ops.delete(at))].map(done));
+  }
+
   async #stores(mode: IDBTransactionMode): Promise<{ inboxes: IDBObjectStore; ops: IDBObjectStore }> {
     this.#opened ??= this.#open();
     const transaction = (await this.#opened).transaction(["inboxes", "ops"], mode);
@@ -81,6 +87,7 @@ const NOTHING: InboxStorage = {
   save: async () => {},
   addOp: async () => {},
   removeOp: async () => {},
+  forget: async () => {},
 };
 
 export const defaultStorage = (): InboxStorage => (globalThis.indexedDB ? new IndexedDb() : NOTHING);

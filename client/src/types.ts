@@ -54,7 +54,7 @@ export interface InboxOptions {
 
 /** Something was refused, rolled back or not possible. */
 export interface InboxError {
-  /** A stable code: one of the server's, or `network`, `too_many_pending`, `credential`, `closed`. */
+  /** A stable code: one of the server's, or `network`, `timeout`, `credential`, `too_many_pending`, `outdated`, `closed`. */
   readonly code: string;
   readonly message: string;
 }
@@ -66,6 +66,7 @@ export interface InboxEvents {
   message: [item: Item];
   /** The same, in exactly one tab of the browser. */
   toast: [item: Item];
+  /** Something was refused and taken back, could not be loaded, or keeps the client from logging in. */
   error: [error: InboxError];
 }
 
@@ -98,4 +99,5 @@ export interface InboxStorage {
   save(key: string, known: Known): Promise<void>;
   addOp(key: string, op: Op): Promise<void>;
   removeOp(key: string, id: string): Promise<void>;
+  forget(key: string): Promise<void>;
 }

@@ -74,7 +74,10 @@ test("when no credential can be fetched it is tried again", async () => {
   const ada = make(server.url, "ada", { credential });
   ada.connect();
   await ada.offline();
-  expect(ada.status.reason).toBe("credential");
+  expect([ada.status.reason, ada.errors]).toEqual([
+    "credential",
+    [{ code: "credential", message: "no credential: Error: backend is down" }],
+  ]);
   await ada.live();
 });
 

@@ -3,7 +3,7 @@
 import { expect, test } from "vitest";
 
 import { make, numbers, open } from "./open.js";
-import { eventually, Server } from "./server.js";
+import { eventually, Line, Server } from "./server.js";
 
 const UNREAD = { read: false };
 
@@ -236,6 +236,31 @@ test("opening and closing twice is as once, and a closed inbox can be opened aga
   ada.connect();
   await ada.live();
   expect([ada.numbers, ada.unread]).toEqual([[2, 1], 2]);
+});
+
+test("an older page that does not come is told, and can be asked for again", async () => {
+  const server = await Server.start();
+  const line = await Line.to(server);
+  await server.pushMany("ada", 4);
+  const ada = await open(line.url, "ada", { pageSize: 2 });
+  line.cut();
+  await expect(ada.loadMore()).rejects.toMatchObject({ code: "network" });
+  expect(ada.errors).toMatchObject([{ code: "network" }]);
+  expect([ada.numbers, ada.hasMore]).toEqual([[3, 2], true]);
+  line.mend();
+  await ada.loadMore();
+  expect(ada.numbers).toEqual([3, 2, 1, 0]);
+});
+
+test("where tabs cannot talk to each other each has its own socket", async () => {
+  const server = await Server.start();
+  const line = await Line.to(server);
+  const tabs = [await open(line.url, "ada", { shareTabs: true }), await open(line.url, "ada", { shareTabs: true })];
+  await server.push("ada", { n: 1 });
+  for (const tab of tabs) {
+    await tab.until(({ items }) => items.length === 1, "the message");
+    expect(tab.toasts.length).toBe(1);
+  }
 });
 
 test("without a token, or outside of a page without a url, there is no inbox", () => {

@@ -10,6 +10,8 @@ import { eventually, Line, Server } from "./server.js";
 beforeEach(() => void (globalThis.indexedDB = new IDBFactory()));
 afterEach(() => void Reflect.deleteProperty(globalThis, "indexedDB"));
 
+const keyOf = ({ url }: Line) => JSON.stringify([url, "/socket.io", "ada"]);
+
 const readOf = async (server: Server) => (await server.inbox("ada")).items.map(({ readAt }) => readAt !== null);
 
 test("what is marked offline is shown at once, kept, and sent in order when the line is back", async () => {
@@ -29,7 +31,8 @@ test("what is marked offline is shown at once, kept, and sent in order when the 
   await server.push("ada", { n: "unseen" });
   line.mend();
   await ada.live();
-  await eventually(async () => (await server.inbox("ada")).unread === 2, "what was marked is stored");
+  const waiting = async () => (await new IndexedDb().load(keyOf(line))).ops.length;
+  await eventually(async () => (await waiting()) === 0, "all that was marked is sent");
   expect(await readOf(server)).toEqual([false, false, true, true, true]);
   await ada.until(({ unread }) => unread === 2, "the exact count");
   expect(ada.items.map(({ read }) => read)).toEqual([false, false, true, true, true]);
@@ -53,7 +56,7 @@ test("what is marked offline outlives the page", async () => {
   line.mend();
   await next.live();
   await eventually(async () => (await readOf(server))[0] === true, "the read is stored");
-  const kept = await new IndexedDb().load(JSON.stringify([line.url, "", "ada"]));
+  const kept = await new IndexedDb().load(keyOf(line));
   expect([kept.ops, kept.known?.rev]).toEqual([[], expect.any(Number)]);
 });
 
@@ -138,7 +141,7 @@ test("only so much is kept to be sent", async () => {
   const { id } = ada.items[0]!;
   for (let n = 0; n < 1000; n += 1) await (n % 2 ? ada.markUnread(id) : ada.markRead(id));
   await expect(ada.markRead(id)).rejects.toMatchObject({ code: "too_many_pending" });
-  expect(ada.unread).toBe(1);
+  expect([ada.unread, ada.errors.map(({ code }) => code)]).toEqual([1, ["too_many_pending"]]);
 });
 
 test("many ids at once are sent in parts", async () => {
@@ -150,11 +153,26 @@ test("many ids at once are sent in parts", async () => {
   expect([ada.unread, (await server.inbox("ada")).unread]).toEqual([0, 0]);
 });
 
+test("what is kept can be forgotten", async () => {
+  const server = await Server.start();
+  const line = await Line.to(server);
+  await server.pushMany("ada", 1);
+  const ada = await open(line.url, "ada");
+  line.cut();
+  await ada.offline();
+  await ada.markAllRead();
+  await ada.forget();
+  expect([ada.items, ada.status.name]).toEqual([[], "connecting"]);
+  expect(await new IndexedDb().load(keyOf(line))).toEqual({ ops: [] });
+  line.mend();
+  expect((await open(line.url, "ada")).unread).toBe(1);
+});
+
 test("where nothing can be kept everything else works", async () => {
   const server = await Server.start();
   await server.push("ada", { n: 1 });
   const broken = () => Promise.reject(new Error("no room"));
-  const ada = await open(server.url, "ada", { storage: { load: broken, save: broken, addOp: broken, removeOp: broken } });
+  const ada = await open(server.url, "ada", { storage: { load: broken, save: broken, addOp: broken, removeOp: broken, forget: broken } });
   await ada.markRead(ada.items[0]!.id);
   expect((await server.inbox("ada")).unread).toBe(0);
   Reflect.deleteProperty(globalThis, "indexedDB");

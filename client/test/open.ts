@@ -84,4 +84,9 @@ export class Memory implements InboxStorage {
   async removeOp(_key: string, id: string) {
     this.ops = this.ops.filter((op) => op.id !== id);
   }
+
+  async forget() {
+    this.known = undefined;
+    this.ops = [];
+  }
 }

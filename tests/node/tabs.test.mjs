@@ -227,6 +227,41 @@ test("the toast is where somebody looks", async (t) => {
   assert.deepEqual([(await heard(leader)).toasts, (await heard(hidden)).toasts], [[2], []]);
 });
 
+test("a page that is put aside leaves the lead to another, and follows when it is back", async (t) => {
+  const server = await start(t);
+  await server.push("ada", { n: 1 });
+  const { open, sockets } = await newContext(t, server);
+  const [first, second] = [await open(), await open()];
+  const turn = (tab, type) => tab.evaluate((type) => void dispatchEvent(new PageTransitionEvent(type, { persisted: true })), type);
+  await turn(first, "pagehide");
+  assert.equal(await first.evaluate(() => client.status.name), "offline");
+  await server.push("ada", { n: 2 });
+  await shows(second, [2, 1], 2);
+  await second.evaluate(() => client.markAllRead());
+  await turn(first, "pageshow");
+  await live(first);
+  await shows(first, [2, 1], 0);
+  assert.deepEqual(sockets, { open: 1, ever: 2 });
+});
+
+test("where tabs cannot talk to each other each has its own socket, and the rest works", async (t) => {
+  const server = await start(t);
+  const { context, open, sockets } = await newContext(t, server);
+  await context.addInitScript(() => {
+    delete Navigator.prototype.locks;
+    delete window.indexedDB;
+  });
+  const tabs = [await open(), await open()];
+  await server.push("ada", { n: 1 });
+  for (const tab of tabs) await shows(tab, [1], 1);
+  await tabs[0].evaluate(() => client.markAllRead());
+  await shows(tabs[1], [1], 0);
+  assert.deepEqual(sockets, { open: 2, ever: 2 });
+  await tabs[0].reload();
+  await live(tabs[0]);
+  await shows(tabs[0], [1], 0);
+});
+
 test("tabs of different users share nothing, and those that are not to share have a socket each", async (t) => {
   const server = await start(t);
   const { open, sockets } = await newContext(t, server);
