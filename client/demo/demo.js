@@ -17,7 +17,9 @@ const named = new Set((new URLSearchParams(location.search).get("users") || "ali
 const users = [...named].slice(0, 2).map((token) => ({ token, online: true }));
 
 // Without npm the server has no client to give; then there is only the form to send, and the table.
-const modules = await Promise.all([import("/client/tidings.js"), import("/client/tidings-inbox.js")]).catch(() => undefined);
+const modules = await Promise.all([import("/client/tidings.js"), import("/client/tidings-inbox.js")]).catch(
+  () => undefined,
+);
 const InboxClient = modules?.[0].InboxClient;
 
 const STATES = {
@@ -131,7 +133,9 @@ async function push(body) {
     const answer = await response.json();
     if (response.status === 401) askForKeys();
     if (!response.ok) return `Refused: ${answer.detail}.`;
-    const stored = answer.results.map(({ token, seq, groupedInto }) => `${groupedInto ? "into " : ""}#${seq} of ${token}`);
+    const stored = answer.results.map(
+      ({ token, seq, groupedInto }) => `${groupedInto ? "into " : ""}#${seq} of ${token}`,
+    );
     return `Stored: ${stored.join(", ") || "for nobody"}.`;
   } catch {
     return "The server did not answer, so it is not known whether this was stored.";
@@ -162,7 +166,8 @@ async function read() {
     }
     element("listed").textContent = "";
   } catch (error) {
-    element("listed").textContent = error instanceof Refused ? `Refused: ${error.message}.` : "The server does not answer.";
+    element("listed").textContent =
+      error instanceof Refused ? `Refused: ${error.message}.` : "The server does not answer.";
   }
   refreshing = false;
 }
@@ -200,7 +205,9 @@ function show(items) {
     for (const [at, text] of facts(item).entries()) fill(row.cells[at], String(text), !isFirst);
   }
   // Whoever is online is about to confirm what came.
-  const isPending = shown.some(({ token, deliveredAt }) => !deliveredAt && users.some((user) => user.token === token && isLive(user)));
+  const isPending = shown.some(
+    ({ token, deliveredAt }) => !deliveredAt && users.some((user) => user.token === token && isLive(user)),
+  );
   if (isPending && again-- > 0) setTimeout(read, AGAIN_MS);
 }
 
@@ -208,7 +215,15 @@ const isLive = ({ client }) => client?.status.name === "live";
 
 function facts({ token, seq, entityType, data, group, createdAt, deliveredAt, readAt }) {
   const joined = group ? `  (${group.count}: ${group.actors.join(", ")})` : "";
-  return [token, seq, entityType, JSON.stringify(data) + joined, clock(createdAt), clock(deliveredAt, "waits"), clock(readAt, "unread")];
+  return [
+    token,
+    seq,
+    entityType,
+    JSON.stringify(data) + joined,
+    clock(createdAt),
+    clock(deliveredAt, "waits"),
+    clock(readAt, "unread"),
+  ];
 }
 
 const clock = (time, none) => (time ? new Date(time).toLocaleTimeString() : none);
@@ -234,7 +249,12 @@ function signed(credential) {
 /** Makes the field of this user's login. */
 function makeKeyField({ token }) {
   const [label, input] = ["label", "input"].map((name) => document.createElement(name));
-  Object.assign(input, { name: `login-${token}`, autocomplete: "off", spellcheck: false, placeholder: '{"exp":…,"kid":…,"sig":…}' });
+  Object.assign(input, {
+    name: `login-${token}`,
+    autocomplete: "off",
+    spellcheck: false,
+    placeholder: '{"exp":…,"kid":…,"sig":…}',
+  });
   label.append(`Login of ${titled(token)} `, input);
   keysForm.lastElementChild.before(label);
 }

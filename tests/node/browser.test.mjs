@@ -30,21 +30,25 @@ async function openDemo(t, context, users, { from = server, silent = true } = {}
 const card = (page, user) => page.getByRole("region", { name: user, exact: true });
 const online = (page, user) => page.getByRole("switch", { name: `${user} is online` });
 const texts = (page, user) => card(page, user).locator("tidings-inbox .text").allTextContents();
-const isLive = (page, user) => card(page, user).locator(".state", { hasText: /^online$/ }).waitFor();
-const hears = (page, user, text) => card(page, user).locator("tidings-inbox").getByText(text, { exact: true }).first().waitFor();
-const unread = (page, user, count) => card(page, user).locator("[part=count]", { hasText: new RegExp(`^${count}$`) }).waitFor();
+const isLive = (page, user) =>
+  card(page, user)
+    .locator(".state", { hasText: /^online$/ })
+    .waitFor();
+const hears = (page, user, text) =>
+  card(page, user).locator("tidings-inbox").getByText(text, { exact: true }).first().waitFor();
+const unread = (page, user, count) =>
+  card(page, user)
+    .locator("[part=count]", { hasText: new RegExp(`^${count}$`) })
+    .waitFor();
 
 /** The rows of the table that is shown: the cells that `columns` names. */
 const table = (page, ...columns) =>
-  page.locator("#rows tr").evaluateAll(
-    (rows, columns) => {
-      const heads = [...document.querySelectorAll("thead th")].map(({ textContent }) => textContent);
-      const time = /^\d+:\d\d:\d\d/; // of whatever clock
-      const text = (cell) => (time.test(cell.textContent) ? "a time" : cell.textContent);
-      return rows.map((row) => columns.map((column) => text(row.cells[heads.indexOf(column)])));
-    },
-    columns,
-  );
+  page.locator("#rows tr").evaluateAll((rows, columns) => {
+    const heads = [...document.querySelectorAll("thead th")].map(({ textContent }) => textContent);
+    const time = /^\d+:\d\d:\d\d/; // of whatever clock
+    const text = (cell) => (time.test(cell.textContent) ? "a time" : cell.textContent);
+    return rows.map((row) => columns.map((column) => text(row.cells[heads.indexOf(column)])));
+  }, columns);
 
 async function expectTable(page, columns, rows) {
   let shown;
@@ -70,7 +74,9 @@ test("what is sent to someone offline waits in the table, comes at their return,
   const page = await openDemo(t, context);
   for (const user of ["Alice", "Bob"]) await isLive(page, user);
   await online(page, "Bob").click();
-  await card(page, "Bob").locator(".state", { hasText: /^offline$/ }).waitFor();
+  await card(page, "Bob")
+    .locator(".state", { hasText: /^offline$/ })
+    .waitFor();
   assert.equal(await online(page, "Bob").getAttribute("aria-checked"), "false");
 
   await send(page, { to: ["alice", "bob"], from: "Mia" });
@@ -79,17 +85,26 @@ test("what is sent to someone offline waits in the table, comes at their return,
   await card(page, "Alice").locator(".toast", { hasText: "Mia liked your post" }).waitFor();
   const columns = ["token", "seq", "entity_type", "data", "delivered", "read"];
   const [type, data] = ["like", '{"from":"Mia"}'];
-  await expectTable(page, columns, [["alice", "1", type, data, "a time", "unread"], ["bob", "1", type, data, "waits", "unread"]]);
+  await expectTable(page, columns, [
+    ["alice", "1", type, data, "a time", "unread"],
+    ["bob", "1", type, data, "waits", "unread"],
+  ]);
   assert.deepEqual(await texts(page, "Bob"), []);
   assert.equal(await server.undelivered("bob"), 1);
 
   await online(page, "Bob").click();
   await hears(page, "Bob", "Mia liked your post");
   assert.equal(await card(page, "Bob").locator(".toast").count(), 0, "what waited is no news");
-  await expectTable(page, columns, [["alice", "1", type, data, "a time", "unread"], ["bob", "1", type, data, "a time", "unread"]]);
+  await expectTable(page, columns, [
+    ["alice", "1", type, data, "a time", "unread"],
+    ["bob", "1", type, data, "a time", "unread"],
+  ]);
 
   await card(page, "Bob").getByRole("button", { name: "Mark read: Mia liked your post" }).click();
-  await expectTable(page, columns, [["alice", "1", type, data, "a time", "unread"], ["bob", "1", type, data, "a time", "a time"]]);
+  await expectTable(page, columns, [
+    ["alice", "1", type, data, "a time", "unread"],
+    ["bob", "1", type, data, "a time", "a time"],
+  ]);
   assert.equal(await page.title(), "(1) Tidings");
 });
 
@@ -105,9 +120,17 @@ test("what changes in the table lights up, for a while", async (t) => {
   await until(async () => (await lit()) > 0, "the cell lights up");
   assert.deepEqual(await table(page, "delivered", "read"), [["a time", "a time"]]);
   await server.push("glow", { from: "Noah" }, "like");
-  await expectTable(page, ["seq", "delivered"], [["3", "a time"], ["1", "a time"]]);
+  await expectTable(
+    page,
+    ["seq", "delivered"],
+    [
+      ["3", "a time"],
+      ["1", "a time"],
+    ],
+  );
   await page.evaluate(() => document.getAnimations().forEach((animation) => animation.finish()));
-  const colours = () => [...document.querySelectorAll("#rows td")].map((cell) => getComputedStyle(cell).backgroundColor);
+  const colours = () =>
+    [...document.querySelectorAll("#rows td")].map((cell) => getComputedStyle(cell).backgroundColor);
   assert.deepEqual([...new Set(await page.evaluate(colours))], ["rgba(0, 0, 0, 0)"]);
 });
 
@@ -199,7 +222,10 @@ test("what users write stays text, and what the server refuses is told", async (
   await send(page, { to: ["eve"], what: "Comment", from: evil, comment: evil });
   await hears(page, "Eve", `${evil} commented: ${evil}`);
   await expectTable(page, ["data"], [[JSON.stringify({ from: evil, text: evil })]]);
-  assert.deepEqual(await page.evaluate(() => [globalThis.pwned, document.querySelectorAll("img, b").length]), [undefined, 0]);
+  assert.deepEqual(await page.evaluate(() => [globalThis.pwned, document.querySelectorAll("img, b").length]), [
+    undefined,
+    0,
+  ]);
   await card(page, "<b>mallory</b>").waitFor();
 
   await send(page, { to: ["eve"], what: "Comment", comment: "x".repeat(70_000) });
@@ -215,14 +241,22 @@ test("without the client bundle the page says what is missing, can still send, a
   assert.ok(await online(page, "None").isDisabled());
   await page.getByRole("button", { name: "Send" }).click();
   await page.getByText("Stored: #1 of none, #1 of neither.").waitFor();
-  await expectTable(page, ["token", "delivered"], [["neither", "waits"], ["none", "waits"]]);
+  await expectTable(
+    page,
+    ["token", "delivered"],
+    [
+      ["neither", "waits"],
+      ["none", "waits"],
+    ],
+  );
 });
 
 test("on a server with keys the page asks for them, and works with them", async (t) => {
   const [key, secret] = ["an-api-key-of-at-least-32-characters", "a-secret-of-at-least-32-characters"];
   const own = await Server.start(`--api-keys=demo=${key}`, `--login-keys=k1=${secret}`);
   t.after(() => own.stop());
-  const sign = async (token) => (await promisify(execFile)(BINARY, [`--login-keys=k1=${secret}`, "sign", `--token=${token}`])).stdout;
+  const sign = async (token) =>
+    (await promisify(execFile)(BINARY, [`--login-keys=k1=${secret}`, "sign", `--token=${token}`])).stdout;
   const page = await openDemo(t, await newContext(t, browser, wide), undefined, { from: own, silent: false });
   await page.getByText("This server asks who comes.").waitFor();
   await expectAccessible(page, "asking for keys");
@@ -235,14 +269,26 @@ test("on a server with keys the page asks for them, and works with them", async 
   for (const user of ["Alice", "Bob"]) await isLive(page, user);
   await page.getByRole("button", { name: "Send" }).click();
   for (const user of ["Alice", "Bob"]) await hears(page, user, /liked your post/);
-  await expectTable(page, ["token", "delivered"], [["alice", "a time"], ["bob", "a time"]]);
+  await expectTable(
+    page,
+    ["token", "delivered"],
+    [
+      ["alice", "a time"],
+      ["bob", "a time"],
+    ],
+  );
 });
 
 /** Fills the inboxes of both with something of each kind, as a person would who tries the page. */
 async function fill(page, users, names) {
   for (const user of names) await isLive(page, user);
   await send(page, { to: users, what: "Follow", from: "Omar" });
-  await send(page, { to: users.slice(0, 1), what: "Comment", from: "Lina", comment: "Where was this taken? The light is wonderful." });
+  await send(page, {
+    to: users.slice(0, 1),
+    what: "Comment",
+    from: "Lina",
+    comment: "Where was this taken? The light is wonderful.",
+  });
   await server.push(users, { version: "3.1", text: "Version 3.1 is out" }, "release");
   for (const from of ["Zoe", "Jun", "Mia"]) await send(page, { to: users, from, group: true });
   for (const user of names) await hears(page, user, "Mia and 2 others liked your post");
@@ -250,7 +296,8 @@ async function fill(page, users, names) {
   await online(page, names[1]).click();
   await send(page, { to: users, what: "Comment", from: "Noah", comment: "Well said!" });
   await hears(page, names[0], "Noah commented: Well said!");
-  const untilSettled = async () => (await table(page, "delivered")).filter(([delivered]) => delivered === "waits").length === 1;
+  const untilSettled = async () =>
+    (await table(page, "delivered")).filter(([delivered]) => delivered === "waits").length === 1;
   await until(untilSettled, "one row waits");
 }
 

@@ -78,6 +78,10 @@ export async function expectAccessible(page, what) {
   // Colours that are still moving are not those to judge.
   await page.evaluate(() => document.getAnimations().forEach((animation) => animation.finish()));
   const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
-  const found = violations.map(({ id, help, nodes }) => ({ id, help, at: nodes.map(({ target, any }) => [target, any[0]?.message]) }));
+  const found = violations.map(({ id, help, nodes }) => ({
+    id,
+    help,
+    at: nodes.map(({ target, any }) => [target, any[0]?.message]),
+  }));
   assert.deepEqual(found, [], what);
 }

@@ -35,7 +35,9 @@ function answer(request, response) {
 
 /** Opens a page with this in it; its console must stay silent until the test is over. */
 async function open(t, body, { from = server, script, lang = "en", dir = "ltr", init, ...options } = {}) {
-  const load = script ? `<script src="${from.url}/client/${script}" defer>` : `<script type="module" src="${from.url}/client/tidings-inbox.js">`;
+  const load = script
+    ? `<script src="${from.url}/client/${script}" defer>`
+    : `<script type="module" src="${from.url}/client/tidings-inbox.js">`;
   const path = `/${fixtures.size}`;
   fixtures.set(
     path,
@@ -58,7 +60,8 @@ const tag = (token, attributes = "", content = "", from = server) =>
 const bell = (page, name) => page.getByRole("button", { name, exact: true });
 const rows = (page) => page.locator("tidings-inbox").getByRole("listitem");
 const row = (page, text) => rows(page).filter({ hasText: text });
-const isLive = (page, text = "Up to date") => page.locator("tidings-inbox .status", { hasText: text }).waitFor({ state: "attached" });
+const isLive = (page, text = "Up to date") =>
+  page.locator("tidings-inbox .status", { hasText: text }).waitFor({ state: "attached" });
 const texts = (page) => page.locator("tidings-inbox .text").allTextContents();
 
 /** What has the focus, within shadow trees too: its label or its text. */
@@ -89,7 +92,10 @@ async function listed(token) {
 
 /** Reads of this row have reached the table. */
 const untilRead = (token, at, read = true) =>
-  until(async () => Boolean((await listed(token))[at].readAt) === read, `row ${at} of ${token} is ${read ? "read" : "unread"}`);
+  until(
+    async () => Boolean((await listed(token))[at].readAt) === read,
+    `row ${at} of ${token} is ${read ? "read" : "unread"}`,
+  );
 
 test("the bell counts what is unread, and opens and closes a panel that takes the focus and gives it back", async (t) => {
   await server.push("bell", { from: "Bob" }, "like");
@@ -140,7 +146,9 @@ test("more than 99 unread ones are 99+, and older ones are loaded a page at a ti
   const more = page.getByRole("button", { name: "Load more" });
   for (let shown = 20; shown < 105; shown += 20) {
     const names = Array.from({ length: shown }, (_, at) => `User ${105 - at} liked your post`);
-    await rows(page).nth(shown - 1).waitFor();
+    await rows(page)
+      .nth(shown - 1)
+      .waitFor();
     assert.deepEqual(await texts(page), names);
     await more.focus();
     await page.keyboard.press("Enter");
@@ -255,7 +263,10 @@ test("what comes live is read out, several as one; what waited is not", async (t
   await Promise.all(["Cid", "Dan"].map((from) => server.push("aloud", { from }, "follow")));
   await aloud.getByText("2 new notifications").waitFor({ state: "attached" });
   const toasts = await page.evaluate(() => globalThis.toasts);
-  assert.deepEqual([toasts[0], toasts.slice(1).sort()], ["Bob liked your post", ["Cid follows you", "Dan follows you"]]);
+  assert.deepEqual(
+    [toasts[0], toasts.slice(1).sort()],
+    ["Bob liked your post", ["Cid follows you", "Dan follows you"]],
+  );
 });
 
 test("a lost server is told, and what was sent meanwhile comes by itself", async (t) => {
@@ -306,7 +317,14 @@ function refusing() {
     tell("error", { code: "unavailable", message: "<b>no disk</b>" });
     throw new Error("refused");
   };
-  const item = { id: "1", seq: 1, entityType: "like", data: { from: "Bob" }, createdAt: new Date().toISOString(), read: false };
+  const item = {
+    id: "1",
+    seq: 1,
+    entityType: "like",
+    data: { from: "Bob" },
+    createdAt: new Date().toISOString(),
+    read: false,
+  };
   document.querySelector("tidings-inbox").client = {
     items: [item],
     unread: 1,
@@ -382,7 +400,9 @@ test("times are told anew while the page is open", async (t) => {
   await row(page, "Bob").getByText("5 minutes ago").waitFor();
   await page.clock.setFixedTime(Date.now() + 30 * 86_400_000);
   await page.clock.fastForward("00:31");
-  await row(page, "Bob").getByText(/20\d\d/).waitFor();
+  await row(page, "Bob")
+    .getByText(/20\d\d/)
+    .waitFor();
 });
 
 /** What a page in Arabic sets. */
@@ -425,19 +445,26 @@ for (const [name, options] of Object.entries({
 })) {
   test(`the panel fits ${name}, and everything in it is large enough to hit`, async (t) => {
     const token = `fits ${name}`;
-    for (let n = 1; n <= 25; n += 1) await server.push(token, { from: `User ${n}`, text: "word ".repeat(40) }, "comment");
+    for (let n = 1; n <= 25; n += 1)
+      await server.push(token, { from: `User ${n}`, text: "word ".repeat(40) }, "comment");
     const page = await open(t, tag(token), options);
     await page.locator("button.bell", { hasText: "25" }).click();
     const { width, height } = options.viewport;
     await rows(page).first().waitFor();
     const box = await page.getByRole("dialog").boundingBox();
-    assert.ok(box.x >= 0 && box.y >= 0 && box.x + box.width <= width && box.y + box.height <= height, JSON.stringify(box));
-    assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth), 0);
-    const buttons = await page.locator("tidings-inbox button:visible").evaluateAll((all) =>
-      all.map((one) => [one.getAttribute("aria-label") ?? one.textContent, one.getBoundingClientRect()]),
+    assert.ok(
+      box.x >= 0 && box.y >= 0 && box.x + box.width <= width && box.y + box.height <= height,
+      JSON.stringify(box),
     );
+    assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth), 0);
+    const buttons = await page
+      .locator("tidings-inbox button:visible")
+      .evaluateAll((all) =>
+        all.map((one) => [one.getAttribute("aria-label") ?? one.textContent, one.getBoundingClientRect()]),
+      );
     assert.ok(buttons.length > 25);
-    for (const [label, { width, height }] of buttons) assert.ok(width >= 24 && height >= 24, `${label}: ${width} × ${height}`);
+    for (const [label, { width, height }] of buttons)
+      assert.ok(width >= 24 && height >= 24, `${label}: ${width} × ${height}`);
   });
 }
 
@@ -512,7 +539,10 @@ test("nothing that users write becomes part of the page", async (t) => {
 
 test("the client may be one of the page's, which the element neither opens nor closes", async (t) => {
   await server.push("shared", { from: "Bob" }, "like");
-  const page = await open(t, "<tidings-inbox id='one' inline></tidings-inbox><tidings-inbox id='two' inline silent></tidings-inbox>");
+  const page = await open(
+    t,
+    "<tidings-inbox id='one' inline></tidings-inbox><tidings-inbox id='two' inline silent></tidings-inbox>",
+  );
   await page.evaluate(async (url) => {
     const { InboxClient } = await import(`${url}/client/tidings.js`);
     globalThis.client = new InboxClient({ url, token: "shared" });
@@ -532,7 +562,9 @@ test("a page that loads no modules has the element and the client in one script"
   await server.push("global", { from: "Bob" }, "like");
   const page = await open(t, tag("global", "inline"), { script: "tidings.global.js" });
   await row(page, "Bob liked your post").waitFor();
-  assert.ok(await page.evaluate(() => document.querySelector("tidings-inbox").client instanceof globalThis.Tidings.InboxClient));
+  assert.ok(
+    await page.evaluate(() => document.querySelector("tidings-inbox").client instanceof globalThis.Tidings.InboxClient),
+  );
 });
 
 test("what the attributes say may change, and an element that leaves the page closes its client", async (t) => {
@@ -547,7 +579,11 @@ test("what the attributes say may change, and an element that leaves the page cl
   await row(page, "Bob").waitFor();
   assert.deepEqual(await texts(page), ["Bob liked your post"]);
   const names = () =>
-    page.evaluate(() => [globalThis.before.status.name, globalThis.inbox?.client, document.querySelector("tidings-inbox")?.client.status.name]);
+    page.evaluate(() => [
+      globalThis.before.status.name,
+      globalThis.inbox?.client,
+      document.querySelector("tidings-inbox")?.client.status.name,
+    ]);
   assert.deepEqual(await names(), ["offline", undefined, "live"]);
   await page.evaluate(() => {
     globalThis.inbox = document.querySelector("tidings-inbox");
@@ -570,7 +606,11 @@ test("a hidden page shows a browser notification, once the user has allowed it b
   };
   const page = await open(t, tag("hidden", "notify inline"), { init });
   await isLive(page);
-  const hide = (state) => page.evaluate((state) => Object.defineProperty(document, "visibilityState", { value: state, configurable: true }), state);
+  const hide = (state) =>
+    page.evaluate(
+      (state) => Object.defineProperty(document, "visibilityState", { value: state, configurable: true }),
+      state,
+    );
   const arrive = async (from) => {
     await server.push("hidden", { from }, "like");
     await row(page, from).waitFor();
@@ -602,7 +642,10 @@ for (const colorScheme of ["light", "dark"]) {
 }
 
 test("nothing moves for those who asked for that", async (t) => {
-  for (const [reducedMotion, moves] of [["no-preference", true], ["reduce", false]]) {
+  for (const [reducedMotion, moves] of [
+    ["no-preference", true],
+    ["reduce", false],
+  ]) {
     const page = await open(t, "<tidings-inbox></tidings-inbox>", { reducedMotion });
     await page.evaluate(refusing); // a client that never gets anywhere
     const moving = await page.evaluate(() => {

@@ -4,15 +4,14 @@
 
 import { InboxClient } from "../client.js";
 import type { Credential, InboxOptions, Item, Status } from "../types.js";
+import { Announcer } from "./announcer.js";
 import { button, icon, make, say, set } from "./dom.js";
+import { place } from "./place.js";
 import { type RenderItem, Row, type View } from "./row.js";
 import { type Strings, type StringsPatch, sentenceOf, stringsFor } from "./strings.js";
 import { style } from "./style.js";
 
 const TICK_MS = 30_000; // the finest unit shown is a minute
-const ANNOUNCE_AFTER_MS = 400; // what comes within this time is announced at once
-const GAP_PX = 8; // between panel, bell and the edges of the window
-const ROOM_PX = 260; // with less below the bell the panel opens above it, if there is more
 
 /** What is set before the element is defined would hide the accessors, so it is set once more. */
 const PROPERTIES = ["client", "credential", "strings", "renderItem"] as const;
@@ -51,7 +50,7 @@ export class TidingsInbox extends Base {
     make("div", { class: "scroll" }, this.#list, this.#empty, this.#more),
     make("div", { class: "footer" }, make("slot", { name: "footer" }), this.#status, this.#permit),
   );
-  readonly #live = make("div", { class: "unseen", role: "status" });
+  readonly #announcer = new Announcer();
 
   readonly #rows = new Map<string, Row>();
   #order: Row[] = [];
@@ -69,17 +68,14 @@ export class TidingsInbox extends Base {
   #changed = false; // attributes differ from those that #own was made from
 
   #ticking: ReturnType<typeof setInterval> | undefined;
-  #announcing: ReturnType<typeof setTimeout> | undefined;
-  #arrived = 0;
-  #lastArrived: Item | undefined;
   #wasOffline = false;
   #loadingMore = false;
-  readonly #place = () => this.#placePanel();
+  readonly #place = () => place(this.#panel, this.#bell, "var(--_height)");
 
   constructor() {
     super();
     this.#root.adoptedStyleSheets = [style()];
-    this.#root.append(this.#bell, this.#panel, this.#live);
+    this.#root.append(this.#bell, this.#panel, this.#announcer.element);
     this.#bell.popoverTargetElement = this.#panel;
     this.#panel.addEventListener("beforetoggle", (event) => this.#beforeToggle(event as ToggleEvent));
     this.#panel.addEventListener("toggle", (event) => this.#toggled(event as ToggleEvent));
@@ -96,8 +92,7 @@ export class TidingsInbox extends Base {
 
   disconnectedCallback(): void {
     clearInterval(this.#ticking);
-    clearTimeout(this.#announcing);
-    this.#announcing = undefined;
+    this.#announcer.stop();
     this.#settle();
   }
 
@@ -259,7 +254,7 @@ export class TidingsInbox extends Base {
 
   /** The language of the closest ancestor that has one, also beyond shadow roots. */
   #language(): string {
-    for (let at: Element | null = this; at; ) {
+    for (let at: Element | null = this; at;) {
       const named = at.closest("[lang]");
       if (named) return named.getAttribute("lang") || "en";
       const root = at.getRootNode();
@@ -294,7 +289,7 @@ export class TidingsInbox extends Base {
     const isOffline = status.name === "offline";
     if (this.#client && isOffline !== this.#wasOffline && (isOffline || status.name === "live")) {
       this.#wasOffline = isOffline;
-      this.#say(said);
+      if (!this.hasAttribute("silent")) this.#announcer.say(said);
     }
     const askable = this.hasAttribute("notify") && globalThis.Notification?.permission === "default";
     this.#permit.hidden = !askable;
@@ -316,14 +311,23 @@ export class TidingsInbox extends Base {
       if (element === next) next = next.nextElementSibling;
       else this.#list.insertBefore(element, next);
     }
-    if (!this.#current || !this.#order.includes(this.#current)) this.#setCurrent(this.#order[Math.max(at, 0)] ?? this.#order.at(-1));
-    if (focused && !this.#order.includes(focused)) this.#current ? this.#focusRow(this.#current) : this.#panel.focus();
+    if (!this.#current || !this.#order.includes(this.#current)) {
+      this.#setCurrent(this.#order[Math.max(at, 0)] ?? this.#order.at(-1));
+    }
+    if (!focused || this.#order.includes(focused)) return;
+    if (this.#current) this.#focusRow(this.#current);
+    else this.#panel.focus();
   }
 
   #row(item: Item): Row {
     let row = this.#rows.get(item.id);
     if (!row) {
-      row = new Row(this, item, (item) => this.#activate(item), (item) => this.#toggleRead(item));
+      row = new Row(
+        this,
+        item,
+        (item) => this.#activate(item),
+        (item) => this.#toggleRead(item),
+      );
       row.current = false;
       this.#rows.set(item.id, row);
     }
@@ -354,7 +358,9 @@ export class TidingsInbox extends Base {
 
   /** Tells the page; false if it prevented what would happen next. */
   #dispatch(name: string, detail?: Item): boolean {
-    return this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true, composed: true, cancelable: name === "tidings-item" }));
+    return this.dispatchEvent(
+      new CustomEvent(name, { detail, bubbles: true, composed: true, cancelable: name === "tidings-item" }),
+    );
   }
 
   #onKey(event: KeyboardEvent): void {
@@ -403,13 +409,16 @@ export class TidingsInbox extends Base {
   }
 
   #beforeToggle({ newState }: ToggleEvent): void {
-    if (newState === "open") this.#placePanel();
+    if (newState === "open") this.#place();
   }
 
   #toggled({ newState }: ToggleEvent): void {
     const open = newState === "open";
     set(this.#bell, { "aria-expanded": String(open) });
-    for (const [target, name] of [[window, "resize"], [document, "scroll"]] as const) {
+    for (const [target, name] of [
+      [window, "resize"],
+      [document, "scroll"],
+    ] as const) {
       if (open) target.addEventListener(name, this.#place, { capture: true, passive: true });
       else target.removeEventListener(name, this.#place, { capture: true });
     }
@@ -425,40 +434,11 @@ export class TidingsInbox extends Base {
     }
   }
 
-  /** Puts the panel below the bell, or above it, within the window and along the end of the bell. */
-  #placePanel(): void {
-    const bell = this.#bell.getBoundingClientRect();
-    const { clientWidth: width, clientHeight: height } = document.documentElement;
-    const style = getComputedStyle(this.#panel);
-    const own = parseFloat(style.width) || 0;
-    const left = style.direction === "rtl" ? bell.left : bell.right - own;
-    const [above, below] = [bell.top - 2 * GAP_PX, height - bell.bottom - 2 * GAP_PX];
-    const isBelow = below >= ROOM_PX || below >= above;
-    Object.assign(this.#panel.style, {
-      left: `${Math.max(GAP_PX, Math.min(left, width - own - GAP_PX))}px`,
-      top: isBelow ? `${bell.bottom + GAP_PX}px` : "auto",
-      bottom: isBelow ? "auto" : `${height - bell.top + GAP_PX}px`,
-      maxHeight: `min(var(--_height), ${Math.max(isBelow ? below : above, 0)}px)`,
-    });
-  }
-
   // What is told
 
-  /** Reads out a live notification; several that come together as one sentence. */
   #announce(item: Item): void {
-    this.#arrived += 1;
-    this.#lastArrived = item;
-    this.#announcing ??= setTimeout(() => {
-      const { strings } = this.#view;
-      const text = this.#arrived > 1 ? strings.arrived(this.#arrived) : this.#lastArrived && this.textOf(this.#lastArrived);
-      this.#arrived = 0;
-      this.#announcing = undefined;
-      this.#say(text ?? "");
-    }, ANNOUNCE_AFTER_MS);
-  }
-
-  #say(text: string): void {
-    if (!this.hasAttribute("silent")) this.#live.replaceChildren(text); // also if it is the same again
+    const { strings } = this.#view;
+    if (!this.hasAttribute("silent")) this.#announcer.arrived(this.textOf(item), (count) => strings.arrived(count));
   }
 
   #toast(item: Item): void {

@@ -2,7 +2,8 @@
 
 import { TidingsInbox } from "./element.js";
 
-if (globalThis.customElements && !customElements.get("tidings-inbox")) customElements.define("tidings-inbox", TidingsInbox);
+if (globalThis.customElements && !customElements.get("tidings-inbox"))
+  customElements.define("tidings-inbox", TidingsInbox);
 
 export { TidingsInbox };
 export type { RenderItem } from "./row.js";

@@ -72,7 +72,9 @@ const english: Strings = {
   sentences: {
     like: (who) => `${who} liked your post`,
     comment: (who, item) =>
-      said(item) === "" || (item.group?.count ?? 1) > 1 ? `${who} commented on your post` : `${who} commented: ${said(item)}`,
+      said(item) === "" || (item.group?.count ?? 1) > 1
+        ? `${who} commented on your post`
+        : `${who} commented: ${said(item)}`,
     follow: (who, item) => ((item.group?.count ?? 1) > 1 ? `${who} follow you` : `${who} follows you`),
   },
   other: (entityType, text) => [entityType || "Notification", text].filter(Boolean).join(": "),
