@@ -43,3 +43,4 @@ await build({
 
 rmSync(path("lib/"), { recursive: true, force: true });
 execFileSync(process.execPath, [path("node_modules/typescript/bin/tsc"), "-p", path("tsconfig.lib.json")], { stdio: "inherit" });
+for (const licence of ["LICENSE-APACHE", "LICENSE-MIT"]) copyFileSync(path(`../${licence}`), path(`lib/${licence}`));

@@ -6,11 +6,11 @@ import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 const CORE = ["client", "credentials", "index", "react", "session", "state", "storage", "tabs", "types"];
-const INBOX = ["dom", "element", "index", "row", "strings", "style", "time"];
+const INBOX = ["announcer", "dom", "element", "index", "place", "row", "strings", "style", "time"];
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const modules = [...CORE.map((name) => `lib/${name}`), ...INBOX.map((name) => `lib/inbox/${name}`)];
-const wanted = ["README.md", "package.json", ...modules.flatMap((name) => [`${name}.d.ts`, `${name}.js`, `${name}.js.map`])];
+const wanted = ["README.md", "package.json", "lib/LICENSE-APACHE", "lib/LICENSE-MIT", ...modules.flatMap((name) => [`${name}.d.ts`, `${name}.js`, `${name}.js.map`])];
 
 const listed = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: root, encoding: "utf8" });
 const [{ files }] = JSON.parse(listed);
