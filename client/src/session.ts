@@ -52,7 +52,6 @@ interface Answer {
   ok: boolean;
   code: string;
   message: string;
-  epoch: string;
   rev: number;
   unread: number;
 }
@@ -216,9 +215,9 @@ export class Session {
     }
   }
 
-  #follow({ epoch, rev, unread }: Answer): void {
+  #follow({ rev, unread }: Answer): void {
     this.#refusals = 0;
-    if (epoch !== this.known?.epoch) return this.#resync();
+    if (!this.known) return;
     this.known = withUnread(this.known, rev, unread);
     this.#loggedIn = true;
     this.#refresh({ name: "catching-up" });
@@ -240,6 +239,7 @@ export class Session {
     // A new connection, so that nothing of this one comes into the new list.
     if (this.#attempts++ === 0) this.#connect();
     else this.#connectIn(this.#backoff());
+    this.#refresh({ name: "catching-up" });
   }
 
   /** The login did not work out. */

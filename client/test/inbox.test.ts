@@ -130,7 +130,10 @@ test("older pages load while new ones come, each item once", async () => {
   await server.pushMany("ada", 25);
   const ada = await open(server.url, "ada", { pageSize: 10 });
   expect([ada.items.length, ada.hasMore]).toEqual([10, true]);
+  const lists = vi.spyOn(globalThis, "fetch");
   await Promise.all([ada.loadMore(), ada.loadMore(), server.pushMany("ada", 5, 25)]);
+  expect(lists.mock.calls.filter(([url]) => String(url).includes("before=")).length).toBe(1);
+  lists.mockRestore();
   await ada.until(({ items }) => items.length === 25, "the second page and what came");
   expect(ada.hasMore).toBe(true);
   await ada.loadMore();
