@@ -1,12 +1,46 @@
-// Copies the Socket.IO client bundles to dist/, from where the Rust build embeds them. The server offers them below its
-// socket path, where pages written for the Node server look for them.
+// Builds the client twice: dist/ is what the server embeds and serves below /client/, for pages without a bundler, and lib/
+// is what npm publishes, modules with types. The Socket.IO bundles go to dist/ too: the server offers them below its socket
+// path, where pages written for the Node server look for them.
 
-import { copyFileSync, mkdirSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { copyFileSync, existsSync, mkdirSync, rmSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 
-const from = new URL("node_modules/socket.io-client/dist/", import.meta.url);
-const to = new URL("dist/", import.meta.url);
+import { build } from "esbuild";
 
-mkdirSync(to, { recursive: true });
+const path = (relative) => fileURLToPath(new URL(relative, import.meta.url));
+
+mkdirSync(path("dist/"), { recursive: true });
 for (const bundle of ["socket.io.js", "socket.io.min.js", "socket.io.esm.min.js"]) {
-  for (const file of [bundle, `${bundle}.map`]) copyFileSync(new URL(file, from), new URL(file, to));
+  for (const file of [bundle, `${bundle}.map`]) {
+    copyFileSync(path(`node_modules/socket.io-client/dist/${file}`), path(`dist/${file}`));
+  }
 }
+
+const common = { bundle: true, minify: true, sourcemap: true, target: "es2022", logLevel: "warning" };
+const element = existsSync(path("src/inbox/index.ts"));
+
+await build({ ...common, entryPoints: [path("src/index.ts")], format: "esm", outfile: path("dist/tidings.js") });
+
+if (element) {
+  // The element takes the client from the file beside it, so that a page that loads both has it once.
+  const besides = {
+    name: "besides",
+    setup: ({ onResolve }) => onResolve({ filter: /^\.\.\/client\.js$/ }, () => ({ path: "./tidings.js", external: true })),
+  };
+  const entryPoints = [path("src/inbox/index.ts")];
+  await build({ ...common, entryPoints, plugins: [besides], format: "esm", outfile: path("dist/tidings-inbox.js") });
+}
+
+const all = ["./src/index.ts", ...(element ? ["./src/inbox/index.ts"] : [])];
+await build({
+  ...common,
+  stdin: { contents: all.map((file) => `export * from "${file}";`).join("\n"), resolveDir: path("."), loader: "ts" },
+  format: "iife",
+  globalName: "Tidings",
+  outfile: path("dist/tidings.global.js"),
+});
+
+rmSync(path("lib/"), { recursive: true, force: true });
+execFileSync(process.execPath, [path("node_modules/typescript/bin/tsc"), "-p", path("tsconfig.lib.json")], { stdio: "inherit" });
+for (const licence of ["LICENSE-APACHE", "LICENSE-MIT"]) copyFileSync(path(`../${licence}`), path(`lib/${licence}`));

@@ -1,162 +1,327 @@
 // The demo page in a real browser, and an old page of another origin. Leaves pictures in target/screenshots.
 
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
-import { after, beforeEach, test } from "node:test";
-import { fileURLToPath } from "node:url";
+import { after, before, test } from "node:test";
+import { promisify } from "node:util";
 
-import { chromium } from "playwright-core";
+import { expectAccessible, launch, newContext, openPage, shot } from "./chromium.mjs";
+import { BINARY, Server, until } from "./server.mjs";
 
-import { PATIENCE_MS, Server } from "./server.mjs";
-
-const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
-assert.ok(existsSync(executablePath), `no browser at ${executablePath}: run scripts/tools, or set CHROMIUM`);
-
-const FLAGS = [
-  "--headless=new",
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
-
-const server = await Server.start();
-const browser = await chromium.launch({ executablePath, args: FLAGS });
+let server, browser;
+before(async () => ([server, browser] = await Promise.all([Server.start(), launch()])));
 after(async () => {
-  await browser.close();
-  await server.stop();
+  await browser?.close();
+  await server?.stop();
 });
 
-let complaints = [];
-beforeEach(() => (complaints = []));
-
-/** A new browser profile, gone at the end of the test `t`. */
-async function newContext(t, options) {
-  const context = await browser.newContext(options);
-  context.setDefaultTimeout(PATIENCE_MS);
-  t.after(() => context.close());
-  return context;
+/** Opens the demo page for these two users; its console must stay silent until the test is over. */
+async function openDemo(t, context, users, { from = server, silent = true } = {}) {
+  const complaints = [];
+  const page = await openPage(context, `${from.url}/${users ? `?users=${users.join()}` : ""}`, complaints);
+  if (silent) t.after(() => assert.deepEqual(complaints, []));
+  return page;
 }
 
-/** Opens the demo page; what its console complains about is collected. */
-async function openTab(context) {
-  const tab = await context.newPage();
-  // Browsers ask for an icon on their own, and there is none.
-  const isIcon = (message) => message.location().url.endsWith("/favicon.ico");
-  tab.on("console", (message) => message.type() === "error" && !isIcon(message) && complaints.push(message.text()));
-  tab.on("pageerror", (error) => complaints.push(String(error)));
-  await tab.goto(server.url);
-  return tab;
+/** The card of a user. */
+const card = (page, user) => page.getByRole("region", { name: user, exact: true });
+const online = (page, user) => page.getByRole("switch", { name: `${user} is online` });
+const texts = (page, user) => card(page, user).locator("tidings-inbox .text").allTextContents();
+const isLive = (page, user) =>
+  card(page, user)
+    .locator(".state", { hasText: /^online$/ })
+    .waitFor();
+const hears = (page, user, text) =>
+  card(page, user).locator("tidings-inbox").getByText(text, { exact: true }).first().waitFor();
+const unread = (page, user, count) =>
+  card(page, user)
+    .locator("[part=count]", { hasText: new RegExp(`^${count}$`) })
+    .waitFor();
+
+/** The rows of the table that is shown: the cells that `columns` names. */
+const table = (page, ...columns) =>
+  page.locator("#rows tr").evaluateAll((rows, columns) => {
+    const heads = [...document.querySelectorAll("thead th")].map(({ textContent }) => textContent);
+    const time = /^\d+:\d\d:\d\d/; // of whatever clock
+    const text = (cell) => (time.test(cell.textContent) ? "a time" : cell.textContent);
+    return rows.map((row) => columns.map((column) => text(row.cells[heads.indexOf(column)])));
+  }, columns);
+
+async function expectTable(page, columns, rows) {
+  let shown;
+  const isSo = async () => JSON.stringify((shown = await table(page, ...columns))) === JSON.stringify(rows);
+  await until(isSo, "the table is right").catch(() => assert.deepEqual(shown, rows));
 }
 
-async function logIn(tab, token) {
-  await tab.getByLabel("Token", { exact: true }).fill(token);
-  await tab.getByRole("button", { name: "Log in" }).click();
+async function send(page, { to, what = "Like", from, comment, group = false }) {
+  for (const box of await page.getByRole("group", { name: "To" }).getByRole("checkbox").all()) {
+    await box.setChecked(to.includes(await box.getAttribute("value")));
+  }
+  await page.getByRole("radio", { name: what }).check();
+  if (from !== undefined) await page.getByLabel("From").fill(from);
+  if (comment !== undefined) await page.getByRole("textbox", { name: "Comment" }).fill(comment);
+  await page.getByLabel("Group").setChecked(group);
+  await page.getByRole("button", { name: "Send" }).click();
 }
 
-const shot = (name) => fileURLToPath(new URL(`../../target/screenshots/${name}.png`, import.meta.url));
+const wide = { viewport: { width: 1280, height: 900 } };
 
-/** Waits until the page shows this unread count, and these messages, newest first. */
-async function expectInbox(tab, unread, messages) {
-  await tab.locator("#unread", { hasText: new RegExp(`^${unread}$`) }).waitFor();
-  if (messages.length > 0) await tab.locator("#messages li").nth(messages.length - 1).waitFor();
-  const shown = await tab.locator("#messages li").evaluateAll((items) =>
-    items.map((item) => [item.querySelector(".tag").textContent, item.querySelector(".text").textContent]),
+test("what is sent to someone offline waits in the table, comes at their return, and is read", async (t) => {
+  const context = await newContext(t, browser, wide);
+  const page = await openDemo(t, context);
+  for (const user of ["Alice", "Bob"]) await isLive(page, user);
+  await online(page, "Bob").click();
+  await card(page, "Bob")
+    .locator(".state", { hasText: /^offline$/ })
+    .waitFor();
+  assert.equal(await online(page, "Bob").getAttribute("aria-checked"), "false");
+
+  await send(page, { to: ["alice", "bob"], from: "Mia" });
+  await page.getByText("Stored: #1 of alice, #1 of bob.").waitFor();
+  await hears(page, "Alice", "Mia liked your post");
+  await card(page, "Alice").locator(".toast", { hasText: "Mia liked your post" }).waitFor();
+  const columns = ["token", "seq", "entity_type", "data", "delivered", "read"];
+  const [type, data] = ["like", '{"from":"Mia"}'];
+  await expectTable(page, columns, [
+    ["alice", "1", type, data, "a time", "unread"],
+    ["bob", "1", type, data, "waits", "unread"],
+  ]);
+  assert.deepEqual(await texts(page, "Bob"), []);
+  assert.equal(await server.undelivered("bob"), 1);
+
+  await online(page, "Bob").click();
+  await hears(page, "Bob", "Mia liked your post");
+  assert.equal(await card(page, "Bob").locator(".toast").count(), 0, "what waited is no news");
+  await expectTable(page, columns, [
+    ["alice", "1", type, data, "a time", "unread"],
+    ["bob", "1", type, data, "a time", "unread"],
+  ]);
+
+  await card(page, "Bob").getByRole("button", { name: "Mark read: Mia liked your post" }).click();
+  await expectTable(page, columns, [
+    ["alice", "1", type, data, "a time", "unread"],
+    ["bob", "1", type, data, "a time", "a time"],
+  ]);
+  assert.equal(await page.title(), "(1) Tidings");
+});
+
+test("what changes in the table lights up, for a while", async (t) => {
+  const page = await openDemo(t, await newContext(t, browser, wide), ["glow", "dim"]);
+  for (const user of ["Glow", "Dim"]) await isLive(page, user);
+  await send(page, { to: ["glow"], from: "Mia" });
+  await expectTable(page, ["delivered", "read"], [["a time", "unread"]]);
+  await page.evaluate(() => document.getAnimations().forEach((animation) => animation.finish()));
+  const lit = () => page.evaluate(() => document.querySelector("#rows tr").cells[6].getAnimations().length);
+  assert.equal(await lit(), 0);
+  await card(page, "Glow").getByRole("button", { name: "Mark all read" }).click();
+  await until(async () => (await lit()) > 0, "the cell lights up");
+  assert.deepEqual(await table(page, "delivered", "read"), [["a time", "a time"]]);
+  await server.push("glow", { from: "Noah" }, "like");
+  await expectTable(
+    page,
+    ["seq", "delivered"],
+    [
+      ["3", "a time"],
+      ["1", "a time"],
+    ],
   );
-  assert.deepEqual(shown, messages);
+  await page.evaluate(() => document.getAnimations().forEach((animation) => animation.finish()));
+  const colours = () =>
+    [...document.querySelectorAll("#rows td")].map((cell) => getComputedStyle(cell).backgroundColor);
+  assert.deepEqual([...new Set(await page.evaluate(colours))], ["rgba(0, 0, 0, 0)"]);
+});
+
+test("likes, comments and follows come to the users they are sent to, several as one if they are grouped", async (t) => {
+  const page = await openDemo(t, await newContext(t, browser, wide), ["ada", "ben"]);
+  for (const user of ["Ada", "Ben"]) await isLive(page, user);
+  await send(page, { to: ["ada"], what: "Follow", from: "Mia" });
+  await hears(page, "Ada", "Mia follows you");
+  await send(page, { to: ["ada", "ben"], what: "Comment", from: "Mia", comment: "See you there" });
+  for (const user of ["Ada", "Ben"]) await hears(page, user, "Mia commented: See you there");
+  for (const from of ["Mia", "Noah", "Lina"]) await send(page, { to: ["ben"], from, group: true });
+  await hears(page, "Ben", "Lina and 2 others liked your post");
+  assert.deepEqual(await texts(page, "Ben"), ["Lina and 2 others liked your post", "Mia commented: See you there"]);
+  assert.deepEqual(await texts(page, "Ada"), ["Mia commented: See you there", "Mia follows you"]);
+  await page.getByText("Stored: into #2 of ben.").waitFor();
+  await send(page, { to: [] });
+  await page.getByText("Stored: for nobody.").waitFor();
+});
+
+test("every tab shows it and one of them toasts, and what is read in one is read in the others", async (t) => {
+  const context = await newContext(t, browser, wide);
+  const users = ["tab", "other"];
+  await server.push("tab", { from: "Waited" }, "like");
+  const first = await openDemo(t, context, users);
+  await hears(first, "Tab", "Waited liked your post");
+  const second = await openDemo(t, context, users);
+  await hears(second, "Tab", "Waited liked your post");
+  for (const page of [first, second]) {
+    await isLive(page, "Tab");
+    await page.evaluate(() => {
+      globalThis.toasts = 0;
+      // Not from the bell: it shows the same client as the card.
+      document.querySelector("#users").addEventListener("tidings-toast", () => (globalThis.toasts += 1));
+    });
+  }
+  await send(second, { to: ["tab"], from: "Mia" });
+  for (const page of [first, second]) {
+    await hears(page, "Tab", "Mia liked your post");
+    await unread(page, "Tab", 2);
+    assert.equal(await page.title(), "(2) Tidings");
+  }
+  const toasts = await Promise.all([first, second].map((page) => page.evaluate(() => globalThis.toasts)));
+  assert.equal(toasts[0] + toasts[1], 1);
+
+  await first.getByRole("button", { name: "Mark read: Mia liked your post" }).click();
+  await unread(second, "Tab", 1);
+  await card(second, "Tab").getByRole("button", { name: "Mark all read" }).click();
+  for (const page of [first, second]) {
+    await card(page, "Tab").locator("[part=count]").waitFor({ state: "hidden" });
+    await page.waitForFunction(() => document.title === "Tidings");
+  }
+  await first.reload();
+  await isLive(first, "Tab");
+  assert.deepEqual(await texts(first, "Tab"), ["Mia liked your post", "Waited liked your post"]);
+});
+
+test("the bell that the page embeds shows the first user's inbox", async (t) => {
+  const page = await openDemo(t, await newContext(t, browser, wide), ["bella", "other"]);
+  await isLive(page, "Bella");
+  await send(page, { to: ["bella"], from: "Mia" });
+  await page.getByRole("button", { name: "Notifications, 1 unread" }).click();
+  const panel = page.getByRole("dialog");
+  await panel.getByText("Mia liked your post").click();
+  await card(page, "Bella").getByRole("button", { name: "Mark unread: Mia liked your post" }).waitFor();
+});
+
+test("a server that restarts loses nothing, and the page comes back by itself", async (t) => {
+  // A server that stops asks its clients to stay away for as long as it may take.
+  const own = await Server.start("--drain-timeout-secs=1");
+  t.after(() => own.stop());
+  const page = await openDemo(t, await newContext(t, browser, wide), undefined, { from: own, silent: false });
+  await isLive(page, "Alice");
+  await send(page, { to: ["alice"], from: "Mia" });
+  await hears(page, "Alice", "Mia liked your post");
+  await own.end();
+  await card(page, "Alice").locator(".state", { hasText: "trying to come back" }).waitFor();
+  await page.getByRole("button", { name: "Send" }).click();
+  await page.getByText("The server did not answer, so it is not known whether this was stored.").waitFor();
+  await own.startAgain();
+  await own.push("alice", { from: "Meanwhile" }, "follow");
+  await hears(page, "Alice", "Meanwhile follows you");
+  assert.deepEqual(await texts(page, "Alice"), ["Meanwhile follows you", "Mia liked your post"]);
+});
+
+test("what users write stays text, and what the server refuses is told", async (t) => {
+  const page = await openDemo(t, await newContext(t, browser, wide), ["eve", "<b>mallory</b>"], { silent: false });
+  const evil = "<img src=x onerror=globalThis.pwned=1>";
+  await isLive(page, "Eve");
+  await send(page, { to: ["eve"], what: "Comment", from: evil, comment: evil });
+  await hears(page, "Eve", `${evil} commented: ${evil}`);
+  await expectTable(page, ["data"], [[JSON.stringify({ from: evil, text: evil })]]);
+  assert.deepEqual(await page.evaluate(() => [globalThis.pwned, document.querySelectorAll("img, b").length]), [
+    undefined,
+    0,
+  ]);
+  await card(page, "<b>mallory</b>").waitFor();
+
+  await send(page, { to: ["eve"], what: "Comment", comment: "x".repeat(70_000) });
+  await page.locator("#pushed", { hasText: /^Refused: .+65,?536/ }).waitFor();
+  assert.equal((await texts(page, "Eve")).length, 1);
+});
+
+test("without the client bundle the page says what is missing, can still send, and shows the table", async (t) => {
+  const context = await newContext(t, browser);
+  await context.route("**/client/*", (route) => route.fulfill({ status: 404, body: "" }));
+  const page = await openDemo(t, context, ["none", "neither"], { silent: false });
+  await page.getByRole("alert").getByText("make client").waitFor();
+  assert.ok(await online(page, "None").isDisabled());
+  await page.getByRole("button", { name: "Send" }).click();
+  await page.getByText("Stored: #1 of none, #1 of neither.").waitFor();
+  await expectTable(
+    page,
+    ["token", "delivered"],
+    [
+      ["neither", "waits"],
+      ["none", "waits"],
+    ],
+  );
+});
+
+test("on a server with keys the page asks for them, and works with them", async (t) => {
+  const [key, secret] = ["an-api-key-of-at-least-32-characters", "a-secret-of-at-least-32-characters"];
+  const own = await Server.start(`--api-keys=demo=${key}`, `--login-keys=k1=${secret}`);
+  t.after(() => own.stop());
+  const sign = async (token) =>
+    (await promisify(execFile)(BINARY, [`--login-keys=k1=${secret}`, "sign", `--token=${token}`])).stdout;
+  const page = await openDemo(t, await newContext(t, browser, wide), undefined, { from: own, silent: false });
+  await page.getByText("This server asks who comes.").waitFor();
+  await expectAccessible(page, "asking for keys");
+  await page.getByRole("button", { name: "Send" }).click();
+  await page.locator("#pushed", { hasText: "Refused:" }).waitFor();
+  await page.screenshot({ path: shot("keys") });
+  await page.getByLabel("API key").fill(key);
+  for (const user of ["Alice", "Bob"]) await page.getByLabel(`Login of ${user}`).fill(await sign(user.toLowerCase()));
+  await page.getByRole("button", { name: "Use them" }).click();
+  for (const user of ["Alice", "Bob"]) await isLive(page, user);
+  await page.getByRole("button", { name: "Send" }).click();
+  for (const user of ["Alice", "Bob"]) await hears(page, user, /liked your post/);
+  await expectTable(
+    page,
+    ["token", "delivered"],
+    [
+      ["alice", "a time"],
+      ["bob", "a time"],
+    ],
+  );
+});
+
+/** Fills the inboxes of both with something of each kind, as a person would who tries the page. */
+async function fill(page, users, names) {
+  for (const user of names) await isLive(page, user);
+  await send(page, { to: users, what: "Follow", from: "Omar" });
+  await send(page, {
+    to: users.slice(0, 1),
+    what: "Comment",
+    from: "Lina",
+    comment: "Where was this taken? The light is wonderful.",
+  });
+  await server.push(users, { version: "3.1", text: "Version 3.1 is out" }, "release");
+  for (const from of ["Zoe", "Jun", "Mia"]) await send(page, { to: users, from, group: true });
+  for (const user of names) await hears(page, user, "Mia and 2 others liked your post");
+  await card(page, names[0]).getByRole("button", { name: "Mark read: Omar follows you" }).click();
+  await online(page, names[1]).click();
+  await send(page, { to: users, what: "Comment", from: "Noah", comment: "Well said!" });
+  await hears(page, names[0], "Noah commented: Well said!");
+  const untilSettled = async () =>
+    (await table(page, "delivered")).filter(([delivered]) => delivered === "waits").length === 1;
+  await until(untilSettled, "one row waits");
 }
 
-test("the demo page shows what waited and what comes, in every tab, and counts what is unread", async (t) => {
-  const context = await newContext(t);
-  await server.push("ada", { from: "Bob" }, "like");
-  await server.push("ada", { from: "Eve", text: "<img src=x onerror=alert(1)>" }, "comment");
-  const waited = [
-    ["Replayed", "Eve commented: <img src=x onerror=alert(1)>"],
-    ["Replayed", "Bob liked your post"],
-  ];
-
-  const first = await openTab(context);
-  await logIn(first, "ada");
-  await first.getByText("Logged in as ada. 2 waited").waitFor();
-  await expectInbox(first, 2, waited);
-
-  const live = ["Live", "Mia follows you"];
-  await server.push("ada", { from: "Mia" }, "follow");
-  await expectInbox(first, 3, [live, ...waited]);
-
-  await server.untilDelivered("ada");
-  const second = await openTab(context);
-  await logIn(second, "ada");
-  await second.getByText("Logged in as ada.").waitFor();
-  await expectInbox(second, 3, []); // the first tab has acked it all, and nobody has read any
-
-  await second.getByLabel("To (tokens, separated by commas)").fill("ada, someone else");
-  await second.getByLabel("Kind").selectOption("comment");
-  await second.getByLabel("Comment", { exact: true }).fill("See you there");
-  await second.getByRole("button", { name: "Send" }).click();
-  await second.getByText(/Stored: #4 of ada, #1 of someone else/).waitFor();
-  const sent = ["Live", "Bob commented: See you there"];
-  await expectInbox(second, 4, [sent]);
-  await expectInbox(first, 4, [sent, live, ...waited]);
-
-  await first.getByRole("button", { name: "Mark read: Mia follows you" }).click();
-  await expectInbox(second, 3, [sent]);
-  await expectInbox(first, 3, [sent, live, ...waited]);
-  assert.equal(await first.title(), "(3) Tidings");
-  await first.screenshot({ path: shot("light"), fullPage: true });
-
-  await second.getByRole("button", { name: "Mark all read" }).click();
-  for (const tab of [second, first]) {
-    await tab.locator("#unread", { hasText: /^0$/ }).waitFor();
-    await tab.locator("#messages li:not(.read)").first().waitFor({ state: "detached" });
-  }
-
-  await first.reload();
-  await first.getByText("Logged in as ada. Nothing waited").waitFor();
-  await expectInbox(first, 0, []);
-  assert.deepEqual(complaints, []);
-});
-
-test("who logs out gets at the next login what was sent meanwhile, in the dark and on a phone too", async (t) => {
-  const viewport = { width: 390, height: 844 };
-  const phone = await newContext(t, { viewport, colorScheme: "light", isMobile: true, hasTouch: true });
-  const dark = await newContext(t, { colorScheme: "dark" });
-  const tabs = [await openTab(phone), await openTab(dark)];
-  for (const [at, tab] of tabs.entries()) {
-    const token = `guest-${at}`;
-    await logIn(tab, token);
-    await tab.getByText(`Logged in as ${token}. Nothing waited`).waitFor();
-    await server.push(token, { from: "Ann" }, "like");
-    await expectInbox(tab, 1, [["Live", "Ann liked your post"]]);
-    await server.untilDelivered(token);
-    await tab.getByRole("button", { name: "Log out" }).click();
-    await tab.getByText("Logged out.").waitFor();
-    await server.push(token, { any: ["JSON", 1] }, "");
-    await tab.getByRole("button", { name: "Log in" }).click();
-    await tab.getByText(`Logged in as ${token}. 1 waited`).waitFor();
-    await expectInbox(tab, 2, [["Replayed", 'notification {"any":["JSON",1]}'], ["Live", "Ann liked your post"]]);
-    const overflow = await tab.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+for (const [name, { users, dir = "ltr", ...options }] of Object.entries({
+  light: { ...wide, users: ["anna", "bert"] },
+  dark: { ...wide, users: ["carla", "dino"], colorScheme: "dark" },
+  "right-to-left": { ...wide, users: ["ella", "finn"], dir: "rtl" },
+  phone: { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true, users: ["gina", "hugo"] },
+})) {
+  test(`the page looks as it should and is accessible: ${name}`, async (t) => {
+    const titles = users.map((user) => user.charAt(0).toUpperCase() + user.slice(1));
+    const page = await openDemo(t, await newContext(t, browser, { ...options, reducedMotion: "reduce" }), users);
+    await page.evaluate((dir) => (document.documentElement.dir = dir), dir);
+    await fill(page, users, titles);
+    await page.screenshot({ path: shot(name), fullPage: true });
+    await expectAccessible(page, `${name}, closed`);
+    await page.locator("#bell").getByRole("button").first().click();
+    await page.getByRole("dialog").waitFor();
+    await page.screenshot({ path: shot(`${name}-open`) });
+    await expectAccessible(page, `${name}, open`);
+    const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
     assert.ok(overflow <= 0, `${overflow} pixels wider than the window`);
-  }
-  await tabs[0].screenshot({ path: shot("phone"), fullPage: true });
-  await tabs[1].screenshot({ path: shot("dark"), fullPage: true });
-  assert.deepEqual(complaints, []);
-});
-
-test("without the client bundle the demo page says what is missing, and can still send", async (t) => {
-  const context = await newContext(t);
-  await context.route("**/socket.io.js", (route) => route.fulfill({ status: 404, body: "" }));
-  const tab = await openTab(context);
-  await tab.getByRole("alert").getByText("make client").waitFor();
-  assert.ok(await tab.getByRole("button", { name: "Log in" }).isDisabled());
-  await tab.getByRole("button", { name: "Send" }).click();
-  await tab.getByText(/Stored: #1 of alice/).waitFor();
-});
+  });
+}
 
 test("an old page of another origin, with client 2.0.3 that polls with credentials, is served", async (t) => {
   const library = readFileSync(new URL("node_modules/sioc203/dist/socket.io.js", import.meta.url));
@@ -168,7 +333,7 @@ test("an old page of another origin, with client 2.0.3 that polls with credentia
   await once(pages, "listening");
   await server.push("old", { n: 1 });
 
-  const context = await newContext(t);
+  const context = await newContext(t, browser);
   const tab = await context.newPage();
   await tab.goto(`http://127.0.0.1:${pages.address().port}/`);
   for (const transports of [["polling"], ["polling", "websocket"]]) {
@@ -184,4 +349,27 @@ test("an old page of another origin, with client 2.0.3 that polls with credentia
     );
     assert.deepEqual(first, { n: 1 });
   }
+});
+
+test("a page of another origin that loads the library from the server is served", async (t) => {
+  await server.push("served", { n: 2 });
+  const pages = createServer((request, response) => {
+    response.setHeader("Content-Type", "text/html");
+    response.end(`<script src="${server.url}/socket.io/socket.io.js"></script>`);
+  }).listen(0, "127.0.0.1");
+  t.after(() => pages.close());
+  await once(pages, "listening");
+  const tab = await (await newContext(t, browser)).newPage();
+  await tab.goto(`http://127.0.0.1:${pages.address().port}/page`);
+  const data = await tab.evaluate(
+    (url) =>
+      new Promise((resolve, reject) => {
+        const socket = window.io(url);
+        socket.on("connect", () => socket.emit("user_login", { tokenId: "served" }));
+        socket.on("receive_message", (message) => resolve(message.data));
+        socket.on("connect_error", reject);
+      }),
+    server.url,
+  );
+  assert.deepEqual(data, { n: 2 });
 });

@@ -1,0 +1,483 @@
+// <tidings-inbox>: a bell with the number of unread notifications and a panel with the list of them, or with the
+// attribute `inline` the list alone. It shows what an InboxClient knows and asks it for changes; it keeps no state of
+// the inbox itself. Everything that came from users is set as text.
+
+import { InboxClient } from "../client.js";
+import type { Credential, InboxOptions, Item, Status } from "../types.js";
+import { Announcer } from "./announcer.js";
+import { button, icon, make, say, set } from "./dom.js";
+import { place } from "./place.js";
+import { type RenderItem, Row, type View } from "./row.js";
+import { type Strings, type StringsPatch, sentenceOf, stringsFor } from "./strings.js";
+import { style } from "./style.js";
+
+const TICK_MS = 30_000; // the finest unit shown is a minute
+
+/** What is set before the element is defined would hide the accessors, so it is set once more. */
+const PROPERTIES = ["client", "credential", "strings", "renderItem"] as const;
+
+// In node, where there is no DOM, the module can be loaded all the same.
+const Base = globalThis.HTMLElement ?? (class {} as typeof HTMLElement);
+
+export class TidingsInbox extends Base {
+  static readonly observedAttributes = ["token", "url", "path", "lang", "inline", "notify"];
+
+  readonly #root = this.attachShadow({ mode: "open" });
+  readonly #badge = make("span", { class: "badge", "aria-hidden": "true" });
+  readonly #bell = make(
+    "button",
+    { class: "bell", type: "button", "aria-haspopup": "dialog", "aria-expanded": "false", "aria-controls": "panel" },
+    make("slot", { name: "bell" }, icon("bell")),
+    this.#badge,
+  );
+  readonly #title = make("span", { class: "title" });
+  readonly #count = make("span", { class: "badge", part: "count", "aria-hidden": "true" });
+  readonly #readAll = button({ class: "quiet", part: "mark-all" }, () => this.#ask((client) => client.markAllRead()));
+  readonly #errorText = make("span");
+  readonly #dismiss = button({ class: "toggle", part: "dismiss" }, () => this.#fail(), icon("close"));
+  readonly #error = make("div", { class: "error", role: "alert", hidden: true }, this.#errorText, this.#dismiss);
+  readonly #list = make("ul", { class: "list", role: "list" });
+  readonly #emptyText = make("p");
+  readonly #empty = make("div", { class: "empty" }, make("slot", { name: "empty" }, icon("bell"), this.#emptyText));
+  readonly #more = button({ class: "quiet more", part: "more" }, () => void this.#loadMore());
+  readonly #status = make("p", { class: "status" });
+  readonly #permit = button({ class: "quiet", part: "notify" }, () => void this.#askToNotify());
+  readonly #panel = make(
+    "div",
+    { class: "panel", id: "panel", tabindex: "-1" },
+    make("div", { class: "header" }, make("slot", { name: "header" }, this.#title, this.#count), this.#readAll),
+    this.#error,
+    make("div", { class: "scroll" }, this.#list, this.#empty, this.#more),
+    make("div", { class: "footer" }, make("slot", { name: "footer" }), this.#status, this.#permit),
+  );
+  readonly #announcer = new Announcer();
+
+  readonly #rows = new Map<string, Row>();
+  #order: Row[] = [];
+  #current: Row | undefined;
+  #view: View = { ...stringsFor("en"), renderItem: undefined };
+  #strings: StringsPatch | undefined;
+  #renderItem: RenderItem | undefined;
+
+  #given: InboxClient | undefined; // by the page, which opens and closes it
+  #own: InboxClient | undefined; // made here, from the attributes
+  #client: InboxClient | undefined; // the one that is shown
+  #offs: (() => void)[] = [];
+  #credential: InboxOptions["credential"];
+  #settling = false;
+  #changed = false; // attributes differ from those that #own was made from
+
+  #ticking: ReturnType<typeof setInterval> | undefined;
+  #wasOffline = false;
+  #loadingMore = false;
+  readonly #place = () => place(this.#panel, this.#bell, "var(--_height)");
+
+  constructor() {
+    super();
+    this.#root.adoptedStyleSheets = [style()];
+    this.#root.append(this.#bell, this.#panel, this.#announcer.element);
+    this.#bell.popoverTargetElement = this.#panel;
+    this.#panel.addEventListener("beforetoggle", (event) => this.#beforeToggle(event as ToggleEvent));
+    this.#panel.addEventListener("toggle", (event) => this.#toggled(event as ToggleEvent));
+    this.#panel.addEventListener("keydown", (event) => this.#onKey(event));
+    this.#list.addEventListener("focusin", (event) => this.#onFocus(event.target));
+  }
+
+  connectedCallback(): void {
+    for (const name of PROPERTIES) this.#setAgain(name);
+    this.#ticking = setInterval(() => this.#tick(), TICK_MS);
+    this.#layOut();
+    this.#settle();
+  }
+
+  disconnectedCallback(): void {
+    clearInterval(this.#ticking);
+    this.#announcer.stop();
+    this.#settle();
+  }
+
+  attributeChangedCallback(name: string): void {
+    if (!this.isConnected) return;
+    if (name === "inline" || name === "lang" || name === "notify") return this.#layOut();
+    this.#changed = true;
+    this.#settle();
+  }
+
+  /** The client that is shown. One that the page sets is its own to open and close; else it is made from `token`. */
+  get client(): InboxClient | undefined {
+    return this.#given ?? this.#own;
+  }
+  set client(client: InboxClient | undefined) {
+    this.#given = client;
+    this.#settle();
+  }
+
+  /** What the user logs in with, beside the token: a credential, or a function that fetches one. */
+  get credential(): InboxOptions["credential"] {
+    return this.#credential;
+  }
+  set credential(credential: Credential | (() => Credential | Promise<Credential>) | undefined) {
+    this.#credential = credential;
+    this.#changed = true;
+    this.#settle();
+  }
+
+  /** Texts to show instead of those of the language. */
+  get strings(): StringsPatch | undefined {
+    return this.#strings;
+  }
+  set strings(strings: StringsPatch | undefined) {
+    this.#strings = strings;
+    this.#layOut();
+  }
+
+  /** Shows an item in the page's own way: a text, or a node, which is put into the page's tree. */
+  get renderItem(): RenderItem | undefined {
+    return this.#renderItem;
+  }
+  set renderItem(renderItem: RenderItem | undefined) {
+    this.#renderItem = renderItem;
+    this.#layOut();
+  }
+
+  /** Whether the panel is open; inline it always is. */
+  get open(): boolean {
+    return this.hasAttribute("inline") || this.#isPopped();
+  }
+
+  /** What a notification says here, as plain text: for a toast of the page's own. */
+  textOf(item: Item): string {
+    return sentenceOf(item, this.#view.strings);
+  }
+
+  show(): void {
+    if (!this.open) this.#panel.showPopover();
+  }
+
+  hide(): void {
+    if (this.#isPopped()) this.#panel.hidePopover();
+  }
+
+  // The client
+
+  #setAgain(name: (typeof PROPERTIES)[number]): void {
+    if (!Object.hasOwn(this, name)) return;
+    const value = this[name];
+    delete (this as Record<string, unknown>)[name];
+    (this as Record<string, unknown>)[name] = value;
+  }
+
+  /** Changes to the client that is wanted now, once all that the page does in one go is done. */
+  #settle(): void {
+    if (this.#settling) return;
+    this.#settling = true;
+    queueMicrotask(() => {
+      this.#settling = false;
+      const mine = this.isConnected && !this.#given ? (this.getAttribute("token") ?? "") : "";
+      if (this.#own && (mine === "" || this.#changed)) {
+        this.#own.close();
+        this.#own = undefined;
+      }
+      if (mine !== "" && !this.#own) this.#own = this.#make(mine);
+      this.#changed = false;
+      this.#listen(this.isConnected ? this.client : undefined);
+      this.#render();
+    });
+  }
+
+  #make(token: string): InboxClient {
+    const options: InboxOptions = { token };
+    const [url, path] = [this.getAttribute("url"), this.getAttribute("path")];
+    if (url !== null) options.url = url;
+    if (path !== null) options.path = path;
+    if (this.#credential !== undefined) options.credential = this.#credential;
+    const client = new InboxClient(options);
+    client.connect();
+    return client;
+  }
+
+  #listen(client: InboxClient | undefined): void {
+    if (client === this.#client) return;
+    for (const off of this.#offs) off();
+    this.#client = client;
+    this.#wasOffline = false;
+    this.#fail();
+    this.#offs = client
+      ? [
+          client.on("change", () => this.#render()),
+          client.on("message", (item) => this.#announce(item)),
+          client.on("toast", (item) => this.#toast(item)),
+          client.on("error", ({ code, message }) => REFUSED.has(code) || this.#fail(message)), // the status tells that
+        ]
+      : [];
+  }
+
+  /** Asks for a change. What goes wrong with it is told by the client's `error`, after it was taken back. */
+  #ask(change: (client: InboxClient) => Promise<void>): void {
+    this.#fail();
+    if (this.#client) change(this.#client).catch(() => {});
+  }
+
+  async #loadMore(): Promise<void> {
+    if (this.#loadingMore) return;
+    const last = this.#order.at(-1);
+    const hadFocus = this.#root.activeElement === this.#more;
+    this.#loadingMore = true;
+    this.#fail();
+    this.#render();
+    await this.#client?.loadMore().catch(() => {});
+    this.#loadingMore = false;
+    this.#render();
+    // The first row that came is where reading goes on; the button may be gone.
+    const next = last && this.#order[this.#order.indexOf(last) + 1];
+    const { activeElement } = this.#root;
+    if (hadFocus && next && (!activeElement || activeElement === this.#more)) this.#focusRow(next);
+  }
+
+  // What is shown
+
+  /** Shows all of it anew: the language, the page's own texts and rows, the place of the list. */
+  #layOut(): void {
+    if (!this.isConnected) return;
+    this.#view = { ...stringsFor(this.#language(), this.#strings), renderItem: this.#renderItem };
+    const { strings, locale } = this.#view;
+    const inline = this.hasAttribute("inline");
+    set(this.#panel, { popover: inline ? false : "auto", role: inline ? "group" : "dialog" });
+    set(this.#panel, { lang: locale });
+    set(this.#list, { "aria-label": strings.title });
+    set(this.#dismiss, { "aria-label": strings.dismiss });
+    say(this.#title, strings.title);
+    say(this.#readAll, strings.markAllRead);
+    say(this.#permit, strings.notify);
+    this.#render();
+  }
+
+  /** The language of the closest ancestor that has one, also beyond shadow roots. */
+  #language(): string {
+    for (let at: Element | null = this; at;) {
+      const named = at.closest("[lang]");
+      if (named) return named.getAttribute("lang") || "en";
+      const root = at.getRootNode();
+      at = root instanceof ShadowRoot ? root.host : null;
+    }
+    return "en";
+  }
+
+  #render(): void {
+    if (!this.isConnected) return;
+    const { strings } = this.#view;
+    const { items = [], unread = 0, hasMore = false } = this.#client ?? {};
+    const status: Status = this.#client?.status ?? { name: "offline" };
+    for (const badge of [this.#badge, this.#count]) {
+      say(badge, unread > 99 ? "99+" : String(unread));
+      badge.hidden = unread === 0;
+    }
+    set(this.#bell, { "aria-label": strings.bell(unread) });
+    set(this.#panel, { "aria-label": strings.bell(unread) });
+    if (unread === 0 && this.#root.activeElement === this.#readAll) this.#panel.focus(); // it would get lost
+    this.#readAll.disabled = unread === 0;
+    this.#renderRows(items);
+    this.#more.hidden = !hasMore;
+    say(this.#more, this.#loadingMore ? strings.loading : strings.loadMore);
+    this.#empty.hidden = items.length > 0 || hasMore;
+    const isLoading = status.name === "connecting" || status.name === "catching-up";
+    say(this.#emptyText, isLoading ? strings.loading : strings.empty);
+    const said = statusText(status, strings);
+    say(this.#status, said);
+    this.#status.title = status.reason ?? "";
+    this.#status.className = `status ${status.name}`;
+    const isOffline = status.name === "offline";
+    if (this.#client && isOffline !== this.#wasOffline && (isOffline || status.name === "live")) {
+      this.#wasOffline = isOffline;
+      if (!this.hasAttribute("silent")) this.#announcer.say(said);
+    }
+    const askable = this.hasAttribute("notify") && globalThis.Notification?.permission === "default";
+    this.#permit.hidden = !askable;
+  }
+
+  /** Brings the rows into the order of the items, moving as few as possible: one that moves would lose the focus. */
+  #renderRows(items: readonly Item[]): void {
+    const focused = this.#focusedRow();
+    const at = focused ? this.#order.indexOf(focused) : -1;
+    const known = new Set(items.map((item) => item.id));
+    for (const [id, row] of this.#rows) {
+      if (known.has(id)) continue;
+      row.remove();
+      this.#rows.delete(id);
+    }
+    this.#order = items.map((item) => this.#row(item));
+    let next = this.#list.firstElementChild;
+    for (const { element } of this.#order) {
+      if (element === next) next = next.nextElementSibling;
+      else this.#list.insertBefore(element, next);
+    }
+    if (!this.#current || !this.#order.includes(this.#current)) {
+      this.#setCurrent(this.#order[Math.max(at, 0)] ?? this.#order.at(-1));
+    }
+    if (!focused || this.#order.includes(focused)) return;
+    if (this.#current) this.#focusRow(this.#current);
+    else this.#panel.focus();
+  }
+
+  #row(item: Item): Row {
+    let row = this.#rows.get(item.id);
+    if (!row) {
+      row = new Row(
+        this,
+        item,
+        (item) => this.#activate(item),
+        (item) => this.#toggleRead(item),
+      );
+      row.current = false;
+      this.#rows.set(item.id, row);
+    }
+    row.update(item, this.#view);
+    return row;
+  }
+
+  #tick(): void {
+    const now = Date.now();
+    for (const row of this.#order) row.tick(now);
+  }
+
+  /** Shows why something did not work, or nothing more of it. */
+  #fail(message?: string): void {
+    this.#error.hidden = message === undefined;
+    say(this.#errorText, message === undefined ? "" : this.#view.strings.failed(message));
+  }
+
+  // What the user does
+
+  #activate(item: Item): void {
+    if (this.#dispatch("tidings-item", item) && !item.read) this.#ask((client) => client.markRead(item.id));
+  }
+
+  #toggleRead(item: Item): void {
+    this.#ask((client) => (item.read ? client.markUnread(item.id) : client.markRead(item.id)));
+  }
+
+  /** Tells the page; false if it prevented what would happen next. */
+  #dispatch(name: string, detail?: Item): boolean {
+    return this.dispatchEvent(
+      new CustomEvent(name, { detail, bubbles: true, composed: true, cancelable: name === "tidings-item" }),
+    );
+  }
+
+  #onKey(event: KeyboardEvent): void {
+    const from = this.#focusedRow();
+    if (!from && this.#root.activeElement !== this.#panel) return;
+    const at = from ? this.#order.indexOf(from) : -1;
+    const last = this.#order.length - 1;
+    const to = new Map([
+      ["ArrowDown", Math.min(at + 1, last)],
+      ["ArrowUp", Math.max(at - 1, 0)],
+      ["Home", 0],
+      ["End", last],
+    ]).get(event.key);
+    const row = to === undefined ? undefined : this.#order[to];
+    if (!row || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    this.#focusRow(row, from !== undefined && this.#root.activeElement === from.toggle);
+  }
+
+  #onFocus(target: EventTarget | null): void {
+    const row = this.#order.find(({ element }) => element.contains(target as Node));
+    if (row) this.#setCurrent(row);
+  }
+
+  #focusedRow(): Row | undefined {
+    const active = this.#root.activeElement;
+    return active ? this.#order.find(({ element }) => element.contains(active)) : undefined;
+  }
+
+  #setCurrent(row: Row | undefined): void {
+    if (this.#current) this.#current.current = false;
+    if (row) row.current = true;
+    this.#current = row;
+  }
+
+  #focusRow(row: Row, toggle = false): void {
+    this.#setCurrent(row);
+    (toggle ? row.toggle : row.open).focus();
+    row.element.scrollIntoView({ block: "nearest" });
+  }
+
+  // The panel
+
+  #isPopped(): boolean {
+    return this.#panel.hasAttribute("popover") && this.#panel.matches(":popover-open");
+  }
+
+  #beforeToggle({ newState }: ToggleEvent): void {
+    if (newState === "open") this.#place();
+  }
+
+  #toggled({ newState }: ToggleEvent): void {
+    const open = newState === "open";
+    set(this.#bell, { "aria-expanded": String(open) });
+    for (const [target, name] of [
+      [window, "resize"],
+      [document, "scroll"],
+    ] as const) {
+      if (open) target.addEventListener(name, this.#place, { capture: true, passive: true });
+      else target.removeEventListener(name, this.#place, { capture: true });
+    }
+    if (open) {
+      this.#tick();
+      if (this.#order[0]) this.#focusRow(this.#order[0]);
+      else this.#panel.focus();
+      this.#dispatch("tidings-open");
+    } else {
+      // The focus goes back to the bell, unless a click has taken it to something else.
+      const { activeElement } = this.getRootNode() as Document | ShadowRoot;
+      if (!activeElement || activeElement === document.body || activeElement === this) this.#bell.focus();
+    }
+  }
+
+  // What is told
+
+  #announce(item: Item): void {
+    const { strings } = this.#view;
+    if (!this.hasAttribute("silent")) this.#announcer.arrived(this.textOf(item), (count) => strings.arrived(count));
+  }
+
+  #toast(item: Item): void {
+    this.#dispatch("tidings-toast", item);
+    const allowed = this.hasAttribute("notify") && globalThis.Notification?.permission === "granted";
+    if (!allowed || document.visibilityState !== "hidden") return;
+    const { strings, locale } = this.#view;
+    try {
+      const shown = new Notification(strings.title, { body: this.textOf(item), tag: item.id, lang: locale });
+      shown.onclick = () => {
+        window.focus();
+        this.show();
+      };
+    } catch {
+      // Browsers on phones have the permission, but show notifications of service workers only.
+    }
+  }
+
+  async #askToNotify(): Promise<void> {
+    await Notification.requestPermission();
+    this.#render();
+  }
+}
+
+/** Why a user is offline matters to them only if it is for them to change. */
+const REFUSED: ReadonlySet<string | undefined> = new Set(["unauthorized", "login_expired", "credential"]);
+
+function statusText({ name, reason }: Status, strings: Strings): string {
+  if (name === "offline") return REFUSED.has(reason) ? strings.refused : strings.offline;
+  return { connecting: strings.connecting, "catching-up": strings.catchingUp, live: strings.live }[name];
+}
+
+declare global {
+  interface HTMLElementTagNameMap {
+    "tidings-inbox": TidingsInbox;
+  }
+  interface HTMLElementEventMap {
+    "tidings-open": CustomEvent<null>;
+    "tidings-item": CustomEvent<Item>;
+    "tidings-toast": CustomEvent<Item>;
+  }
+}

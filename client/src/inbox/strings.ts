@@ -1,0 +1,162 @@
+// Every text of <tidings-inbox>, in English and Chinese, and how a notification becomes a sentence. All of it is plain
+// text: nothing here may produce markup, for half of it was written by other users.
+
+import type { Item } from "../types.js";
+
+/** Says what happened; undefined if the data is not of the form that this sentence needs. */
+export type Sentence = (who: string, item: Item) => string | undefined;
+
+export interface Strings {
+  /** The heading of the panel, and of a browser notification. */
+  title: string;
+  /** What the bell is called, with the number of unread notifications. */
+  bell(unread: number): string;
+  /** What is said when several came at about the same time. */
+  arrived(count: number): string;
+  markAllRead: string;
+  markRead(sentence: string): string;
+  markUnread(sentence: string): string;
+  unread: string;
+  loadMore: string;
+  loading: string;
+  empty: string;
+  dismiss: string;
+  /** The button that asks for permission to show browser notifications. */
+  notify: string;
+  connecting: string;
+  catchingUp: string;
+  live: string;
+  offline: string;
+  /** Offline because the login was refused or is over. */
+  refused: string;
+  /** Something was refused or taken back. */
+  failed(message: string): string;
+  /** "Alice", "Alice and Bob", "Alice and 12 others"; `names` are the newest, `count` is how many there are. */
+  who(names: readonly string[], count: number): string;
+  /** By `entityType`. */
+  sentences: Readonly<Record<string, Sentence>>;
+  /** A notification that no sentence fits. */
+  other(entityType: string, text: string): string;
+}
+
+/** What may be given to the `strings` property; sentences add to those that are there. */
+export type StringsPatch = Partial<Strings>;
+
+/** What the data says beside the actor, if it is a text. */
+const said = (item: Item): string => textOf(item.data, "text") ?? "";
+
+const english: Strings = {
+  title: "Notifications",
+  bell: (unread) => (unread === 0 ? "Notifications" : `Notifications, ${unread} unread`),
+  arrived: (count) => `${count} new notifications`,
+  markAllRead: "Mark all read",
+  markRead: (sentence) => `Mark read: ${sentence}`,
+  markUnread: (sentence) => `Mark unread: ${sentence}`,
+  unread: "Unread",
+  loadMore: "Load more",
+  loading: "Loading…",
+  empty: "Nothing here yet",
+  dismiss: "Dismiss",
+  notify: "Notify me when this page is hidden",
+  connecting: "Connecting…",
+  catchingUp: "Catching up…",
+  live: "Up to date",
+  offline: "Offline. What comes meanwhile waits for you.",
+  refused: "Signed out. Sign in again to see what is new.",
+  failed: (message) => `That did not work: ${message}`,
+  who([first = "Someone", second], count) {
+    if (count <= 1) return first;
+    if (count === 2) return second === undefined ? `${first} and 1 other` : `${first} and ${second}`;
+    return `${first} and ${count - 1} others`;
+  },
+  sentences: {
+    like: (who) => `${who} liked your post`,
+    comment: (who, item) =>
+      said(item) === "" || (item.group?.count ?? 1) > 1
+        ? `${who} commented on your post`
+        : `${who} commented: ${said(item)}`,
+    follow: (who, item) => ((item.group?.count ?? 1) > 1 ? `${who} follow you` : `${who} follows you`),
+  },
+  other: (entityType, text) => [entityType || "Notification", text].filter(Boolean).join(": "),
+};
+
+const chinese: Strings = {
+  title: "通知",
+  bell: (unread) => (unread === 0 ? "通知" : `通知，${unread} 条未读`),
+  arrived: (count) => `${count} 条新通知`,
+  markAllRead: "全部标为已读",
+  markRead: (sentence) => `标为已读：${sentence}`,
+  markUnread: (sentence) => `标为未读：${sentence}`,
+  unread: "未读",
+  loadMore: "加载更多",
+  loading: "正在加载…",
+  empty: "暂无通知",
+  dismiss: "关闭",
+  notify: "页面在后台时提醒我",
+  connecting: "正在连接…",
+  catchingUp: "正在同步…",
+  live: "已是最新",
+  offline: "已离线。期间的通知会为你保留。",
+  refused: "登录已失效。请重新登录以查看新通知。",
+  failed: (message) => `操作失败：${message}`,
+  who([first = "有人", second], count) {
+    if (count <= 1) return first;
+    if (count === 2 && second !== undefined) return `${first}和${second}`;
+    return `${first}等 ${count} 人`;
+  },
+  sentences: {
+    like: (who) => `${who}赞了你的帖子`,
+    comment: (who, item) =>
+      said(item) === "" || (item.group?.count ?? 1) > 1 ? `${who}评论了你的帖子` : `${who}评论：${said(item)}`,
+    follow: (who) => `${who}关注了你`,
+  },
+  other: (entityType, text) => [entityType || "通知", text].filter(Boolean).join("："),
+};
+
+const SHIPPED: Readonly<Record<string, Strings>> = { en: english, zh: chinese };
+
+/** The language that is shown for a language tag, and its strings with `patch` over them. */
+export function stringsFor(tag: string, patch?: StringsPatch): { locale: string; strings: Strings } {
+  const language = tag.toLowerCase().split("-")[0] ?? "";
+  const shipped = Object.hasOwn(SHIPPED, language) ? SHIPPED[language] : undefined;
+  const base = shipped ?? english;
+  // Times follow the sentences: an English sentence with an Arabic time helps nobody, unless the page brings its own.
+  const locale = shipped || patch ? canonical(tag) : "en";
+  if (!patch) return { locale, strings: base };
+  return { locale, strings: { ...base, ...patch, sentences: { ...base.sentences, ...patch.sentences } } };
+}
+
+function canonical(tag: string): string {
+  try {
+    return Intl.getCanonicalLocales(tag)[0] ?? "en";
+  } catch {
+    return "en"; // whatever stands in a lang attribute must not break the page
+  }
+}
+
+/** What a notification says, as plain text. */
+export function sentenceOf(item: Item, strings: Strings): string {
+  const { group, entityType } = item;
+  const from = textOf(item.data, "from");
+  const names = group && group.actors.length > 0 ? group.actors : from === undefined ? [] : [from];
+  const sentence = Object.hasOwn(strings.sentences, entityType) ? strings.sentences[entityType] : undefined;
+  const known = names.length > 0 ? sentence?.(strings.who(names, group?.count ?? 1), item) : undefined;
+  return known ?? strings.other(entityType, shortText(item.data));
+}
+
+const SHORT = 140;
+
+/** Data that no sentence fits, short enough for a row. */
+function shortText(data: unknown): string {
+  const isEmpty = data === null || data === undefined || (typeof data === "object" && Object.keys(data).length === 0);
+  if (isEmpty) return "";
+  const text = typeof data === "string" ? data : (textOf(data, "text") ?? JSON.stringify(data));
+  const points = [...text.slice(0, 2 * SHORT)]; // whole characters, so that none is cut in half
+  return points.length > SHORT ? `${points.slice(0, SHORT).join("")}…` : points.join("");
+}
+
+function textOf(data: unknown, name: string): string | undefined {
+  if (typeof data !== "object" || data === null || !Object.hasOwn(data, name)) return undefined;
+  const value = (data as Record<string, unknown>)[name];
+  return typeof value === "string" ? value : undefined;
+}

@@ -1,0 +1,93 @@
+// Keeps inboxes over reloads, in IndexedDB. Where there is none, or it fails, nothing is kept: then an inbox is listed
+// anew after a reload, and what was marked without a connection lasts as long as the page.
+
+import type { InboxStorage, Known, Op } from "./types.js";
+
+const NAME = "tidings";
+const VERSION = 1;
+const KEPT_INBOXES = 20; // of users who logged in here; the rest are forgotten, the longest unused first
+
+interface Kept {
+  key: string;
+  at: number;
+  known: Known;
+}
+
+export class IndexedDb implements InboxStorage {
+  #opened: Promise<IDBDatabase> | undefined;
+
+  async load(key: string): Promise<{ known?: Known; ops: Op[] }> {
+    const { inboxes, ops } = await this.#stores("readonly");
+    const [kept, waiting] = await Promise.all([
+      done<Kept | undefined>(inboxes.get(key)),
+      done<{ op: Op }[]>(ops.index("key").getAll(key)),
+    ]);
+    return { ...(kept && { known: kept.known }), ops: waiting.map(({ op }) => op) };
+  }
+
+  async save(key: string, known: Known): Promise<void> {
+    const { inboxes } = await this.#stores("readwrite");
+    await done(inboxes.put({ key, at: Date.now(), known } satisfies Kept));
+    const oldestFirst = await done(inboxes.index("at").getAllKeys());
+    for (const old of oldestFirst.slice(0, -KEPT_INBOXES)) inboxes.delete(old);
+  }
+
+  async addOp(key: string, op: Op): Promise<void> {
+    const { ops } = await this.#stores("readwrite");
+    await done(ops.put({ key, op }));
+  }
+
+  async removeOp(key: string, id: string): Promise<void> {
+    const { ops } = await this.#stores("readwrite");
+    const at = await done(ops.index("id").getKey([key, id]));
+    if (at !== undefined) await done(ops.delete(at));
+  }
+
+  async forget(key: string): Promise<void> {
+    const { inboxes, ops } = await this.#stores("readwrite");
+    const waiting = await done(ops.index("key").getAllKeys(key));
+    await Promise.all([inboxes.delete(key), ...waiting.map((at) => ops.delete(at))].map(done));
+  }
+
+  async #stores(mode: IDBTransactionMode): Promise<{ inboxes: IDBObjectStore; ops: IDBObjectStore }> {
+    this.#opened ??= this.#open();
+    const transaction = (await this.#opened).transaction(["inboxes", "ops"], mode);
+    return { inboxes: transaction.objectStore("inboxes"), ops: transaction.objectStore("ops") };
+  }
+
+  async #open(): Promise<IDBDatabase> {
+    const request = indexedDB.open(NAME, VERSION);
+    request.onupgradeneeded = () => {
+      request.result.createObjectStore("inboxes", { keyPath: "key" }).createIndex("at", "at");
+      const ops = request.result.createObjectStore("ops", { autoIncrement: true });
+      ops.createIndex("key", "key");
+      ops.createIndex("id", ["key", "op.id"]);
+    };
+    const database = await done(request);
+    const reopen = () => (this.#opened = undefined);
+    database.onclose = reopen;
+    // A newer version of this file in another tab.
+    database.onversionchange = () => {
+      database.close();
+      reopen();
+    };
+    return database;
+  }
+}
+
+function done<T>(request: IDBRequest<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
+
+const NOTHING: InboxStorage = {
+  load: async () => ({ ops: [] }),
+  save: async () => {},
+  addOp: async () => {},
+  removeOp: async () => {},
+  forget: async () => {},
+};
+
+export const defaultStorage = (): InboxStorage => (globalThis.indexedDB ? new IndexedDb() : NOTHING);

@@ -1,0 +1,39 @@
+// What the core costs a page that bundles it: minified, compressed, without socket.io-client. And that importing it does
+// nothing, so that a bundler can leave out what is not used.
+
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+
+import { build } from "esbuild";
+
+const BUDGET = 8_192;
+
+const bundled = async (contents, options) => {
+  const resolveDir = fileURLToPath(new URL("..", import.meta.url));
+  const { outputFiles } = await build({
+    stdin: { contents, resolveDir },
+    external: ["socket.io-client", "react"],
+    bundle: true,
+    minify: true,
+    format: "esm",
+    write: false,
+    logLevel: "error",
+    ...options,
+  });
+  return outputFiles[0].text;
+};
+
+// By the package's own name, as a page does: this also goes through `exports`.
+const core = gzipSync(await bundled('export * from "tidings-client"'), { level: 9 }).length;
+assert.ok(core < BUDGET, `the core has ${core} bytes, and may have ${BUDGET}`);
+
+// Here `sideEffects` counts for nothing, so what is left is what the modules really do.
+for (const entry of ["tidings-client", "tidings-client/react"]) {
+  const left = await bundled(`import "${entry}"`, { ignoreAnnotations: true });
+  const done = left.replaceAll(/import[^"]*"(socket\.io-client|react)";?/g, "").trim();
+  assert.equal(done, "", `importing ${entry} does something`);
+}
+assert.match(await bundled('import "tidings-client/inbox"'), /customElements/, "importing the element registers it");
+
+console.log(`core: ${core} bytes of ${BUDGET}`);

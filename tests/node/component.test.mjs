@@ -1,0 +1,660 @@
+// <tidings-inbox> in a page of another origin, which allows no inline scripts or styles, against the real server.
+
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { once } from "node:events";
+import { createServer } from "node:http";
+import { after, before, test } from "node:test";
+import { promisify } from "node:util";
+
+import { expectAccessible, launch, newContext, openPage, shot } from "./chromium.mjs";
+import { BINARY, Server, until } from "./server.mjs";
+
+let server, browser, pages;
+before(async () => {
+  [server, browser] = await Promise.all([Server.start("--address-rate=0"), launch()]);
+  pages = createServer(answer).listen(0, "127.0.0.1");
+  await once(pages, "listening");
+});
+after(async () => {
+  await browser?.close();
+  pages?.close();
+  await server?.stop();
+});
+
+const fixtures = new Map(); // path -> html
+
+function answer(request, response) {
+  const html = fixtures.get(request.url);
+  response.setHeader("content-type", "text/html; charset=utf-8");
+  const policy = `default-src 'none'; script-src ${server.url} http://127.0.0.1:*; connect-src http://127.0.0.1:* ws://127.0.0.1:*`;
+  response.setHeader("content-security-policy", policy);
+  response.statusCode = html === undefined ? 404 : 200;
+  response.end(html);
+}
+
+/** Opens a page with this in it; its console must stay silent until the test is over. */
+async function open(t, body, { from = server, script, lang = "en", dir = "ltr", init, ...options } = {}) {
+  const load = script
+    ? `<script src="${from.url}/client/${script}" defer>`
+    : `<script type="module" src="${from.url}/client/tidings-inbox.js">`;
+  const path = `/${fixtures.size}`;
+  fixtures.set(
+    path,
+    `<!doctype html><html lang="${lang}" dir="${dir}"><head><meta charset="utf-8"><title>A page</title>
+     <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
+     ${load}</script></head>
+     <body><main><h1>A page</h1><p id="outside">Some text.</p>${body}</main></body></html>`,
+  );
+  const context = await newContext(t, browser, options);
+  if (init) await context.addInitScript(init);
+  const complaints = [];
+  const page = await openPage(context, `http://127.0.0.1:${pages.address().port}${path}`, complaints);
+  t.after(() => assert.deepEqual(complaints, []));
+  return page;
+}
+
+const tag = (token, attributes = "", content = "", from = server) =>
+  `<tidings-inbox url="${from.url}" token="${token}" ${attributes}>${content}</tidings-inbox>`;
+
+const bell = (page, name) => page.getByRole("button", { name, exact: true });
+const rows = (page) => page.locator("tidings-inbox").getByRole("listitem");
+const row = (page, text) => rows(page).filter({ hasText: text });
+const isLive = (page, text = "Up to date") =>
+  page.locator("tidings-inbox .status", { hasText: text }).waitFor({ state: "attached" });
+const texts = (page) => page.locator("tidings-inbox .text").allTextContents();
+
+/** What has the focus, within shadow trees too: its label or its text. */
+const focused = (page) =>
+  page.evaluate(() => {
+    let at = document.activeElement;
+    while (at?.shadowRoot?.activeElement) at = at.shadowRoot.activeElement;
+    return at === document.body ? "nothing" : (at.getAttribute("aria-label") ?? at.textContent);
+  });
+
+async function expectFocus(page, name) {
+  await until(async () => (await focused(page)).startsWith(name), `${name} has the focus, not ${await focused(page)}`);
+}
+
+async function push(token, body) {
+  const answer = await server.fetch("/api", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ tokens: token, ...body }),
+  });
+  assert.equal(answer.status, 200);
+  return await answer.json();
+}
+
+async function listed(token) {
+  return (await (await server.fetch(`/api/inbox/${token}`)).json()).items;
+}
+
+/** Reads of this row have reached the table. */
+const untilRead = (token, at, read = true) =>
+  until(
+    async () => Boolean((await listed(token))[at].readAt) === read,
+    `row ${at} of ${token} is ${read ? "read" : "unread"}`,
+  );
+
+test("the bell counts what is unread, and opens and closes a panel that takes the focus and gives it back", async (t) => {
+  await server.push("bell", { from: "Bob" }, "like");
+  const page = await open(t, tag("bell"));
+  await bell(page, "Notifications, 1 unread").waitFor();
+  const panel = page.getByRole("dialog", { name: "Notifications, 1 unread" });
+  assert.equal(await bell(page, "Notifications, 1 unread").getAttribute("aria-expanded"), "false");
+  assert.equal(await panel.count(), 0);
+
+  await page.evaluate(() => {
+    globalThis.opened = 0;
+    document.addEventListener("tidings-open", () => (globalThis.opened += 1));
+  });
+  await page.locator("button.bell").click();
+  await panel.waitFor();
+  assert.equal(await page.locator("button.bell").getAttribute("aria-expanded"), "true");
+  await expectFocus(page, "Unread: Bob liked your post");
+  assert.equal(await page.evaluate(() => globalThis.opened), 1);
+
+  await page.keyboard.press("Escape");
+  await panel.waitFor({ state: "detached" });
+  await expectFocus(page, "Notifications, 1 unread");
+  assert.equal(await page.locator("button.bell").getAttribute("aria-expanded"), "false");
+
+  await page.locator("button.bell").click();
+  await panel.waitFor();
+  await page.locator("#outside").click();
+  await panel.waitFor({ state: "detached" });
+  await expectFocus(page, "Notifications, 1 unread");
+
+  await page.locator("button.bell").click();
+  await panel.waitFor();
+  await page.locator("button.bell").click();
+  await panel.waitFor({ state: "detached" });
+
+  await server.push("bell", { from: "Eve" }, "follow");
+  await bell(page, "Notifications, 2 unread").waitFor();
+  assert.equal(await page.locator("button.bell .badge").textContent(), "2");
+});
+
+test("more than 99 unread ones are 99+, and older ones are loaded a page at a time", async (t) => {
+  for (let n = 1; n <= 105; n += 1) await server.push("many", { from: `User ${n}` }, "like");
+  await open(t, tag("many", "inline"));
+  await server.untilDelivered("many"); // so that another browser is given a page of them, and no more
+  const page = await open(t, tag("many"));
+  await bell(page, "Notifications, 105 unread").click();
+  assert.equal(await page.locator("button.bell .badge").textContent(), "99+");
+  const more = page.getByRole("button", { name: "Load more" });
+  for (let shown = 20; shown < 105; shown += 20) {
+    const names = Array.from({ length: shown }, (_, at) => `User ${105 - at} liked your post`);
+    await rows(page)
+      .nth(shown - 1)
+      .waitFor();
+    assert.deepEqual(await texts(page), names);
+    await more.focus();
+    await page.keyboard.press("Enter");
+    await rows(page).nth(shown).waitFor();
+  }
+  await more.waitFor({ state: "hidden" });
+  await expectFocus(page, "Unread: User 5 ");
+  assert.equal(await rows(page).count(), 105);
+});
+
+test("everything can be done with the keyboard alone", async (t) => {
+  for (const from of ["Ann", "Bob", "Cid"]) await server.push("keys", { from }, "like");
+  const page = await open(t, tag("keys"));
+  await isLive(page);
+  await page.keyboard.press("Tab");
+  await expectFocus(page, "Notifications, 3 unread");
+  await page.keyboard.press("Enter");
+  await expectFocus(page, "Unread: Cid");
+  await page.keyboard.press("ArrowDown");
+  await expectFocus(page, "Unread: Bob");
+  await page.keyboard.press("End");
+  await expectFocus(page, "Unread: Ann");
+  await page.keyboard.press("ArrowDown");
+  await expectFocus(page, "Unread: Ann");
+  await page.keyboard.press("Home");
+  await expectFocus(page, "Unread: Cid");
+  await page.keyboard.press("ArrowUp");
+  await expectFocus(page, "Unread: Cid");
+
+  await page.keyboard.press("Enter");
+  await bell(page, "Notifications, 2 unread").waitFor();
+  await expectFocus(page, "Cid liked");
+  await untilRead("keys", 0);
+
+  await page.keyboard.press("Tab");
+  await expectFocus(page, "Mark unread: Cid liked your post");
+  await page.keyboard.press("ArrowDown");
+  await expectFocus(page, "Mark read: Bob liked your post");
+  await page.keyboard.press("Space");
+  await bell(page, "Notifications, 1 unread").waitFor();
+  await page.keyboard.press("ArrowUp");
+  await page.keyboard.press("Space");
+  await expectFocus(page, "Mark read: Cid liked your post");
+  await untilRead("keys", 0, false);
+
+  await page.keyboard.press("Shift+Tab");
+  await page.keyboard.press("Shift+Tab");
+  await expectFocus(page, "Mark all read");
+  await page.keyboard.press("Enter");
+  await bell(page, "Notifications").waitFor();
+  for (const at of [0, 1, 2]) await untilRead("keys", at);
+  await page.keyboard.press("Escape");
+  await expectFocus(page, "Notifications");
+});
+
+test("a row is marked read by a click, unread by its dot, and a page can do something else instead", async (t) => {
+  await server.push("click", { from: "Bob" }, "like");
+  const page = await open(t, tag("click", "inline"));
+  await row(page, "Bob").click();
+  await untilRead("click", 0);
+  await page.getByRole("button", { name: "Mark unread: Bob liked your post" }).click();
+  await untilRead("click", 0, false);
+
+  await page.evaluate(() => {
+    document.addEventListener("tidings-item", (event) => {
+      event.preventDefault();
+      document.querySelector("#outside").textContent = `${event.detail.entityType} ${event.detail.data.from}`;
+    });
+  });
+  await row(page, "Bob").click();
+  await page.getByText("like Bob", { exact: true }).waitFor();
+  await server.push("click", { from: "Eve" }, "like"); // behind a read, had one been sent
+  await row(page, "Eve").waitFor();
+  assert.equal((await listed("click"))[1].readAt, null);
+});
+
+test("a group grows in place, what is retracted goes, and the focus stays where people read", async (t) => {
+  const grouped = (actor) => push("group", { entityType: "like", data: { from: actor }, groupKey: "post-7", actor });
+  await server.push("group", { from: "Old" }, "follow");
+  const retracted = await server.push("group", { from: "Gone" }, "follow");
+  await grouped("Ann");
+  const page = await open(t, tag("group", "inline"));
+  await row(page, "Ann liked your post").waitFor();
+  await row(page, "Gone follows you").getByRole("button").first().focus();
+
+  await grouped("Bob");
+  await row(page, "Bob and Ann liked your post").waitFor();
+  for (const actor of ["Cid", "Dan", "Eve"]) await grouped(actor);
+  await row(page, "Eve and 4 others liked your post").waitFor();
+  await expectFocus(page, "Unread: Gone");
+
+  const answer = await server.fetch(`/api/notifications/${retracted.id}`, { method: "DELETE" });
+  assert.equal(answer.status, 200);
+  await row(page, "Gone").waitFor({ state: "detached" });
+  await expectFocus(page, "Unread: Old");
+  assert.deepEqual(await texts(page), ["Eve and 4 others liked your post", "Old follows you"]);
+  assert.equal(await page.locator("tidings-inbox [part=count]").textContent(), "2");
+});
+
+test("what comes live is read out, several as one; what waited is not", async (t) => {
+  await server.push("aloud", { from: "Waited" }, "like");
+  const page = await open(t, tag("aloud"));
+  await isLive(page);
+  const aloud = page.locator("tidings-inbox [role=status]");
+  assert.equal(await aloud.textContent(), "");
+  await page.evaluate(() => {
+    globalThis.toasts = [];
+    document.addEventListener("tidings-toast", ({ target, detail }) => globalThis.toasts.push(target.textOf(detail)));
+  });
+  await server.push("aloud", { from: "Bob" }, "like");
+  await aloud.getByText("Bob liked your post").waitFor({ state: "attached" });
+  await Promise.all(["Cid", "Dan"].map((from) => server.push("aloud", { from }, "follow")));
+  await aloud.getByText("2 new notifications").waitFor({ state: "attached" });
+  const toasts = await page.evaluate(() => globalThis.toasts);
+  assert.deepEqual(
+    [toasts[0], toasts.slice(1).sort()],
+    ["Bob liked your post", ["Cid follows you", "Dan follows you"]],
+  );
+});
+
+test("a lost server is told, and what was sent meanwhile comes by itself", async (t) => {
+  // A server that stops asks its clients to stay away for as long as it may take.
+  const own = await Server.start("--drain-timeout-secs=1");
+  t.after(() => own.stop());
+  await own.push("away", { from: "Bob" }, "like");
+  const page = await open(t, tag("away", "inline", "", own), { from: own });
+  await isLive(page);
+  await own.end();
+  await isLive(page, "Offline. What comes meanwhile waits for you.");
+  await page.locator("tidings-inbox [role=status]", { hasText: "Offline" }).waitFor({ state: "attached" });
+  assert.deepEqual(await texts(page), ["Bob liked your post"]);
+  // A refused connection is noted by the browser itself.
+  page.removeAllListeners("console");
+  await own.startAgain();
+  await own.push("away", { from: "Eve" }, "follow");
+  await row(page, "Eve follows you").waitFor();
+  await isLive(page);
+});
+
+test("logins are signed by what the page hands in, and a refused one is told", async (t) => {
+  const secret = "a secret of at least thirty-two characters";
+  const own = await Server.start(`--login-keys=k1=${secret}`);
+  t.after(() => own.stop());
+  const sign = [`--login-keys=k1=${secret}`, "sign", "--token=signed", "--ttl=1h"];
+  const credential = JSON.parse((await promisify(execFile)(BINARY, sign)).stdout);
+
+  const page = await open(t, `<tidings-inbox url="${own.url}" inline></tidings-inbox>`, { from: own });
+  page.removeAllListeners("console"); // the browser notes refused requests itself
+  await page.evaluate((credential) => {
+    const inbox = document.querySelector("tidings-inbox");
+    inbox.credential = { ...credential, sig: "00".repeat(32) };
+    inbox.setAttribute("token", "signed");
+  }, credential);
+  await isLive(page, "Signed out. Sign in again to see what is new.");
+  await page.evaluate((credential) => {
+    document.querySelector("tidings-inbox").credential = async () => credential;
+  }, credential);
+  await isLive(page);
+});
+
+/** A client as the element needs it, whose changes are all refused. */
+function refusing() {
+  const handlers = {};
+  const tell = (name, ...rest) => handlers[name]?.forEach((handler) => handler(...rest));
+  const refuse = async () => {
+    tell("error", { code: "unavailable", message: "<b>no disk</b>" });
+    throw new Error("refused");
+  };
+  const item = {
+    id: "1",
+    seq: 1,
+    entityType: "like",
+    data: { from: "Bob" },
+    createdAt: new Date().toISOString(),
+    read: false,
+  };
+  document.querySelector("tidings-inbox").client = {
+    items: [item],
+    unread: 1,
+    hasMore: true,
+    status: { name: "live" },
+    on(name, handler) {
+      (handlers[name] ??= new Set()).add(handler);
+      return () => handlers[name].delete(handler);
+    },
+    markRead: refuse,
+    markUnread: refuse,
+    markAllRead: refuse,
+    loadMore: refuse,
+  };
+}
+
+test("what was refused is told until it is dismissed or tried again", async (t) => {
+  const page = await open(t, "<tidings-inbox inline></tidings-inbox>");
+  await page.evaluate(refusing);
+  const alert = page.getByRole("alert");
+  for (const name of ["Mark all read", "Load more", "Mark read: Bob liked your post"]) {
+    await page.getByRole("button", { name, exact: true }).click();
+    await alert.getByText("That did not work: <b>no disk</b>").waitFor();
+    await page.getByRole("button", { name: "Dismiss" }).click();
+    await alert.waitFor({ state: "hidden" });
+  }
+});
+
+test("texts are in the language of the page, in Chinese too, or the page's own", async (t) => {
+  await push("words", { entityType: "like", data: { from: "小红" }, groupKey: "a", actor: "小红" });
+  await push("words", { entityType: "like", data: {}, groupKey: "a", actor: "小明" });
+  await push("words", { entityType: "like", data: {}, groupKey: "a", actor: "小刚" });
+  const page = await open(t, `<div lang="zh-CN">${tag("words")}</div>`);
+  await bell(page, "通知，1 条未读").click();
+  await row(page, "小刚等 3 人赞了你的帖子").waitFor();
+  await isLive(page, "已是最新");
+  assert.match(await page.locator("tidings-inbox time").textContent(), /现在|刚刚|前/);
+  await page.getByRole("button", { name: "全部标为已读" }).waitFor();
+  await page.getByRole("button", { name: "标为已读：小刚等 3 人赞了你的帖子" }).waitFor();
+
+  await page.evaluate(() => document.querySelector("tidings-inbox").setAttribute("lang", "en-GB"));
+  await row(page, "小刚 and 2 others liked your post").waitFor();
+  await page.evaluate(() => {
+    const inbox = document.querySelector("tidings-inbox");
+    inbox.setAttribute("lang", "de");
+    inbox.strings = {
+      title: "Neues",
+      bell: (unread) => `Neues: ${unread}`,
+      who: (names, count) => (count > 1 ? `${names[0]} und ${count - 1} andere` : names[0]),
+      sentences: { like: (who) => `${who} mögen das` },
+    };
+  });
+  await row(page, "小刚 und 2 andere mögen das").waitFor();
+  await bell(page, "Neues: 1").waitFor({ state: "attached" });
+  assert.match(await page.locator("tidings-inbox time").textContent(), /jetzt|vor/);
+  // Whatever stands in lang must not break the page.
+  await page.evaluate(() => document.querySelector("tidings-inbox").setAttribute("lang", "x_!"));
+  assert.match(await page.locator("tidings-inbox time").textContent(), /now|ago/);
+});
+
+test("times are told anew while the page is open", async (t) => {
+  await server.push("clock", { from: "Bob" }, "like");
+  const page = await open(t, tag("clock", "inline"));
+  await row(page, "Bob").getByText("now", { exact: true }).waitFor();
+  await page.clock.install();
+  // The element's clock starts with the page's, so it is put in again.
+  await page.evaluate(() => {
+    const inbox = document.querySelector("tidings-inbox");
+    inbox.client = inbox.client;
+    inbox.replaceWith(inbox);
+  });
+  await page.clock.fastForward("05:10");
+  await row(page, "Bob").getByText("5 minutes ago").waitFor();
+  await page.clock.setFixedTime(Date.now() + 30 * 86_400_000);
+  await page.clock.fastForward("00:31");
+  await row(page, "Bob")
+    .getByText(/20\d\d/)
+    .waitFor();
+});
+
+/** What a page in Arabic sets. */
+function arabic() {
+  document.querySelector("tidings-inbox").strings = {
+    title: "الإشعارات",
+    bell: (unread) => `الإشعارات، ${unread} غير مقروءة`,
+    markAllRead: "تعليم الكل كمقروء",
+    live: "محدَّث",
+    who: (names, count) => (count > 1 ? `${names[0]} و${count - 1} آخرون` : names[0]),
+    sentences: {
+      like: (who) => `أعجب ${who} بمنشورك`,
+      comment: (who, { data }) => `علّق ${who}: ${data.text}`,
+      follow: (who) => `بدأ ${who} بمتابعتك`,
+    },
+  };
+}
+
+test("from right to left the panel opens along the other edge, within the window", async (t) => {
+  await server.push("rtl", { from: "كريم" }, "follow");
+  await server.push("rtl", { from: "سارة", text: "صورة جميلة جدًا، أين التُقطت؟" }, "comment");
+  for (const actor of ["عمر", "نور", "ليلى"]) {
+    await push("rtl", { entityType: "like", data: { from: actor }, groupKey: "post-7", actor });
+  }
+  const page = await open(t, tag("rtl"), { lang: "ar", dir: "rtl", viewport: { width: 700, height: 500 } });
+  await page.evaluate(arabic);
+  await bell(page, "الإشعارات، 3 غير مقروءة").click();
+  await row(page, "أعجب ليلى و2 آخرون بمنشورك").waitFor();
+  const boxOf = (part) => page.locator(`tidings-inbox .${part}`).first().boundingBox();
+  const [panel, icon, text, dot] = await Promise.all(["panel", "icon", "text", "dot"].map(boxOf));
+  assert.ok(panel.x >= 0 && panel.x + panel.width <= 700, JSON.stringify(panel));
+  assert.ok(icon.x > text.x && text.x > dot.x, "the icon stands first");
+  await page.screenshot({ path: shot("arabic") });
+  await expectAccessible(page, "from right to left, open");
+});
+
+for (const [name, options] of Object.entries({
+  "a phone": { viewport: { width: 360, height: 640 }, isMobile: true, hasTouch: true },
+  "a low window": { viewport: { width: 900, height: 320 } },
+})) {
+  test(`the panel fits ${name}, and everything in it is large enough to hit`, async (t) => {
+    const token = `fits ${name}`;
+    for (let n = 1; n <= 25; n += 1)
+      await server.push(token, { from: `User ${n}`, text: "word ".repeat(40) }, "comment");
+    const page = await open(t, tag(token), options);
+    await page.locator("button.bell", { hasText: "25" }).click();
+    const { width, height } = options.viewport;
+    await rows(page).first().waitFor();
+    const box = await page.getByRole("dialog").boundingBox();
+    assert.ok(
+      box.x >= 0 && box.y >= 0 && box.x + box.width <= width && box.y + box.height <= height,
+      JSON.stringify(box),
+    );
+    assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth), 0);
+    const buttons = await page
+      .locator("tidings-inbox button:visible")
+      .evaluateAll((all) =>
+        all.map((one) => [one.getAttribute("aria-label") ?? one.textContent, one.getBoundingClientRect()]),
+      );
+    assert.ok(buttons.length > 25);
+    for (const [label, { width, height }] of buttons)
+      assert.ok(width >= 24 && height >= 24, `${label}: ${width} × ${height}`);
+  });
+}
+
+test("a page shows items in its own way, as text or as nodes in its own tree", async (t) => {
+  await server.push("own", { from: "Bob", to: "#there" }, "like");
+  const page = await open(t, tag("own", "inline"));
+  await page.evaluate(() => {
+    document.querySelector("tidings-inbox").renderItem = ({ data }) => `<i>${data.from}</i> says hello`;
+  });
+  await row(page, "<i>Bob</i> says hello").waitFor();
+  assert.equal(await page.locator("tidings-inbox i").count(), 0);
+
+  await page.evaluate(() => {
+    document.querySelector("tidings-inbox").renderItem = ({ data }) => {
+      const link = document.createElement("a");
+      link.href = data.to;
+      link.textContent = `See ${data.from}`;
+      return link;
+    };
+  });
+  await page.locator("tidings-inbox > [slot] > a", { hasText: "See Bob" }).click();
+  assert.equal(new URL(page.url()).hash, "#there");
+  await server.push("own", { from: "Eve", to: "#" }, "like");
+  await page.getByRole("link", { name: "See Eve" }).waitFor();
+  assert.equal((await listed("own"))[1].readAt, null, "the link is the page's, it does not open the row");
+  await page.getByRole("button", { name: "Unread: See Bob" }).press("Enter");
+  await untilRead("own", 1);
+  await expectAccessible(page, "nodes of the page");
+
+  page.removeAllListeners("pageerror");
+  const errors = page.waitForEvent("pageerror");
+  await page.evaluate(() => {
+    document.querySelector("tidings-inbox").renderItem = () => {
+      throw new Error("a mistake of the page");
+    };
+  });
+  assert.match(String(await errors), /a mistake of the page/);
+  assert.deepEqual(await texts(page), ["Eve liked your post", "Bob liked your post"]);
+  assert.equal(await page.locator("tidings-inbox > [slot]").count(), 0);
+});
+
+test("a page puts its own heading, bell, footer and empty state into the slots", async (t) => {
+  const content = `<b slot="header">My heading</b><b slot="bell">My bell</b><a slot="footer" href="#all">See all</a>
+    <b slot="empty">All quiet</b>`;
+  const page = await open(t, tag("slots", "", content));
+  await isLive(page);
+  await page.getByText("My bell").click();
+  for (const text of ["My heading", "See all", "All quiet"]) await page.getByText(text).waitFor();
+  await server.push("slots", { from: "Bob" }, "like");
+  await row(page, "Bob").waitFor();
+  await page.getByText("All quiet").waitFor({ state: "hidden" });
+});
+
+test("nothing that users write becomes part of the page", async (t) => {
+  const evil = "<img src=x onerror=globalThis.pwned=1>";
+  await server.push("evil", { from: evil, text: evil }, "comment");
+  await server.push("evil", { [evil]: evil }, evil);
+  await server.push("evil", evil, "__proto__");
+  await push("evil", { entityType: "like", data: { from: evil }, groupKey: evil, actor: evil });
+  await push("evil", { entityType: "like", data: { from: evil }, groupKey: evil, actor: `${evil}2` });
+  const page = await open(t, tag("evil", "inline"));
+  await rows(page).nth(3).waitFor();
+  assert.deepEqual(await texts(page), [
+    `${evil}2 and ${evil} liked your post`,
+    `__proto__: ${evil}`,
+    `${evil}: ${JSON.stringify({ [evil]: evil })}`,
+    `${evil} commented: ${evil}`,
+  ]);
+  assert.deepEqual(await page.evaluate(() => [globalThis.pwned, {}.polluted]), [undefined, undefined]);
+  assert.equal(await page.locator("tidings-inbox img").count(), 0);
+});
+
+test("the client may be one of the page's, which the element neither opens nor closes", async (t) => {
+  await server.push("shared", { from: "Bob" }, "like");
+  const page = await open(
+    t,
+    "<tidings-inbox id='one' inline></tidings-inbox><tidings-inbox id='two' inline silent></tidings-inbox>",
+  );
+  await page.evaluate(async (url) => {
+    const { InboxClient } = await import(`${url}/client/tidings.js`);
+    globalThis.client = new InboxClient({ url, token: "shared" });
+    for (const inbox of document.querySelectorAll("tidings-inbox")) inbox.client = globalThis.client;
+    globalThis.client.connect();
+  }, server.url);
+  for (const id of ["#one", "#two"]) await page.locator(`${id} .text`, { hasText: "Bob" }).waitFor();
+  await page.locator("#one").getByRole("button", { name: "Mark read: Bob liked your post" }).click();
+  await page.locator("#two").getByRole("button", { name: "Mark unread: Bob liked your post" }).waitFor();
+  await page.evaluate(() => document.querySelector("#one").remove());
+  await server.push("shared", { from: "Eve" }, "like");
+  await page.locator("#two .text", { hasText: "Eve" }).waitFor();
+  assert.equal(await page.evaluate(() => globalThis.client.status.name), "live");
+});
+
+test("a page that loads no modules has the element and the client in one script", async (t) => {
+  await server.push("global", { from: "Bob" }, "like");
+  const page = await open(t, tag("global", "inline"), { script: "tidings.global.js" });
+  await row(page, "Bob liked your post").waitFor();
+  assert.ok(
+    await page.evaluate(() => document.querySelector("tidings-inbox").client instanceof globalThis.Tidings.InboxClient),
+  );
+});
+
+test("what the attributes say may change, and an element that leaves the page closes its client", async (t) => {
+  await server.push("first", { from: "Ann" }, "like");
+  await server.push("second", { from: "Bob" }, "like");
+  const page = await open(t, tag("first", "inline"));
+  await row(page, "Ann").waitFor();
+  await page.evaluate(() => {
+    globalThis.before = document.querySelector("tidings-inbox").client;
+    document.querySelector("tidings-inbox").setAttribute("token", "second");
+  });
+  await row(page, "Bob").waitFor();
+  assert.deepEqual(await texts(page), ["Bob liked your post"]);
+  const names = () =>
+    page.evaluate(() => [
+      globalThis.before.status.name,
+      globalThis.inbox?.client,
+      document.querySelector("tidings-inbox")?.client.status.name,
+    ]);
+  assert.deepEqual(await names(), ["offline", undefined, "live"]);
+  await page.evaluate(() => {
+    globalThis.inbox = document.querySelector("tidings-inbox");
+    globalThis.before = globalThis.inbox.client;
+    globalThis.inbox.remove();
+  });
+  await until(async () => (await names())[0] === "offline", "the client is closed");
+});
+
+test("a hidden page shows a browser notification, once the user has allowed it by a click", async (t) => {
+  const init = () => {
+    globalThis.shown = [];
+    globalThis.Notification = class {
+      static permission = "default";
+      static requestPermission = async () => (this.permission = "granted");
+      constructor(title, { body }) {
+        globalThis.shown.push([title, body]);
+      }
+    };
+  };
+  const page = await open(t, tag("hidden", "notify inline"), { init });
+  await isLive(page);
+  const hide = (state) =>
+    page.evaluate(
+      (state) => Object.defineProperty(document, "visibilityState", { value: state, configurable: true }),
+      state,
+    );
+  const arrive = async (from) => {
+    await server.push("hidden", { from }, "like");
+    await row(page, from).waitFor();
+  };
+  await hide("hidden");
+  await arrive("Ann");
+  await page.getByRole("button", { name: "Notify me when this page is hidden" }).click();
+  await page.getByRole("button", { name: "Notify me" }).waitFor({ state: "hidden" });
+  await arrive("Bob");
+  await hide("visible");
+  await arrive("Cid");
+  assert.deepEqual(await page.evaluate(() => globalThis.shown), [["Notifications", "Bob liked your post"]]);
+});
+
+for (const colorScheme of ["light", "dark"]) {
+  test(`axe finds nothing wrong: ${colorScheme}, closed, open, empty and offline`, async (t) => {
+    const token = `axe ${colorScheme}`;
+    const types = ["like", "comment", "follow", "other"];
+    for (let n = 1; n <= 21; n += 1) await server.push(token, { from: `User ${n}`, text: "Hello" }, types[n % 4]);
+    const others = `<h2>Empty</h2>${tag(`${token} empty`, "inline")}<h2>Offline</h2><tidings-inbox inline></tidings-inbox>`;
+    const page = await open(t, tag(token) + others, { colorScheme });
+    await page.locator("button.bell .badge", { hasText: "21" }).waitFor();
+    await expectAccessible(page, "closed");
+    await page.getByRole("button", { name: "Notifications, 21 unread" }).click();
+    await rows(page).first().click();
+    await page.getByRole("button", { name: "Notifications, 20 unread" }).waitFor();
+    await expectAccessible(page, "open");
+  });
+}
+
+test("nothing moves for those who asked for that", async (t) => {
+  for (const [reducedMotion, moves] of [
+    ["no-preference", true],
+    ["reduce", false],
+  ]) {
+    const page = await open(t, "<tidings-inbox></tidings-inbox>", { reducedMotion });
+    await page.evaluate(refusing); // a client that never gets anywhere
+    const moving = await page.evaluate(() => {
+      const inbox = document.querySelector("tidings-inbox");
+      inbox.client.status = { name: "connecting" };
+      inbox.strings = {};
+      inbox.show();
+      return inbox.shadowRoot.getAnimations().length > 0;
+    });
+    assert.equal(moving, moves, reducedMotion);
+  }
+});
