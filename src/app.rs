@@ -144,7 +144,7 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
     if !config.listen.ip().is_loopback() && !access.may_be_exposed() {
         return Err(Error::Exposed(config.listen));
     }
-    let mut bus = bus::connect(&config.bus, &config.database_url)?;
+    let mut bus = bus::connect(&(&config).into())?;
     let (inbox, tasks) = Inbox::new(opened.store, opened.committers, bus.bus, opened.epoch, (&config).into());
     bus.tasks.spawn({
         let inbox = Arc::clone(&inbox);

@@ -5,6 +5,7 @@
 //! waits no longer than a moment.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -71,8 +72,8 @@ pub struct Connected {
 /// Why a bus cannot be used; one that is merely down can.
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
-    /// The name or URL is of no bus that this build has.
-    #[error("{0:?} is not a bus: use local, postgres or redis://HOST")]
+    /// The name, or the scheme of the URL, is of no bus that this build has.
+    #[error("{0:?} is not a bus: use local, postgres, redis://HOST or rediss://HOST")]
     Unknown(String),
     /// The Postgres bus goes through the database, which has to be Postgres.
     #[error("the postgres bus needs a postgres:// database")]
@@ -82,25 +83,37 @@ pub enum BusError {
     Url(String),
 }
 
-/// Starts the bus that `name` says: `local`, `postgres` (over the database at `database_url`), or a `redis://` URL.
+/// Which bus, and how it is used.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `local`, `postgres` (over the database), or the URL of a Redis.
+    pub name: String,
+    /// The database's.
+    pub database_url: String,
+    /// What the names of channels begin with.
+    pub prefix: String,
+    /// A connection that was not heard for this long is made anew.
+    pub silence: Duration,
+}
+
+/// Starts the bus that the settings name.
 ///
 /// # Errors
 /// Only for what no time will mend; a bus that cannot be reached yet is tried again and again.
-#[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "the URL is for the Postgres bus"))]
-pub fn connect(name: &str, database_url: &str) -> Result<Connected, BusError> {
+pub fn connect(settings: &Settings) -> Result<Connected, BusError> {
     let (sender, hints) = mpsc::channel(HINTS);
     let mut tasks = JoinSet::new();
-    let bus: Arc<dyn Bus> = match name.split(':').next() {
+    let bus: Arc<dyn Bus> = match settings.name.split(':').next() {
         Some("local") => {
             // Nobody ever sends, but the receiver should not see the end of a bus.
             tasks.spawn(async move { sender.closed().await });
             Arc::new(LocalBus)
         }
         #[cfg(feature = "postgres")]
-        Some("postgres") => postgres::start(database_url, sender, &mut tasks)?,
+        Some("postgres") => postgres::start(settings, sender, &mut tasks)?,
         #[cfg(feature = "redis")]
-        Some("redis") => redis::start(name, sender, &mut tasks)?,
-        _ => return Err(BusError::Unknown(name.to_owned())),
+        Some("redis" | "rediss") => redis::start(settings, sender, &mut tasks)?,
+        scheme => return Err(BusError::Unknown(scheme.unwrap_or_default().to_owned())),
     };
     Ok(Connected { bus, hints, tasks })
 }

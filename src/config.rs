@@ -152,9 +152,15 @@ pub struct Config {
     /// Where the data is: sqlite://FILE, created if it is missing, or postgres://USER:PASSWORD@HOST/DATABASE.
     #[arg(long, env = "DATABASE_URL", default_value = "sqlite://tidings.db", global = true, hide_env_values = true)]
     pub database_url: String,
-    /// How nodes tell each other what is new: local (there is one node), postgres, or redis://HOST.
+    /// How nodes tell each other what is new: local (there is one node), postgres, redis://HOST, or rediss://HOST for TLS.
     #[arg(long, env = "TIDINGS_BUS", default_value = "local", global = true, hide_env_values = true)]
     pub bus: String,
+    /// What the names of the bus's channels begin with: another for each installation that shares a Redis.
+    #[arg(long, env = "TIDINGS_BUS_PREFIX", default_value = "tidings", global = true)]
+    pub bus_prefix: String,
+    /// A bus connection that was not heard for this long is made anew, in seconds.
+    #[arg(long, env = "TIDINGS_BUS_SILENCE_SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..), global = true)]
+    pub bus_silence_secs: u64,
     /// API keys of producers, `name=key,...`. With any, every push needs one.
     #[arg(long, env = "TIDINGS_API_KEYS", default_value = "", value_parser = named_keys, hide_env_values = true, global = true)]
     pub api_keys: NamedKeys,

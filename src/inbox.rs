@@ -41,6 +41,12 @@ pub use tend::Retention;
 use heads::Heads;
 use pump::Backlog;
 
+/// Heads that a sweep reads with one query.
+const SWEPT_AT_ONCE: usize = 1_000;
+
+/// The least time between two sweeps.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+
 /// Every bound of the use cases.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -78,8 +84,8 @@ pub struct Inbox {
     hub: Arc<Hub>,
     bus: Arc<dyn Bus>,
     heads: Heads,
-    /// Of the data set as it was when anybody last looked.
-    epoch: Mutex<String>,
+    /// Of the data set as it was at the start.
+    first_epoch: Arc<str>,
     settings: Settings,
     /// Bounds the memory and the load of reading pages: one huge inbox takes its turn like any other.
     readers: Semaphore,
@@ -136,7 +142,7 @@ pub struct Cursor {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeting {
     /// The data set; a cursor from another one means nothing.
-    pub epoch: String,
+    pub epoch: Arc<str>,
     /// The inbox as of the login.
     pub head: Head,
     /// How many messages will be replayed.
@@ -185,7 +191,7 @@ impl Inbox {
             hub,
             bus,
             heads,
-            epoch: Mutex::new(epoch),
+            first_epoch: epoch.into(),
             settings,
             readers,
             pending_keys: Mutex::default(),
@@ -241,11 +247,13 @@ impl Inbox {
         // In this order: whatever is committed after the head was read wakes the session.
         let attachment = self.hub.attach(token, batch).ok_or(LoginError::TooManySockets)?;
         self.bus.subscribe(token).await;
-        let head = self.heads.read(token).await?;
-        let (since, resync) = match since {
-            None => (None, None),
-            Some(cursor) => self.check(cursor, head).await?,
-        };
+        let (head, epoch) = self.heads.read(token).await?;
+        // Whoever of this token is behind that has missed a hint.
+        attachment.channel.hint(head.rev);
+        // A cursor of another data set, ahead of this one's head or from before what is kept is worth nothing.
+        let good = |cursor: &Cursor| *cursor.epoch == *epoch && (head.purged_rev..=head.rev).contains(&cursor.rev);
+        let resync = since.as_ref().is_some_and(|cursor| !good(cursor));
+        let since = since.filter(good).map(|cursor| cursor.rev);
         let upto = since.unwrap_or(head.rev);
 
         let (mut first, mut undelivered) = (Page { rows: Vec::new(), more: false }, 0);
@@ -261,32 +269,11 @@ impl Inbox {
         let session = Arc::clone(&attachment.session);
         debug!(session = session.id(), ?token, inbox.rev = head.rev, inbox.undelivered = undelivered, "Login");
         Ok(Login {
-            greeting: Greeting { epoch: self.epoch(), head, undelivered },
+            pump: Pump::new(Arc::clone(self), attachment, outlet, batch, Arc::clone(&epoch)),
+            greeting: Greeting { epoch, head, undelivered },
             session,
-            pump: Pump::new(Arc::clone(self), attachment, outlet, batch),
             backlog: Backlog { head, first, since, resync },
         })
-    }
-
-    /// The rev up to which a client needs nothing more; or the epoch, if that cannot be said.
-    async fn check(&self, cursor: Cursor, head: Head) -> Result<(Option<Rev>, Option<String>), store::Error> {
-        let known = |epoch: &str| cursor.epoch == epoch && (head.purged_rev..=head.rev).contains(&cursor.rev);
-        if known(&self.epoch()) {
-            return Ok((Some(cursor.rev), None));
-        }
-        // It may be this node that is behind.
-        let epoch = self.read_epoch().await?;
-        Ok(if known(&epoch) { (Some(cursor.rev), None) } else { (None, Some(epoch)) })
-    }
-
-    async fn read_epoch(&self) -> Result<String, store::Error> {
-        let epoch = self.store.epoch().await?;
-        self.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&epoch);
-        Ok(epoch)
-    }
-
-    async fn fresh_head(&self, token: &Token) -> Result<(Head, String), store::Error> {
-        Ok((self.heads.read(token).await?, self.read_epoch().await?))
     }
 
     /// The state that a login would be answered with now.
@@ -294,23 +281,10 @@ impl Inbox {
     /// # Errors
     /// [`LoginError::Store`] if the database does not answer.
     pub async fn greeting(&self, token: &Token) -> Result<Greeting, LoginError> {
-        let head = self.heads.read(token).await?;
+        let (head, epoch) = self.heads.read(token).await?;
         let page = Undelivered { token, after: head.delivered_upto, upto: head.rev, limit: 0, now: Utc::now() };
         let undelivered = self.reading(self.store.count_undelivered(&page)).await?;
-        Ok(Greeting { epoch: self.epoch(), head, undelivered })
-    }
-
-    fn epoch(&self) -> String {
-        self.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// An inbox's head, and if that is behind `cursor`, which somebody has reached, the epoch as it is now.
-    async fn head_and_epoch(&self, token: &Token, cursor: Rev) -> Result<(Head, Option<String>), store::Error> {
-        let head = self.heads.read(token).await?;
-        if head.rev >= cursor {
-            return Ok((head, None));
-        }
-        Ok((head, Some(self.read_epoch().await?)))
+        Ok(Greeting { epoch, head, undelivered })
     }
 
     /// Marks rows of the session's own inbox; a read returns the inbox's head after the commit.
@@ -341,8 +315,8 @@ impl Inbox {
     ///
     /// # Errors
     /// [`store::Error::Unavailable`] if the database does not answer.
-    pub async fn head(&self, token: &Token) -> Result<(Head, String), store::Error> {
-        Ok((self.heads.read(token).await?, self.epoch()))
+    pub async fn head(&self, token: &Token) -> Result<(Head, Arc<str>), store::Error> {
+        self.heads.read(token).await
     }
 
     /// Rows of an inbox, newest first.
@@ -444,7 +418,7 @@ impl Inbox {
     }
 
     /// Compares the heads of every token that has sessions here with the table, every sweep interval and whenever hints
-    /// may have been lost, until `stop`.
+    /// may have been lost, until `stop`; and the epoch with the one that was there before.
     pub async fn sweep(&self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.settings.sweep_interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -455,15 +429,27 @@ impl Inbox {
                 () = self.gap.notified() => {}
             }
         };
+        let mut epoch = Arc::clone(&self.first_epoch);
         while stop.run_until_cancelled(next(&mut ticks)).await.is_some() {
-            for tokens in self.hub.tokens().chunks(1_000) {
+            for tokens in self.hub.tokens().chunks(SWEPT_AT_ONCE) {
                 match self.store.heads(tokens).await {
-                    Ok(heads) => tokens.iter().for_each(|token| {
-                        self.hub.compare(token, heads.get(token).copied().unwrap_or_default().rev);
-                    }),
-                    Err(error) => warn!(%error, "Cannot sweep, the next one will"),
+                    Ok(heads) => {
+                        if heads.epoch != epoch {
+                            self.hub.doubt_all();
+                            epoch = heads.epoch;
+                        }
+                        let rev = |token| heads.of.get(token).copied().unwrap_or_default().rev;
+                        tokens.iter().for_each(|token| self.hub.compare(token, rev(token)));
+                    }
+                    Err(error) => {
+                        warn!(%error, "Cannot sweep, trying again");
+                        self.gap.notify_one();
+                        break;
+                    }
                 }
             }
+            // However many gaps are told, and while the database is down.
+            stop.run_until_cancelled(tokio::time::sleep(SWEEP_PAUSE)).await;
         }
     }
 

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 #[cfg(feature = "postgres")]
 use sqlx::ConnectOptions;
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::notification::{
@@ -49,7 +50,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database does not answer.
-    async fn heads(&self, tokens: &[Token]) -> Result<HashMap<Token, Head>, Error>;
+    async fn heads(&self, tokens: &[Token]) -> Result<Heads, Error>;
 
     /// The undelivered notifications with `after < seq <= upto`, in `seq` order.
     ///
@@ -110,6 +111,15 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`Error::Unavailable`] if the database does not answer.
     async fn epoch(&self) -> Result<String, Error>;
+}
+
+/// Heads of inboxes, as of one moment.
+#[derive(Debug, Clone)]
+pub struct Heads {
+    /// Of the data set that they belong to.
+    pub epoch: Arc<str>,
+    /// By token.
+    pub of: HashMap<Token, Head>,
 }
 
 /// What is kept for how long. A time is the latest that is too old; nothing is too old without one.
@@ -488,6 +498,9 @@ pub enum OpenError {
         /// What it is.
         value: String,
     },
+    /// The server follows another one.
+    #[error("the database is a standby and takes no writes: use the address of the primary")]
+    Standby,
     /// Another process has it.
     #[error("another process is using {0:?}: one process per SQLite file")]
     Locked(PathBuf),
@@ -592,13 +605,19 @@ fn unknown(scheme: Option<&str>) -> OpenError {
 /// What stands in `inbox_change` at the rev of a row that is no longer in the table.
 const PURGED: &str = r#"{"purged":true}"#;
 
-/// The event that a row of `inbox_change` is.
-fn change_event(rev: Rev, text: &str, at: DateTime<Utc>) -> Result<Event, Error> {
+/// The event that a row of `inbox_change` is. A newer version may run beside this one, and write what it does not know.
+fn change_event(rev: Rev, text: &str, at: DateTime<Utc>) -> Event {
     if text == PURGED {
-        return Ok(Event::Gone { rev });
+        return Event::Gone { rev };
     }
-    let change = serde_json::from_str(text).map_err(|_| unreadable("inbox_change.change", text))?;
-    Ok(Event::Changed { rev, change, at, origin: None })
+    let Ok(change) = serde_json::from_str(text) else {
+        warn!(
+            inbox.rev = rev,
+            "An inbox holds a change of a kind that this version does not know; its clients are not told"
+        );
+        return Event::Gone { rev };
+    };
+    Event::Changed { rev, change, at, origin: None }
 }
 
 /// A row of `inbox`, as the macros fill it.

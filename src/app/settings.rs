@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 
 use crate::access::Unsigned;
 use crate::config::{Config, Logins, Unacked};
-use crate::{access, http, inbox, realtime, store};
+use crate::{access, bus, http, inbox, realtime, store};
 
 /// What a socket gets beyond ping interval and timeout until its rows count as delivered: the answer to a ping that was
 /// queued behind them has then come.
@@ -34,6 +34,17 @@ impl From<&Config> for inbox::Settings {
             sweep_interval: Duration::from_secs(config.sweep_interval_secs),
             heartbeat: (config.unacked == Unacked::Heartbeat)
                 .then(|| Duration::from_secs(config.ping_interval_secs + config.ping_timeout_secs) + HEARTBEAT_GRACE),
+        }
+    }
+}
+
+impl From<&Config> for bus::Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            name: config.bus.clone(),
+            database_url: config.database_url.clone(),
+            prefix: config.bus_prefix.clone(),
+            silence: Duration::from_secs(config.bus_silence_secs),
         }
     }
 }

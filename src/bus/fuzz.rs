@@ -9,7 +9,7 @@ use super::{Hint, postgres, redis};
 pub fn hint(message: &[u8]) {
     let Ok(message) = str::from_utf8(message) else { return };
     let (channel, payload) = message.split_once('\n').unwrap_or(("tidings:1", message));
-    for hint in postgres::hints_in(message).into_iter().chain(redis::hint(channel, payload)) {
+    for hint in postgres::hints_in(message).into_iter().chain(redis::hint("tidings:", channel, payload)) {
         match hint {
             Hint::Moved(token, _) | Hint::Passing(token, _) | Hint::Cut(token) => {
                 assert!(!token.as_str().is_empty() && !token.as_str().contains('\0'));

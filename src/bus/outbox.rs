@@ -95,8 +95,10 @@ impl Outbox {
         }
     }
 
-    /// What was taken was lost on its way. What no sweep makes up for is tried again.
-    pub(super) fn lost(&self, cut: HashSet<Token>) {
+    /// What was taken was lost on its way. Of what no sweep makes up for, ends of sessions are tried again; `passing`
+    /// messages may have come by themselves.
+    pub(super) fn lost(&self, cut: HashSet<Token>, passing: usize) {
+        metrics::hints_dropped(passing as u64);
         let mut pending = self.pending();
         pending.gap = true;
         pending.cut.extend(cut);
@@ -134,7 +136,7 @@ mod tests {
         outbox.put(&many);
         let news = outbox.take().await;
         assert_eq!((news.revs.len(), news.gap), (CAPACITY, true));
-        outbox.lost(HashSet::new());
+        outbox.lost(HashSet::new(), 0);
         outbox.put(&[]);
         assert_eq!(outbox.take().await, News { gap: true, ..News::default() });
     }

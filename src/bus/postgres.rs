@@ -20,11 +20,9 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::outbox::{News, Outbox, RETRY, TIMEOUT};
-use super::{Bus, BusError, Hint};
+use super::{Bus, BusError, Hint, Settings};
 use crate::metrics;
 use crate::notification::{Content, Event, Rev, Token};
-
-const CHANNEL: &str = "tidings";
 
 /// Postgres takes payloads below 8,000 bytes.
 const MAX_PAYLOAD: usize = 7_900;
@@ -33,9 +31,9 @@ const MAX_PAYLOAD: usize = 7_900;
 /// node is woken by each.
 const PACE: Duration = Duration::from_millis(4);
 
-/// Each node hears its own messages too, so a listener that heard none for `DEAF` has lost its connection unnoticed.
-const HEARTBEAT: Duration = Duration::from_secs(10);
-const DEAF: Duration = Duration::from_secs(30);
+/// Each node hears its own messages too, and sends so many at least while it may be silent: a listener that heard none has
+/// lost its connection unnoticed.
+const HEARTBEATS: u32 = 3;
 
 /// What nodes send each other.
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,36 +74,46 @@ impl Bus for PostgresBus {
     fn unsubscribe(&self, _token: &Token) {}
 }
 
+/// What both halves of the bus know.
+#[derive(Clone)]
+struct Line {
+    node: Uuid,
+    options: PgConnectOptions,
+    channel: String,
+    silence: Duration,
+}
+
 pub(super) fn start(
-    database_url: &str,
+    settings: &Settings,
     hints: mpsc::Sender<Hint>,
     tasks: &mut JoinSet<()>,
 ) -> Result<Arc<dyn Bus>, BusError> {
-    if !database_url.starts_with("postgres") {
+    if !settings.database_url.starts_with("postgres") {
         return Err(BusError::NoPostgres);
     }
-    let options = PgConnectOptions::from_str(database_url)
+    let options = PgConnectOptions::from_str(&settings.database_url)
         .map_err(|error| BusError::Url(error.to_string()))?
         .application_name("tidings bus")
         .disable_statement_logging();
-    let node = Uuid::new_v4();
+    let (channel, silence) = (settings.prefix.clone(), settings.silence);
+    let line = Line { node: Uuid::new_v4(), options, channel, silence };
     let outbox = Arc::new(Outbox::default());
-    tasks.spawn(tell(node, options.clone(), Arc::clone(&outbox)));
-    tasks.spawn(listen(node, options, hints));
+    tasks.spawn(tell(line.clone(), Arc::clone(&outbox)));
+    tasks.spawn(listen(line, hints));
     Ok(Arc::new(PostgresBus { outbox }))
 }
 
 /// Sends what is in the outbox; while one transaction runs, the next hints gather.
-async fn tell(node: Uuid, options: PgConnectOptions, outbox: Arc<Outbox>) {
+async fn tell(line: Line, outbox: Arc<Outbox>) {
     let mut connection = None;
-    let mut heartbeat = interval(HEARTBEAT);
+    let mut heartbeat = interval(line.silence / HEARTBEATS);
     loop {
         let news = tokio::select! {
             news = outbox.take() => news,
             _ = heartbeat.tick() => News::default(),
         };
-        let cut = news.cut.clone();
-        let sent = timeout(TIMEOUT, notify(&mut connection, &options, &messages(node, news))).await;
+        let (cut, passing) = (news.cut.clone(), news.passing.len());
+        let sent = timeout(TIMEOUT, notify(&mut connection, &line, &messages(line.node, news))).await;
         let problem = match sent {
             Ok(Ok(())) => {
                 tokio::time::sleep(PACE).await;
@@ -117,21 +125,17 @@ async fn tell(node: Uuid, options: PgConnectOptions, outbox: Arc<Outbox>) {
         metrics::bus_failed("publish");
         warn!(%problem, "Hints for other nodes were lost, they follow with the next sweep");
         connection = None;
-        outbox.lost(cut);
+        outbox.lost(cut, passing);
         tokio::time::sleep(RETRY).await;
     }
 }
 
-async fn notify(
-    connection: &mut Option<PgConnection>,
-    options: &PgConnectOptions,
-    messages: &[String],
-) -> Result<(), sqlx::Error> {
+async fn notify(connection: &mut Option<PgConnection>, line: &Line, messages: &[String]) -> Result<(), sqlx::Error> {
     let mut usable = match connection.take() {
         Some(connection) => connection,
-        None => options.connect().await?,
+        None => line.options.connect().await?,
     };
-    sqlx::query!("select pg_notify($1, message) from unnest($2::text[]) as message", CHANNEL, messages)
+    sqlx::query!("select pg_notify($1, message) from unnest($2::text[]) as message", line.channel, messages)
         .execute(&mut usable)
         .await?;
     *connection = Some(usable);
@@ -154,10 +158,12 @@ fn messages(node: Uuid, news: News) -> Vec<String> {
         moved.push((token, rev));
     }
     messages.push(text(&message(moved, news.gap)));
-    messages.extend(news.cut.into_iter().map(|token| text(&Message { cut: Some(token), ..message(vec![], false) })));
-    for (token, json) in news.passing {
+    let cuts = news.cut.into_iter().map(|token| text(&Message { cut: Some(token), ..message(vec![], false) }));
+    let passing = news.passing.into_iter().map(|(token, json)| {
         let content = RawValue::from_string(json.to_string()).expect("it was made here");
-        let text = text(&Message { passing: Some((token, content)), ..message(vec![], false) });
+        text(&Message { passing: Some((token, content)), ..message(vec![], false) })
+    });
+    for text in cuts.chain(passing) {
         if text.len() < MAX_PAYLOAD {
             messages.push(text);
         } else {
@@ -168,10 +174,11 @@ fn messages(node: Uuid, news: News) -> Vec<String> {
 }
 
 /// Passes on what other nodes say, for ever; a new connection may have missed something.
-async fn listen(node: Uuid, options: PgConnectOptions, hints: mpsc::Sender<Hint>) {
-    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(TIMEOUT).connect_lazy_with(options);
+async fn listen(line: Line, hints: mpsc::Sender<Hint>) {
     while !hints.is_closed() {
-        let problem = match hear(node, &pool, &hints).await {
+        // A new one each time: a listener that is given up waits for its connection, and so does its pool.
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(TIMEOUT);
+        let problem = match hear(&line, &pool.connect_lazy_with(line.options.clone()), &hints).await {
             Ok(()) => "it fell silent".to_owned(),
             Err(error) => error.to_string(),
         };
@@ -182,16 +189,17 @@ async fn listen(node: Uuid, options: PgConnectOptions, hints: mpsc::Sender<Hint>
 }
 
 /// Returns when the connection says nothing any more.
-async fn hear(node: Uuid, pool: &sqlx::PgPool, hints: &mpsc::Sender<Hint>) -> Result<(), sqlx::Error> {
+async fn hear(line: &Line, pool: &sqlx::PgPool, hints: &mpsc::Sender<Hint>) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
-    listener.listen(CHANNEL).await?;
+    listener.listen(&line.channel).await?;
     info!("Listening to the other nodes");
     hints.send(Hint::Gap).await.ok();
     // As a message of this node begins, which is not worth parsing.
-    let own = format!("{{\"from\":\"{node}\"");
-    while let Ok(heard) = timeout(DEAF, listener.try_recv()).await {
+    let own = format!("{{\"from\":\"{}\"", line.node);
+    while let Ok(heard) = timeout(line.silence, listener.try_recv()).await {
         let Some(notification) = heard? else {
             // It has connected and subscribed anew.
+            metrics::bus_failed("listen");
             hints.send(Hint::Gap).await.ok();
             continue;
         };

@@ -14,15 +14,9 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::outbox::{News, Outbox, RETRY, TIMEOUT};
-use super::{Bus, BusError, Hint};
+use super::{Bus, BusError, Hint, Settings};
 use crate::metrics;
 use crate::notification::{Content, Event, Token};
-
-/// Before the token in the name of its channel.
-const CHANNEL: &str = "tidings:";
-
-/// Every node listens to this one: hints of its sender may have been lost. No token is empty, so it is nobody's.
-const GAPS: &str = "tidings:";
 
 /// The payload that has the sessions of a token ended; neither a number nor JSON.
 const CUT: &str = "cut";
@@ -32,6 +26,25 @@ const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Hints sent in one go.
 const PIPELINE: usize = 1_000;
+
+/// A subscription asks this often for a sign of life while it may be silent.
+const HEARTBEATS: u32 = 3;
+
+/// Where the messages of this installation go, and where they come from.
+#[derive(Clone)]
+struct Line {
+    client: Client,
+    /// Before the token in the name of its channel. The channel without a token, which is nobody's because none is empty,
+    /// is every node's: hints of its sender may have been lost.
+    channels: String,
+    silence: Duration,
+}
+
+impl Line {
+    fn channel(&self, token: &Token) -> String {
+        format!("{}{}", self.channels, token.as_str())
+    }
+}
 
 struct RedisBus {
     outbox: Arc<Outbox>,
@@ -71,91 +84,87 @@ impl Bus for RedisBus {
     }
 }
 
-pub(super) fn start(url: &str, hints: mpsc::Sender<Hint>, tasks: &mut JoinSet<()>) -> Result<Arc<dyn Bus>, BusError> {
-    let client = Client::open(url).map_err(|error| BusError::Url(error.to_string()))?;
+pub(super) fn start(
+    settings: &Settings,
+    hints: mpsc::Sender<Hint>,
+    tasks: &mut JoinSet<()>,
+) -> Result<Arc<dyn Bus>, BusError> {
+    let client = Client::open(settings.name.as_str()).map_err(|error| BusError::Url(error.to_string()))?;
+    let line = Line { client, channels: format!("{}:", settings.prefix), silence: settings.silence };
     let outbox = Arc::new(Outbox::default());
     // Bounded by the logins, each of which waits for its answer.
     let (wanted, wishes) = mpsc::unbounded_channel();
-    tasks.spawn(tell(client.clone(), Arc::clone(&outbox)));
-    tasks.spawn(listen(client, wishes, hints));
+    tasks.spawn(tell(line.clone(), Arc::clone(&outbox)));
+    tasks.spawn(listen(line, wishes, hints));
     Ok(Arc::new(RedisBus { outbox, wanted }))
 }
 
 /// Sends what is in the outbox; while one pipeline is under way, the next hints gather.
-async fn tell(client: Client, outbox: Arc<Outbox>) {
+async fn tell(line: Line, outbox: Arc<Outbox>) {
     let mut connection = None;
     loop {
         let news = outbox.take().await;
-        if let Err(problem) = publish(&mut connection, &client, &news).await {
+        if let Err(problem) = publish(&mut connection, &line, &news).await {
             metrics::bus_failed("publish");
             warn!(%problem, "Hints for other nodes were lost, they follow with the next sweep");
             connection = None;
-            outbox.lost(news.cut);
+            outbox.lost(news.cut, news.passing.len());
             tokio::time::sleep(RETRY).await;
         }
     }
 }
 
-async fn publish(
-    connection: &mut Option<MultiplexedConnection>,
-    client: &Client,
-    news: &News,
-) -> Result<(), RedisError> {
+async fn publish(connection: &mut Option<MultiplexedConnection>, line: &Line, news: &News) -> Result<(), RedisError> {
     let connection = match connection {
         Some(connection) => connection,
         None => {
             let config =
                 AsyncConnectionConfig::new().set_connection_timeout(Some(TIMEOUT)).set_response_timeout(Some(TIMEOUT));
-            connection.insert(client.get_multiplexed_async_connection_with_config(&config).await?)
+            connection.insert(line.client.get_multiplexed_async_connection_with_config(&config).await?)
         }
     };
     let mut revs = news.revs.iter().peekable();
     while revs.peek().is_some() {
         let mut pipe = redis::pipe();
         for (token, rev) in revs.by_ref().take(PIPELINE) {
-            pipe.publish(channel(token), *rev).ignore();
+            pipe.publish(line.channel(token), *rev).ignore();
         }
         pipe.query_async::<()>(connection).await?;
     }
     if !news.cut.is_empty() {
         let mut pipe = redis::pipe();
         for token in &news.cut {
-            pipe.publish(channel(token), CUT).ignore();
+            pipe.publish(line.channel(token), CUT).ignore();
         }
         pipe.query_async::<()>(connection).await?;
     }
     for passing in news.passing.chunks(PIPELINE) {
         let mut pipe = redis::pipe();
         for (token, json) in passing {
-            pipe.publish(channel(token), &**json).ignore();
+            pipe.publish(line.channel(token), &**json).ignore();
         }
         pipe.query_async::<()>(connection).await?;
     }
     if news.gap {
-        redis::cmd("PUBLISH").arg(GAPS).arg(0).query_async::<()>(connection).await?;
+        redis::cmd("PUBLISH").arg(&line.channels).arg(0).query_async::<()>(connection).await?;
     }
     Ok(())
 }
 
-fn channel(token: &Token) -> String {
-    format!("{CHANNEL}{}", token.as_str())
-}
-
 /// Keeps the subscriptions and passes on what is heard, for ever; a new connection may have missed something.
-async fn listen(client: Client, mut wishes: mpsc::UnboundedReceiver<Wanted>, hints: mpsc::Sender<Hint>) {
+async fn listen(line: Line, mut wishes: mpsc::UnboundedReceiver<Wanted>, hints: mpsc::Sender<Hint>) {
     let mut tokens = HashSet::new();
     loop {
-        let problem = match timeout(TIMEOUT, subscribe_again(&client, &tokens)).await {
-            Ok(Ok((sink, stream))) => {
+        let problem = match subscribe_again(&line, &tokens).await {
+            Ok((sink, stream)) => {
                 info!(channels = tokens.len(), "Listening to the other nodes");
                 hints.send(Hint::Gap).await.ok();
-                match hear(sink, stream, &mut tokens, &mut wishes, &hints).await {
+                match hear(&line, sink, stream, &mut tokens, &mut wishes, &hints).await {
                     Some(problem) => problem,
                     None => return,
                 }
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it does not answer".to_owned(),
+            Err(problem) => problem,
         };
         metrics::bus_failed("listen");
         warn!(%problem, "Cannot hear the other nodes, trying again");
@@ -178,17 +187,26 @@ async fn listen(client: Client, mut wishes: mpsc::UnboundedReceiver<Wanted>, hin
     }
 }
 
-async fn subscribe_again(client: &Client, tokens: &HashSet<Token>) -> Result<(PubSubSink, PubSubStream), RedisError> {
-    let (mut sink, stream) = client.get_async_pubsub().await?.split();
-    let channels: Vec<_> = std::iter::once(GAPS.to_owned()).chain(tokens.iter().map(channel)).collect();
-    for channels in channels.chunks(PIPELINE) {
-        sink.subscribe(channels).await?;
+async fn subscribe_again(line: &Line, tokens: &HashSet<Token>) -> Result<(PubSubSink, PubSubStream), String> {
+    let (mut sink, stream) = in_time(line.client.get_async_pubsub()).await?.split();
+    let channels = std::iter::once(line.channels.clone()).chain(tokens.iter().map(|token| line.channel(token)));
+    for channels in channels.collect::<Vec<_>>().chunks(PIPELINE) {
+        in_time(sink.subscribe(channels)).await?;
     }
     Ok((sink, stream))
 }
 
+/// What the server answers, or why it is given up.
+async fn in_time<T>(answer: impl Future<Output = Result<T, RedisError>>) -> Result<T, String> {
+    match timeout(TIMEOUT, answer).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err("it does not answer".to_owned()),
+    }
+}
+
 /// Returns what went wrong with the connection, or nothing when the bus is no longer used.
 async fn hear(
+    line: &Line,
     mut sink: PubSubSink,
     mut stream: PubSubStream,
     tokens: &mut HashSet<Token>,
@@ -196,11 +214,17 @@ async fn hear(
     hints: &mpsc::Sender<Hint>,
 ) -> Option<String> {
     let mut batch = Vec::new();
+    let mut heartbeat = tokio::time::interval(line.silence / HEARTBEATS);
     loop {
         tokio::select! {
+            _ = heartbeat.tick() => {
+                if let Err(problem) = in_time(sink.ping::<()>()).await {
+                    return Some(problem);
+                }
+            }
             message = stream.next() => {
                 let Some(message) = message else { return Some("the connection was lost".to_owned()) };
-                if let Some(hint) = hint(message.get_channel_name(), &message.get_payload::<String>().unwrap_or_default()) {
+                if let Some(hint) = hint(&line.channels, message.get_channel_name(), &message.get_payload::<String>().unwrap_or_default()) {
                     hints.send(hint).await.ok();
                 }
             }
@@ -208,7 +232,7 @@ async fn hear(
                 if wished == 0 {
                     return None;
                 }
-                if let Err(problem) = change(&mut sink, tokens, &mut batch).await {
+                if let Err(problem) = change(line, &mut sink, tokens, &mut batch, hints).await {
                     return Some(problem);
                 }
             }
@@ -217,7 +241,14 @@ async fn hear(
 }
 
 /// Subscribes to what is new and unsubscribes from what is gone, in the order that was wished.
-async fn change(sink: &mut PubSubSink, tokens: &mut HashSet<Token>, wishes: &mut Vec<Wanted>) -> Result<(), String> {
+/// A login that did not wait for its subscription may have missed something.
+async fn change(
+    line: &Line,
+    sink: &mut PubSubSink,
+    tokens: &mut HashSet<Token>,
+    wishes: &mut Vec<Wanted>,
+    hints: &mpsc::Sender<Hint>,
+) -> Result<(), String> {
     let (mut fresh, mut gone, mut waiting) = (HashSet::new(), HashSet::new(), Vec::new());
     for wish in wishes.drain(..) {
         match wish {
@@ -236,32 +267,30 @@ async fn change(sink: &mut PubSubSink, tokens: &mut HashSet<Token>, wishes: &mut
             }
         }
     }
-    let subscribed = async {
+    let channels = |tokens: &HashSet<Token>| tokens.iter().map(|token| line.channel(token)).collect::<Vec<_>>();
+    let result = in_time(async {
         if !fresh.is_empty() {
-            sink.subscribe(fresh.iter().map(channel).collect::<Vec<_>>()).await?;
+            sink.subscribe(channels(&fresh)).await?;
         }
         if !gone.is_empty() {
-            sink.unsubscribe(gone.iter().map(channel).collect::<Vec<_>>()).await?;
+            sink.unsubscribe(channels(&gone)).await?;
         }
-        Ok::<(), RedisError>(())
-    };
-    let result = timeout(TIMEOUT, subscribed).await;
-    for subscribed in waiting {
-        subscribed.send(()).ok();
+        Ok(())
+    });
+    let result = result.await;
+    let late = waiting.into_iter().filter_map(|subscribed| subscribed.send(()).err()).count();
+    if late > 0 {
+        hints.send(Hint::Gap).await.ok();
     }
-    match result {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("it does not answer".to_owned()),
-    }
+    result
 }
 
 /// A payload is a rev, [`CUT`], or a message that is not stored.
-pub(super) fn hint(channel: &str, payload: &str) -> Option<Hint> {
-    if channel == GAPS {
+pub(super) fn hint(channels: &str, channel: &str, payload: &str) -> Option<Hint> {
+    if channel == channels {
         return Some(Hint::Gap);
     }
-    let token = Token::parse(channel.strip_prefix(CHANNEL)?, usize::MAX).ok()?;
+    let token = Token::parse(channel.strip_prefix(channels)?, usize::MAX).ok()?;
     if payload == CUT {
         return Some(Hint::Cut(token));
     }

@@ -196,7 +196,7 @@ pub(super) async fn list(
     let page = app.inbox.list(&query).await.map_err(|error| Problem::store(&error))?;
     let next = page.rows.last().filter(|_| page.more).map(|entry| entry.notification.seq);
     let items = page.rows.into_iter().map(Item::from).collect();
-    Ok(Json(InboxPage { items, next, rev: head.rev, unread: head.unread, epoch }))
+    Ok(Json(InboxPage { items, next, rev: head.rev, unread: head.unread, epoch: epoch.to_string() }))
 }
 
 /// Count the unread rows

@@ -1,17 +1,16 @@
 //! Reads heads for many logins with one query: all that ask while a query runs share the next.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::notification::{Head, Token};
-use crate::store::{Error, Store};
+use crate::store::{self, Error, Store};
 
 /// A query asks for at most this many heads.
 const MAX_BATCH: usize = 1_000;
 
-type Request = (Token, oneshot::Sender<Result<Head, Error>>);
+type Request = (Token, oneshot::Sender<Result<(Head, Arc<str>), Error>>);
 
 /// The handle to ask with.
 pub(super) struct Heads {
@@ -31,8 +30,8 @@ impl Heads {
         (Self { requests: sender }, HeadsTask { requests: receiver, store })
     }
 
-    /// The head of an inbox as it is after this call was made.
-    pub(super) async fn read(&self, token: &Token) -> Result<Head, Error> {
+    /// The head of an inbox and the epoch it belongs to, as they are after this call was made.
+    pub(super) async fn read(&self, token: &Token) -> Result<(Head, Arc<str>), Error> {
         let (sender, answer) = oneshot::channel();
         let stopped = || Error::Unavailable("the service is stopping".into());
         self.requests.send((token.clone(), sender)).await.map_err(|_| stopped())?;
@@ -46,10 +45,12 @@ impl HeadsTask {
         let mut batch: Vec<Request> = Vec::new();
         while self.requests.recv_many(&mut batch, MAX_BATCH).await > 0 {
             let tokens: Vec<_> = batch.iter().map(|(token, _)| token.clone()).collect();
-            let heads: Result<HashMap<_, _>, _> = self.store.heads(&tokens).await;
+            let heads = self.store.heads(&tokens).await;
             for (token, answer) in batch.drain(..) {
-                let head = heads.as_ref().map(|heads| heads.get(&token).copied().unwrap_or_default());
-                answer.send(head.map_err(Clone::clone)).ok();
+                let head = |heads: &store::Heads| {
+                    (heads.of.get(&token).copied().unwrap_or_default(), Arc::clone(&heads.epoch))
+                };
+                answer.send(heads.as_ref().map(head).map_err(Clone::clone)).ok();
             }
         }
     }

@@ -64,7 +64,7 @@ struct ChannelState {
     ring_bytes: usize,
     /// Whether the ring grew since the last sweep.
     busy: bool,
-    /// Counts the sweeps that found the table behind `top`.
+    /// Counts the sweeps that found the table behind `top`, or in another epoch.
     doubts: u64,
     sessions: Vec<Arc<Session>>,
 }
@@ -135,7 +135,9 @@ impl Hub {
     /// Ends the sessions of a token and has their sockets closed; returns how many.
     pub(super) fn cut(&self, token: &Token) -> usize {
         let Some(channel) = self.channel(token) else { return 0 };
-        let state = lock(&channel.state);
+        let mut state = lock(&channel.state);
+        // Who comes next may find another inbox.
+        state.forget(0);
         state.sessions.iter().for_each(|session| session.cut());
         state.sessions.len()
     }
@@ -143,12 +145,7 @@ impl Hub {
     /// Takes what somebody says the newest rev of an inbox is.
     pub fn hint(&self, token: &Token, rev: Rev) {
         if let Some(channel) = self.channel(token) {
-            let mut state = lock(&channel.state);
-            state.hints += 1;
-            if rev > state.top {
-                state.top = rev;
-                state.wake();
-            }
+            channel.hint(rev);
         }
     }
 
@@ -167,6 +164,16 @@ impl Hub {
                 state.doubts += 1;
                 state.wake();
             }
+        }
+    }
+
+    /// The data set became another one, so every session has to look where it stands.
+    pub(super) fn doubt_all(&self) {
+        let channels: Vec<_> = lock(&self.channels).values().cloned().collect();
+        for channel in channels {
+            let mut state = lock(&channel.state);
+            state.doubts += 1;
+            state.wake();
         }
     }
 
@@ -259,23 +266,42 @@ impl Channel {
     /// The table was taken back to `rev`: what is beyond happened to another data set.
     pub(super) fn take_back(&self, rev: Rev) {
         let mut state = lock(&self.state);
-        state.hints += 1;
-        state.top = rev;
-        state.ring.clear();
-        state.ring_bytes = 0;
+        state.forget(rev);
         state.wake();
     }
 
+    /// Takes what the table, or somebody, says the inbox's rev is.
+    pub(super) fn hint(&self, rev: Rev) {
+        let mut state = lock(&self.state);
+        state.hints += 1;
+        if rev > state.top {
+            state.top = rev;
+            state.wake();
+        }
+    }
+
     /// Takes back hints that promised more than the table holds up to `cursor`, unless new ones came in the meantime.
+    /// What the ring has beyond is of a table that is no more: events come into it after their commit.
     pub(super) fn settle(&self, behind: &Behind, cursor: Rev) {
         let mut state = lock(&self.state);
         if state.hints == behind.hints {
-            state.top = state.ring.back().map_or(cursor, |newest| newest.event.rev().max(cursor));
+            state.top = cursor;
+            let kept = state.ring.partition_point(|live| live.event.rev() <= cursor);
+            let gone: usize = state.ring.drain(kept..).map(|live| live.event.weight()).sum();
+            state.ring_bytes -= gone;
         }
     }
 }
 
 impl ChannelState {
+    /// Starts over at `top`, with nothing in the ring.
+    fn forget(&mut self, top: Rev) {
+        self.hints += 1;
+        self.top = top;
+        self.ring = VecDeque::new();
+        self.ring_bytes = 0;
+    }
+
     fn wake(&self) {
         self.sessions.iter().for_each(|session| session.wake());
     }

@@ -91,6 +91,8 @@ pub struct Pump {
     attachment: Attachment,
     outlet: Arc<dyn Outlet>,
     batch: bool,
+    /// Of the data set that the cursor belongs to.
+    epoch: Arc<str>,
     /// Every event up to here was sent or was not this session's to get.
     cursor: Rev,
     pace: Pace,
@@ -107,17 +109,24 @@ pub(super) struct Backlog {
     pub(super) first: Page<Notification>,
     /// The rev up to which the client knows everything, if that is true.
     pub(super) since: Option<Rev>,
-    /// The epoch as it is now, for a client that thinks it knows more than it can.
-    pub(super) resync: Option<String>,
+    /// Whether the client thinks it knows what it cannot.
+    pub(super) resync: bool,
 }
 
 impl Pump {
-    pub(super) fn new(inbox: Arc<Inbox>, attachment: Attachment, outlet: Arc<dyn Outlet>, batch: bool) -> Self {
+    pub(super) fn new(
+        inbox: Arc<Inbox>,
+        attachment: Attachment,
+        outlet: Arc<dyn Outlet>,
+        batch: bool,
+        epoch: Arc<str>,
+    ) -> Self {
         Self {
             inbox,
             attachment,
             outlet,
             batch,
+            epoch,
             cursor: 0,
             pace: Pace::default(),
             doubts: 0,
@@ -146,8 +155,9 @@ impl Pump {
     async fn replay(&mut self, backlog: Backlog) -> Result<(), Ended> {
         let Backlog { head, first: mut page, since, resync } = backlog;
         let mut count = 0;
-        if let Some(epoch) = &resync {
-            self.send(&Outbound::Resync { epoch, head }).await?;
+        if resync {
+            let epoch = Arc::clone(&self.epoch);
+            self.send(&Outbound::Resync { epoch: &epoch, head }).await?;
         }
         loop {
             let last = page.rows.last().map(|row| row.seq);
@@ -186,15 +196,25 @@ impl Pump {
 
     /// What comes next is purged, so the client must start over from the head as it is now.
     async fn pass_horizon(&mut self) -> Result<(), Ended> {
-        let (head, epoch) = loop {
-            match self.inbox.fresh_head(self.session().token()).await {
-                Ok(found) => break found,
+        let (head, epoch) = self.head().await?;
+        self.start_over(self.cursor.max(head.rev), head, epoch).await
+    }
+
+    /// The inbox as it is now, and the epoch that belongs to it.
+    async fn head(&self) -> Result<(Head, Arc<str>), Ended> {
+        loop {
+            match self.inbox.heads.read(self.session().token()).await {
+                Ok(found) => return Ok(found),
                 Err(error) => self.rest(&error).await?,
             }
-        };
+        }
+    }
+
+    /// Tells the client to list the inbox again, and goes on from `cursor`.
+    async fn start_over(&mut self, cursor: Rev, head: Head, epoch: Arc<str>) -> Result<(), Ended> {
         metrics::resynced();
         self.send(&Outbound::Resync { epoch: &epoch, head }).await?;
-        self.cursor = self.cursor.max(head.rev);
+        (self.cursor, self.epoch) = (cursor, epoch);
         Ok(())
     }
 
@@ -212,12 +232,12 @@ impl Pump {
 
     /// Sends everything beyond the cursor.
     async fn catch_up(&mut self) -> Result<(), Ended> {
-        let doubts = self.attachment.channel.doubts();
-        if doubts != self.doubts {
-            self.look_again().await?;
-            self.doubts = doubts;
-        }
         loop {
+            let doubts = self.attachment.channel.doubts();
+            if doubts != self.doubts {
+                self.look_again().await?;
+                self.doubts = doubts;
+            }
             self.send_passing().await?;
             let next = self.attachment.channel.next(self.cursor, self.inbox.settings.page as usize);
             let events = match next {
@@ -239,20 +259,14 @@ impl Pump {
         }
     }
 
-    /// Asks the table whether it was taken back behind the cursor; then the client must start over from there.
+    /// Asks the table whether it was taken back: it ends before the cursor, or has another epoch. Then the client must
+    /// start over from there.
     async fn look_again(&mut self) -> Result<(), Ended> {
-        let (head, epoch) = loop {
-            match self.inbox.head_and_epoch(self.session().token(), self.cursor).await {
-                Ok(found) => break found,
-                Err(error) => self.rest(&error).await?,
-            }
-        };
-        if let Some(epoch) = epoch {
+        let (head, epoch) = self.head().await?;
+        if head.rev < self.cursor || epoch != self.epoch {
             warn!(session = self.session().id(), "The table was taken back to an earlier state");
-            metrics::resynced();
             self.attachment.channel.take_back(head.rev);
-            self.send(&Outbound::Resync { epoch: &epoch, head }).await?;
-            self.cursor = head.rev;
+            self.start_over(head.rev, head, epoch).await?;
         }
         Ok(())
     }

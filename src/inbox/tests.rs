@@ -81,7 +81,7 @@ impl Node {
         let database = Arc::new(FakeDatabase::default());
         let committers: Vec<Box<dyn Committer>> = vec![Box::new(FakeCommitter(Arc::clone(&database)))];
         let store = Arc::clone(&database);
-        let (inbox, tasks) = Inbox::new(store, committers, Arc::new(LocalBus), "epoch".into(), settings);
+        let (inbox, tasks) = Inbox::new(store, committers, Arc::new(LocalBus), database.epoch_now(), settings);
         for writer in tasks.writers {
             tokio::spawn(writer.run(CancellationToken::new()));
         }
@@ -114,7 +114,7 @@ impl Node {
         let undelivered = self.database.undelivered(&self.token, Utc::now());
         let socket = FakeSocket::new(buffer);
         let outlet: Arc<FakeSocket> = Arc::clone(&socket);
-        let cursor = since.map(|rev| Cursor { rev, epoch: "epoch".into() });
+        let cursor = since.map(|rev| Cursor { rev, epoch: self.database.epoch_now() });
         let Ok(login) = self.inbox.login(&self.token, batch, cursor, outlet).await else { return false };
         let (session, head) = (Arc::clone(&login.session), login.greeting.head.rev);
         assert_eq!(login.greeting.undelivered, undelivered.len() as u64);
@@ -442,7 +442,7 @@ fn an_ended_session_leaves_nothing_in_the_hub() {
 
 #[test]
 fn a_cursor_of_elsewhere_is_told_to_start_over_and_gets_what_is_undelivered() {
-    for (rev, epoch) in [(2, "another epoch"), (9, "epoch now"), (9, "epoch")] {
+    for (rev, epoch) in [(2, "another epoch"), (9, "epoch 0")] {
         on_paused_clock(async {
             let mut node = Node::start(settings());
             for _ in 0..3 {
@@ -454,7 +454,7 @@ fn a_cursor_of_elsewhere_is_told_to_start_over_and_gets_what_is_undelivered() {
             assert_eq!(login.greeting.undelivered, 3);
             login.start();
             node.settle().await;
-            let resync = Received::Resync { rev: 3, epoch: "epoch now".into() };
+            let resync = Received::Resync { rev: 3, epoch: "epoch 0".into() };
             assert_eq!(socket.received()[0], resync, "{rev} of {epoch}");
             assert_eq!(message_ids(&socket).len(), 3);
             assert_eq!(socket.received().last(), Some(&Received::ReplayComplete { count: 3 }));
@@ -501,7 +501,69 @@ async fn a_table_that_was_taken_back_is_told_and_life_goes_on_from_there() {
     node.settle().await;
     let received = node.sessions[0].socket.received();
     let resync = received.iter().position(|item| matches!(item, Received::Resync { .. })).expect("a resync");
-    assert_eq!(received[resync], Received::Resync { rev: 2, epoch: "epoch now".to_owned() });
+    assert_eq!(received[resync], Received::Resync { rev: 2, epoch: "epoch 0".to_owned() });
     assert_eq!(received[resync + 1..].iter().filter_map(rev_of).collect::<Vec<_>>(), [3, 4, 5, 6]);
     assert_eq!(received.iter().filter(|item| matches!(item, Received::Resync { .. })).count(), 1, "it is told once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_of_another_epoch_is_told_even_if_it_is_as_long() {
+    let mut node = Node::start(settings());
+    for _ in 0..3 {
+        node.push().await;
+    }
+    assert!(node.login_since(Some(3), true, 100).await);
+    node.database.renewals.store(1, Ordering::Relaxed);
+    // A cursor of before is worth nothing from that moment on, a session is told with the next sweep.
+    let cursor = Cursor { rev: 3, epoch: "epoch 0".into() };
+    let late = FakeSocket::new(100);
+    let login = node.inbox.login(&node.token, true, Some(cursor), Arc::clone(&late) as _).await.unwrap();
+    assert_eq!(&*login.greeting.epoch, "epoch 1");
+    login.start();
+    sleep(SWEEP * 2).await;
+    let resync = Received::Resync { rev: 3, epoch: "epoch 1".to_owned() };
+    for socket in [&node.sessions[0].socket, &late] {
+        let told = socket.received().into_iter().filter(|item| *item == resync).count();
+        assert_eq!(told, 1, "{:?}", socket.received());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_that_was_taken_back_before_the_first_sweep_is_told_too() {
+    let mut node = Node::start(settings());
+    for _ in 0..5 {
+        node.push_elsewhere();
+    }
+    assert!(node.login(false, 100).await);
+    node.database.take_back(&node.token, 2);
+    sleep(SWEEP * 2).await;
+    node.push().await;
+    node.settle().await;
+    let received = node.sessions[0].socket.received();
+    let resync = received.iter().position(|item| matches!(item, Received::Resync { rev: 2, .. })).expect("a resync");
+    assert_eq!(received[resync + 1..].iter().filter_map(rev_of).collect::<Vec<_>>(), [3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_a_table_that_is_no_more_are_neither_sent_nor_waited_for() {
+    let mut node = Node::start(settings());
+    assert!(node.login(false, 100).await);
+    // The ring holds revs that the table no longer reaches, and not the next one.
+    node.inbox.hub.hint(&node.token, 9);
+    for _ in 0..6 {
+        node.push().await;
+    }
+    node.settle().await;
+    node.database.take_back(&node.token, 1);
+    assert!(node.login(false, 100).await);
+    sleep(SWEEP * 3).await;
+    let reads = node.database.reads.load(Ordering::Relaxed);
+    sleep(Duration::from_secs(1)).await;
+    assert!(node.database.reads.load(Ordering::Relaxed) - reads < 10, "nobody asks without end");
+    node.push().await;
+    node.settle().await;
+    for session in &node.sessions {
+        let received = session.socket.received();
+        assert_eq!(received.last().and_then(rev_of), Some(2), "{received:?}");
+    }
 }

@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    Batch, Committed, Committer, Due, Edit, Edited, Entry, Error, Keep, ListQuery, Page, PageBuilder, PushOutcome,
-    Receipt, Sent, Stale, Store, StoredKey, TypeCount, Undelivered,
+    Batch, Committed, Committer, Due, Edit, Edited, Entry, Error, Heads, Keep, ListQuery, Page, PageBuilder,
+    PushOutcome, Receipt, Sent, Stale, Store, StoredKey, TypeCount, Undelivered,
 };
 use crate::notification::{
     Change, ChangeKind, Content, Event, GROUP_ACTORS, Group, Head, NewPush, Notification, Placed, Pushed, ReceiptKind,
@@ -21,6 +21,10 @@ use crate::notification::{
 #[derive(Default)]
 pub(crate) struct FakeDatabase {
     tables: Mutex<Tables>,
+    /// How often the epoch was renewed.
+    pub(crate) renewals: AtomicU32,
+    /// How many there were.
+    pub(crate) reads: AtomicU32,
     /// How many of the next reads fail.
     pub(crate) failing_reads: AtomicU32,
 }
@@ -95,6 +99,10 @@ impl Row {
 }
 
 impl FakeDatabase {
+    pub(crate) fn epoch_now(&self) -> String {
+        format!("epoch {}", self.renewals.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn head(&self, token: &Token) -> Head {
         let tables = self.tables.lock().unwrap();
         tables.inboxes.get(token).map(|rows| head(rows)).unwrap_or_default()
@@ -162,6 +170,7 @@ impl FakeDatabase {
     }
 
     fn read(&self) -> Result<(), Error> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let failing = self.failing_reads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if failing.is_ok() { Err(Error::Unavailable("told to fail".into())) } else { Ok(()) }
     }
@@ -376,10 +385,11 @@ fn mark(rows: &mut Vec<Row>, receipt: &Receipt, now: DateTime<Utc>) -> Option<Ev
 
 #[async_trait]
 impl Store for FakeDatabase {
-    async fn heads(&self, tokens: &[Token]) -> Result<HashMap<Token, Head>, Error> {
+    async fn heads(&self, tokens: &[Token]) -> Result<Heads, Error> {
         tokio::task::yield_now().await;
         self.read()?;
-        Ok(tokens.iter().map(|token| (token.clone(), self.head(token))).collect())
+        let of = tokens.iter().map(|token| (token.clone(), self.head(token))).collect();
+        Ok(Heads { epoch: self.epoch_now().into(), of })
     }
 
     async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error> {
@@ -457,7 +467,7 @@ impl Store for FakeDatabase {
 
     async fn epoch(&self) -> Result<String, Error> {
         self.read()?;
-        Ok("epoch now".to_owned())
+        Ok(self.epoch_now())
     }
 }
 

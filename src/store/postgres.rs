@@ -4,19 +4,19 @@
 //! lock of its row until the commit, so revs are gapless and in commit order; whoever takes several locks takes them in
 //! token order, so nobody deadlocks.
 
-use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{
-    Committer, Due, Entry, Error, HeadRow, Keep, ListQuery, MAX_TYPES, OpenError, Opened, PURGED, Page, PageBuilder,
+    Committer, Due, Entry, Error, Heads, Keep, ListQuery, MAX_TYPES, OpenError, Opened, PURGED, Page, PageBuilder,
     Recipient, Sent, Settings, Stale, Store, StoredKey, Totals, TypeCount, Undelivered, group, schema, unreadable,
 };
 use crate::notification::{Content, Event, Head, Notification, Rev, Token};
@@ -26,14 +26,16 @@ mod edit;
 #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "there is nothing to copy from"))]
 pub(super) mod import;
 pub(super) mod keys;
+mod readers;
 
 use commit::PostgresCommitter;
+use readers::Readers;
 
-/// The oldest version that is tested and still maintained; as `server_version_num` has it.
+/// The oldest version that knows every setting and statement used here; as `server_version_num` has it.
 const FIRST_VERSION: i32 = 140_000;
 
 struct PostgresStore {
-    readers: PgPool,
+    readers: Readers,
     page_bytes: usize,
 }
 
@@ -44,10 +46,7 @@ pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenE
     let epoch = prepare(&mut connection).await?;
     connection.close().await?;
 
-    let readers = PgPoolOptions::new()
-        .max_connections(settings.readers)
-        .acquire_timeout(settings.timeout)
-        .connect_lazy_with(options.clone());
+    let readers = Readers::new(options.clone(), settings.readers, settings.timeout);
     let committers = (0..settings.writers)
         .map(|_| Box::new(PostgresCommitter::new(options.clone(), readers.clone(), settings)) as Box<dyn Committer>)
         .collect();
@@ -58,7 +57,13 @@ pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenE
 
 pub(super) fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
     let options = PgConnectOptions::from_str(url).map_err(|error| OpenError::Url(error.to_string()))?;
-    Ok(options.application_name("tidings").disable_statement_logging())
+    Ok(tuned(options).application_name("tidings"))
+}
+
+/// Without what a pooler refuses in a connection's first message, as PgBouncer does unless it is told otherwise; no
+/// floating-point number is ever asked for.
+fn tuned(options: PgConnectOptions) -> PgConnectOptions {
+    options.extra_float_digits(None).disable_statement_logging()
 }
 
 /// Checks and migrates the database and returns its epoch.
@@ -92,15 +97,45 @@ fn database(options: &PgConnectOptions) -> &str {
     options.get_database().unwrap_or_else(|| options.get_username())
 }
 
-/// Refuses a server that is too old, or that says a commit is durable before it is.
+/// Refuses a server that is too old, that says a commit is durable before it is, or that takes none.
 async fn check(connection: &mut PgConnection) -> Result<(), OpenError> {
     let server = sqlx::query!(
         r#"select current_setting('server_version_num')::int as "number!", current_setting('server_version') as "version!",
-            current_setting('fsync') as "fsync!", current_setting('synchronous_commit') as "synchronous_commit!""#
+            current_setting('fsync') as "fsync!", current_setting('synchronous_commit') as "synchronous_commit!",
+            pg_is_in_recovery() as "standby!""#
     )
     .fetch_one(connection)
     .await?;
+    if server.standby {
+        return Err(OpenError::Standby);
+    }
     fit(server.number, server.version, server.fsync, server.synchronous_commit)
+}
+
+/// Checks the server that a connection leads to now, and has it give up what its client does: a transaction that waits for
+/// a lock, or for a node that is gone, must not hold on to its rows and its place.
+async fn prepare_to_write(connection: &mut PgConnection, patience: Duration) -> Result<(), sqlx::Error> {
+    check(connection).await.map_err(|error| sqlx::Error::Configuration(error.into()))?;
+    let millis = |share: f32| patience.mul_f32(share).as_millis().to_string();
+    let settings = [
+        // First the lock, so that the answer says what it was.
+        ("lock_timeout", millis(0.8)),
+        ("statement_timeout", millis(0.9)),
+        ("idle_in_transaction_session_timeout", millis(2.0)),
+        ("client_connection_check_interval", "1s".to_owned()),
+        ("tcp_keepalives_idle", "10".to_owned()),
+        ("tcp_keepalives_interval", "5".to_owned()),
+        ("tcp_keepalives_count", "3".to_owned()),
+    ];
+    let (names, values): (Vec<&str>, Vec<String>) = settings.into_iter().unzip();
+    sqlx::query!(
+        "select set_config(name, value, false) from unnest($1::text[], $2::text[]) as wanted (name, value)",
+        &names[..] as &[&str],
+        &values[..]
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(())
 }
 
 fn fit(number: i32, version: String, fsync: String, synchronous_commit: String) -> Result<(), OpenError> {
@@ -127,18 +162,26 @@ async fn epoch(connection: &mut PgConnection) -> Result<String, OpenError> {
 
 #[async_trait]
 impl Store for PostgresStore {
-    async fn heads(&self, tokens: &[Token]) -> Result<HashMap<Token, Head>, Error> {
+    async fn heads(&self, tokens: &[Token]) -> Result<Heads, Error> {
         let tokens: Vec<&str> = tokens.iter().map(Token::as_str).collect();
-        let rows = sqlx::query_as!(
-            HeadRow,
-            "select token, rev, unread, delivered_upto, purged_rev from inbox where token = any($1)",
+        // The epoch with them: the table may have been taken back to an earlier state at any time.
+        let rows = sqlx::query!(
+            r#"select epoch, token as "token?", rev as "rev?", unread as "unread?", delivered_upto as "delivered_upto?",
+                purged_rev as "purged_rev?"
+            from meta left join inbox on token = any($1)"#,
             &tokens[..] as &[&str]
         )
         .fetch_all(&self.readers)
         .await
         .map_err(unavailable)?;
-        let heads = rows.into_iter().map(HeadRow::named);
-        Ok(heads.map(|(token, head)| (Token::stored(&token), head)).collect())
+        let epoch = rows.first().map(|row| row.epoch.as_str().into());
+        let epoch = epoch.ok_or_else(|| unreadable("meta", "without an epoch"))?;
+        let heads = rows.into_iter().filter_map(|row| {
+            let (rev, unread) = (row.rev?, row.unread?);
+            let (delivered_upto, purged_rev) = (row.delivered_upto?, row.purged_rev?);
+            Some((Token::stored(&row.token?), Head { rev, unread, delivered_upto, purged_rev }))
+        });
+        Ok(Heads { epoch, of: heads.collect() })
     }
 
     async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error> {
@@ -232,7 +275,7 @@ impl Store for PostgresStore {
         for row in rows {
             let weight = row.data.len();
             let event = match (row.change, row.id, row.entity_type) {
-                (Some(change), ..) => super::change_event(row.rev, &change, row.at)?,
+                (Some(change), ..) => super::change_event(row.rev, &change, row.at),
                 (None, Some(id), Some(entity_type)) => Event::New(Notification {
                     seq: row.rev,
                     content: Arc::new(content(id, entity_type, row.at, row.data)?),

@@ -4,7 +4,6 @@
 //! one JSON parameter, read with `json_each`.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -20,8 +19,8 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{
-    Due, Entry, Error, Keep, ListQuery, MAX_TYPES, OpenError, Opened, PURGED, Page, PageBuilder, Recipient, Sent,
-    Settings, Stale, Store, StoredKey, Totals, TypeCount, Undelivered, group, json, schema, unreadable,
+    Due, Entry, Error, Heads, Keep, ListQuery, MAX_TYPES, OpenError, Opened, PURGED, Page, PageBuilder, Recipient,
+    Sent, Settings, Stale, Store, StoredKey, Totals, TypeCount, Undelivered, group, json, schema, unreadable,
 };
 use crate::notification::{Content, Event, Head, Notification, Rev, Token, timestamp};
 
@@ -53,6 +52,8 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 struct SqliteStore {
     readers: SqlitePool,
     page_bytes: usize,
+    /// It is renewed only while nobody has the file open.
+    epoch: Arc<str>,
 }
 
 /// The writing connection of a file that was checked and migrated.
@@ -100,6 +101,20 @@ pub(super) async fn connect(url: &str, settings: &Settings) -> Result<Connected,
     recovery::check(&mut connection, &path, promised, settings.startup_check_bytes).await?;
     schema::apply(&mut connection, sqlx::migrate!("migrations/sqlite")).await?;
     Ok(Connected { connection, lock, options, path })
+}
+
+/// Opens a file as [`connect`] does if it is there and up to date, so that it stays as it is.
+#[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "there is nothing to copy to"))]
+pub(super) async fn connect_current(url: &str, settings: &Settings) -> Result<Connected, OpenError> {
+    let (_, path) = locate(url)?;
+    if let Err(source) = std::fs::metadata(&path) {
+        return Err(OpenError::Io { path, source });
+    }
+    let pending = migrate(url, settings, true).await?;
+    if !pending.is_empty() {
+        return Err(OpenError::Behind(pending.join(", ")));
+    }
+    connect(url, settings).await
 }
 
 pub(super) async fn renew_epoch(url: &str, settings: &Settings, renew: bool) -> Result<String, OpenError> {
@@ -154,7 +169,7 @@ pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenE
             idempotency_ttl: settings.idempotency_ttl,
             _lock: lock,
         })],
-        store: Arc::new(SqliteStore { readers, page_bytes: settings.page_bytes }),
+        store: Arc::new(SqliteStore { readers, page_bytes: settings.page_bytes, epoch: epoch.as_str().into() }),
         epoch,
         place: path.display().to_string(),
     })
@@ -206,7 +221,7 @@ async fn checkpoint(mut connection: SqliteConnection) {
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn heads(&self, tokens: &[Token]) -> Result<HashMap<Token, Head>, Error> {
+    async fn heads(&self, tokens: &[Token]) -> Result<Heads, Error> {
         let wanted = json(&tokens);
         let rows = sqlx::query_scalar!(
             r#"select json_group_array(json_array(token, rev, unread, delivered_upto, purged_rev)) as "rows!: String"
@@ -220,7 +235,7 @@ impl Store for SqliteStore {
         let head = |(token, rev, unread, delivered_upto, purged_rev): (Cow<'_, str>, _, _, _, _)| {
             (Token::stored(&token), Head { rev, unread, delivered_upto, purged_rev })
         };
-        Ok(rows.into_iter().map(head).collect())
+        Ok(Heads { epoch: Arc::clone(&self.epoch), of: rows.into_iter().map(head).collect() })
     }
 
     async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error> {
@@ -317,7 +332,7 @@ impl Store for SqliteStore {
         for (rev, id, entity_type, at, data, read, key, count, actors, change) in parse::<Vec<Row<'_>>>(&rows)? {
             let weight = data.len();
             let event = match (change, id, entity_type) {
-                (Some(change), ..) => super::change_event(rev, &change, time(&at)?)?,
+                (Some(change), ..) => super::change_event(rev, &change, time(&at)?),
                 (None, Some(id), Some(entity_type)) => {
                     Event::New(notification((rev, id, entity_type, at, data, read, key, count, actors))?)
                 }

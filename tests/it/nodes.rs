@@ -293,12 +293,14 @@ async fn a_wrong_bus_costs_no_push() {
 async fn the_listening_connection_may_be_cut() {
     let cluster = Cluster::start("postgres", 2, &[NO_SWEEP]).await;
     let mut socket = cluster.nodes[1].login_empty("1").await;
+    let failures = r#"tidings_bus_failures_total{operation="listen"}"#;
     for n in 1..=5 {
         let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity
             where application_name = 'tidings bus' and datname = current_database()";
         assert_ne!(cluster.sql(cut).trim(), "0");
         cluster.nodes[0].api().push("1", &n.to_string()).await;
         assert_eq!(socket.expect_message().await.seq, n);
+        assert!(cluster.nodes[1].metric(failures).await > 0.0, "it is counted");
     }
 }
 
@@ -325,13 +327,42 @@ async fn every_database_connection_may_be_cut_again_and_again() {
 #[tokio::test]
 async fn an_admin_who_leaves_a_transaction_open_holds_up_nobody() {
     let cluster = Cluster::start("postgres", 2, &[NO_SWEEP]).await;
-    let lock = crate::table::IdleTransaction::open(cluster.nodes[0].place()).await;
+    let lock =
+        crate::table::OpenTransaction::holding(cluster.nodes[0].place(), "select count(*) from notification").await;
     let mut socket = cluster.nodes[1].login_empty("1").await;
     for n in 1..=20 {
         cluster.nodes[usize::from(n % 2 == 0)].api().push("1", &n.to_string()).await;
         assert_eq!(socket.expect_message().await.seq, n);
     }
     drop(lock);
+}
+
+#[tokio::test]
+async fn a_renewed_epoch_is_told_while_the_nodes_run_whatever_the_revs_are() {
+    let cluster = Cluster::start("postgres", 2, &["--sweep-interval-secs=1"]).await;
+    cluster.nodes[0].api().push_numbers("1", 3).await;
+    let mut there = cluster.nodes[1].login("1").await;
+    there.replay().await;
+    let before = cluster.nodes[0].connect().await.login("1").await.epoch;
+    cluster.sql("update meta set epoch = 'restored'");
+    let resync = json!({"epoch": "restored", "rev": 3, "unread": 3});
+    // At once to who comes with a cursor, and with the next sweep to who is there.
+    let mut late = cluster.nodes[0].connect().await;
+    let login = late.login_with(&format!(r#"["user_login",{{"tokenId":"1","rev":3,"epoch":"{before}"}}]"#)).await;
+    assert_eq!(login.epoch, "restored");
+    assert_eq!(late.expect_event("resync").await, resync);
+    assert_eq!(there.expect_event("resync").await, resync);
+    assert_eq!(cluster.nodes[1].api().list("1", "").await["epoch"], "restored");
+}
+
+#[tokio::test]
+async fn a_sweep_repairs_nothing_where_nothing_was_lost() {
+    let node = TestServer::builder().flag("--sweep-interval-secs=1").start().await;
+    node.api().push_numbers("1", 3).await;
+    let mut socket = node.login("1").await;
+    socket.replay().await;
+    socket.expect_quiet(Duration::from_millis(2500)).await;
+    assert_eq!(node.metric("tidings_sweep_repairs_total").await, 0.0);
 }
 
 #[tokio::test]

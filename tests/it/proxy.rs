@@ -22,6 +22,8 @@ pub(crate) struct Faults {
     pub(crate) bytes_per_second: Option<u32>,
     /// What the server says is read and thrown away.
     pub(crate) swallow_answers: bool,
+    /// So it is from the first answer on that holds this text.
+    swallow_from: Option<&'static str>,
     /// Raised to end all connections that there are.
     cuts: u64,
     /// Raised to tell the server that the clients will say no more.
@@ -63,6 +65,16 @@ impl ChaosProxy {
     /// Changes the faults.
     pub(crate) fn set(&self, change: impl FnOnce(&mut Faults)) {
         self.faults.send_modify(change);
+    }
+
+    /// Throws away what the server says on a connection from the first answer on that holds a text.
+    pub(crate) fn swallow_from(&self, text: &'static str) {
+        self.set(|faults| faults.swallow_from = Some(text));
+    }
+
+    /// Lets everything pass that comes from now on, and ends what there is.
+    pub(crate) fn start_over(&self) {
+        self.set(|faults| *faults = Faults { cuts: faults.cuts + 1, ..Faults::default() });
     }
 
     /// Ends every connection there is.
@@ -116,6 +128,7 @@ async fn carry(
 ) {
     let half_closes = rules.borrow_and_update().half_closes;
     let mut chunk = vec![0; 16 * 1024];
+    let mut swallows = false;
     loop {
         let limit = rules.borrow().bytes_per_second.map_or(chunk.len(), |rate| (rate as usize / 20).max(1));
         let read = tokio::select! {
@@ -128,7 +141,9 @@ async fn carry(
         if let Some(rate) = faults.bytes_per_second {
             sleep(Duration::from_secs(count as u64) / rate.max(1)).await;
         }
-        if faults.swallow_answers && direction == Direction::ToClient {
+        let holds = |text: &str| chunk[..count].windows(text.len()).any(|window| window == text.as_bytes());
+        swallows |= faults.swallow_from.is_some_and(holds);
+        if (faults.swallow_answers || swallows) && direction == Direction::ToClient {
             swallowed.send_modify(|bytes| *bytes += count as u64);
         } else if to.write_all(&chunk[..count]).await.is_err() {
             break;

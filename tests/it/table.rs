@@ -214,16 +214,16 @@ impl WriteLock {
 }
 
 /// An admin's session that read something in a transaction and then went to lunch.
-pub(crate) struct IdleTransaction {
+pub(crate) struct OpenTransaction {
     _child: Child,
 }
 
-impl IdleTransaction {
-    pub(crate) async fn open(place: &Place) -> Self {
-        let sql = "begin isolation level repeatable read;\nselect count(*) from notification;\nselect 'held';\n";
+impl OpenTransaction {
+    pub(crate) async fn holding(place: &Place, statement: &str) -> Self {
+        let sql = format!("begin isolation level repeatable read;\n{statement};\nselect 'held';\n");
         let Place::Postgres(database) = place else { panic!("a Postgres database is needed") };
         let mut command = Command::new("psql");
         command.args(["-qXAt", &database.url()]);
-        Self { _child: held(command, sql).await }
+        Self { _child: held(command, &sql).await }
     }
 }

@@ -45,7 +45,7 @@ pub enum CopyError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// What is there would be mixed with what comes.
-    #[error("the database to copy to is not empty: it has {0} inboxes or scheduled rows")]
+    #[error("the database to copy to is not empty: it has {0} inboxes, scheduled pushes or keys")]
     NotEmpty(i64),
     /// A statement failed.
     #[error("cannot copy: {0}")]
@@ -73,7 +73,7 @@ pub async fn copy(
     if !from.starts_with("sqlite:") || !to.starts_with("postgres") {
         return Err(CopyError::Direction);
     }
-    let sqlite::Connected { connection: mut source, lock: _lock, .. } = sqlite::connect(from, settings).await?;
+    let sqlite::Connected { connection: mut source, lock: _lock, .. } = sqlite::connect_current(from, settings).await?;
     let mut target = postgres::options(to)?.connect().await?;
     postgres::prepare(&mut target).await?;
     let there = import::begin(&mut target).await?;

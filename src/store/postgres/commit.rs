@@ -4,18 +4,20 @@
 //! that was committed before the locks were taken: a mark of what is delivered that was counted from an older snapshot
 //! could pass over a row that nobody got.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info};
 use uuid::Uuid;
 
+use super::readers::Readers;
 use super::unavailable;
 use crate::notification::{Event, Head, Pushed, ReceiptKind, Rev, Token};
 use crate::store::commit::{self, Changed, EXPIRED_KEYS_PER_COMMIT, Fresh, Selected, Turned};
@@ -32,7 +34,7 @@ const ATTEMPTS: u32 = 5;
 pub(super) struct PostgresCommitter {
     options: PgConnectOptions,
     connection: Option<PgConnection>,
-    readers: PgPool,
+    readers: Readers,
     timeout: Duration,
     idempotency_ttl: Duration,
     /// Whether what was sent last may commit: if its answer is lost, nobody knows.
@@ -40,7 +42,7 @@ pub(super) struct PostgresCommitter {
 }
 
 impl PostgresCommitter {
-    pub(super) fn new(options: PgConnectOptions, readers: PgPool, settings: &Settings) -> Self {
+    pub(super) fn new(options: PgConnectOptions, readers: Readers, settings: &Settings) -> Self {
         Self {
             options,
             connection: None,
@@ -53,11 +55,15 @@ impl PostgresCommitter {
 
     /// Says what became of a transaction that failed, and makes the connection fit for the next one.
     async fn failed(&mut self, error: sqlx::Error) -> Error {
-        if error.as_database_error().is_none() {
-            // The connection broke, and with it every transaction that was not committed.
+        if broke(&error) {
+            // And with the connection every transaction that was not committed.
             self.connection = None;
             let text = error.to_string();
             return if self.in_doubt { Error::OutcomeUnknown(text.into()) } else { Error::Unavailable(text.into()) };
+        }
+        if code(&error).is_some_and(|code| code == READ_ONLY) {
+            // Of a server that another took the place of: a new connection may lead there.
+            self.connection = None;
         }
         let rollback = match &mut self.connection {
             Some(connection) => sqlx::query!("rollback -- postgres").execute(connection).await.map(drop),
@@ -75,7 +81,8 @@ impl PostgresCommitter {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
-                let connection = self.options.connect().await?;
+                let mut connection = self.options.connect().await?;
+                super::prepare_to_write(&mut connection, self.timeout).await?;
                 info!("Connected to the database for writing");
                 connection
             }
@@ -170,12 +177,29 @@ impl Committer for PostgresCommitter {
     }
 }
 
+/// Nothing can be written there.
+const READ_ONLY: &str = "25006";
+
+/// Whether there is no connection any more. A server that stops says so before it closes it, and a pooler answers for a
+/// server that is gone; what was sent last may be committed all the same.
+fn broke(error: &sqlx::Error) -> bool {
+    const CONNECTION: &str = "08";
+    const STOPPING: &str = "57P";
+    if error.as_database_error().is_none() {
+        return true;
+    }
+    code(error).is_some_and(|code| code.starts_with(CONNECTION) || code.starts_with(STOPPING))
+}
+
 /// Whether the server gave up a transaction that may well work the next time.
 fn lost_a_race(error: &sqlx::Error) -> bool {
     const SERIALIZATION_FAILURE: &str = "40001";
     const DEADLOCK: &str = "40P01";
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| code == SERIALIZATION_FAILURE || code == DEADLOCK)
+    code(error).is_some_and(|code| code == SERIALIZATION_FAILURE || code == DEADLOCK)
+}
+
+fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error().and_then(|error| error.code())
 }
 
 /// One transaction; the statements of its steps.

@@ -4,12 +4,13 @@ use sqlx::PgConnection;
 
 use crate::store::copy::{ActorRow, ChangeRow, InboxRow, KeyRow, NotificationRow, ScheduledRow, SlotRow};
 
-/// Begins, keeps everybody else from writing, and says how many inboxes and scheduled rows there are already.
+/// Begins, keeps everybody else from writing, and says how much there is already that would be mixed with what comes.
 pub(in crate::store) async fn begin(copy: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query!("begin -- postgres").execute(&mut *copy).await?;
     sqlx::query!("lock table inbox in exclusive mode").execute(&mut *copy).await?;
     sqlx::query_scalar!(
-        r#"select (select count(*) from inbox) + (select count(*) from scheduled) as "count!" -- postgres"#
+        r#"select (select count(*) from inbox) + (select count(*) from scheduled) + (select count(*) from idempotency)
+            + (select count(*) from api_key) as "count!" -- postgres"#
     )
     .fetch_one(copy)
     .await

@@ -80,8 +80,8 @@ async fn a_database_server_that_hangs_is_said_in_time_and_waited_out() {
     }
 }
 
-#[tokio::test]
-async fn cut_off_during_the_commit_a_push_is_unknown_and_its_keyed_retry_leaves_one_row() {
+/// A server whose database is behind a network that fails.
+async fn behind_a_proxy(flags: &[&str]) -> (ChaosProxy, TestServer) {
     let database = Database::create();
     let address: SocketAddr = {
         let rest = database.url();
@@ -90,24 +90,106 @@ async fn cut_off_during_the_commit_a_push_is_unknown_and_its_keyed_retry_leaves_
     };
     let proxy = ChaosProxy::in_front_of(address).await;
     let url = database.url().replace(&address.to_string(), &proxy.address.to_string());
-    let place = Place::Postgres(std::sync::Arc::new(database));
-    let server = TestServer::builder().at(place).flag(&format!("--database-url={url}")).start().await;
-    let api = server.api();
-    api.push("1", "0").await;
-    for (n, key) in (2..).zip(["first", "second", "third"]) {
-        let body = format!(r#"{{"tokens":["1"],"data":{n}}}"#);
-        // An unkeyed push is one statement, so the first answer that is lost is the one of its commit.
+    let builder = TestServer::builder().at(Place::Postgres(std::sync::Arc::new(database)));
+    let builder = flags.iter().fold(builder, |builder, flag| builder.flag(flag));
+    let server = builder.flag(&format!("--database-url={url}")).start().await;
+    (proxy, server)
+}
+
+/// Asks until the answer is 200.
+async fn recovered(server: &TestServer, path: &str) -> Duration {
+    let began = Instant::now();
+    while server.api().get(path).await.status != 200 {
+        assert!(began.elapsed() < PATIENCE, "{path} does not work again");
+        sleep(Duration::from_millis(50)).await;
+    }
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn a_database_that_falls_silent_is_said_to_readers_in_time_and_keeps_none_of_them() {
+    let (proxy, server) = behind_a_proxy(&["--store-timeout-secs=1", "--readers=2"]).await;
+    let mut live = server.login_empty("1").await;
+    server.api().push("1", "1").await;
+    live.expect_message().await;
+    // As many as there are connections, and again: none is lost for good.
+    for _ in 0..2 {
         proxy.set(|faults| faults.swallow_answers = true);
-        let cut = async {
-            proxy.swallowed_something().await;
-            proxy.set(|faults| faults.swallow_answers = false);
-            proxy.cut();
-        };
-        let (answer, ()) = tokio::join!(api.try_post(None, &body), cut);
+        let began = Instant::now();
+        let (list, ready, counts) = tokio::join!(
+            async { server.api().get("/api/inbox/1").await },
+            async { server.api().get("/readyz").await },
+            async { server.api().get("/api/inbox/1/counts").await },
+        );
+        list.problem(503, "storage_unavailable");
+        counts.problem(503, "storage_unavailable");
+        assert_eq!(ready.status, 503);
+        let mut newcomer = server.connect().await;
+        let refused = newcomer.call(r#"["user_login",{"tokenId":"2"}]"#).await;
+        assert_eq!(refused["code"], "unavailable", "{refused}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        proxy.set(|faults| faults.swallow_answers = false);
+        recovered(&server, "/api/inbox/1").await;
+        recovered(&server, "/readyz").await;
+        server.login_empty("3").await;
+    }
+}
+
+#[tokio::test]
+async fn who_locks_an_inbox_by_hand_delays_its_pushes_and_piles_up_nothing() {
+    let server = TestServer::builder().on_postgres().flag("--store-timeout-secs=1").start().await;
+    for token in ["1", "2"] {
+        server.api().push(token, "1").await;
+    }
+    let Place::Postgres(database) = server.place() else { panic!("it is on Postgres") };
+    let backends = || {
+        let sql =
+            "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'tidings'";
+        database.sql(sql).trim().parse::<u32>().expect("a number")
+    };
+    let before = backends();
+    let lock =
+        crate::table::OpenTransaction::holding(server.place(), "select rev from inbox where token = '1' for update")
+            .await;
+    for _ in 0..4 {
+        // Not outcome_unknown: the database itself gives it up.
+        server.api().post(r#"{"tokens":["1"],"data":2}"#).await.problem(503, "storage_unavailable");
+    }
+    assert!(backends() <= before + 2, "{before} became {}", backends());
+    drop(lock);
+    let began = Instant::now();
+    while server.api().post(r#"{"tokens":["1"],"data":3}"#).await.status != 200 {
+        assert!(began.elapsed() < PATIENCE);
+    }
+    assert_eq!(server.table().rows("1").await.len(), 2);
+    server.api().push("2", "2").await;
+    server.table().expect_sound().await;
+}
+
+#[tokio::test]
+async fn cut_off_during_the_commit_a_push_is_unknown_and_its_keyed_retry_leaves_one_row() {
+    let (proxy, server) = behind_a_proxy(&[]).await;
+    let api = server.api();
+    api.push("somebody", "0").await;
+    let lost_from = async |text| {
+        proxy.swallow_from(text);
+        proxy.swallowed_something().await;
+        proxy.start_over();
+    };
+    for n in 1..=3 {
+        let body = format!(r#"{{"tokens":["somebody"],"data":{n}}}"#);
+        // An unkeyed push is one statement, whose answer says to whom; what is lost with it is the one of its commit.
+        let (answer, ()) = tokio::join!(api.try_post(None, &body), lost_from("somebody"));
         answer.unwrap().problem(503, "outcome_unknown");
-        assert_eq!(server.table().rows("1").await.len(), 2 * n - 2, "this one was committed");
-        let first = api.post_keyed(key, &body).await.pushed();
-        assert_eq!(api.post_keyed(key, &body).await.pushed().id, first.id);
-        assert_eq!(server.table().rows("1").await.len(), 2 * n - 1);
+        assert_eq!(server.table().rows("somebody").await.len(), 2 * n, "this one was committed");
+        // A keyed one is a transaction; what is lost is what the server says after its commit.
+        let key = format!("key-{n}");
+        let (answer, ()) = tokio::join!(api.try_post(Some(&key), &body), lost_from("COMMIT"));
+        answer.unwrap().problem(503, "outcome_unknown");
+        let rows = server.table().rows("somebody").await;
+        assert_eq!(rows.len(), 2 * n + 1, "and so was this");
+        let retried = api.post_keyed(&key, &body).await.pushed();
+        assert_eq!(Some(retried.id), rows.last().map(|row| row.id.clone()));
+        assert_eq!(server.table().rows("somebody").await.len(), 2 * n + 1);
     }
 }
