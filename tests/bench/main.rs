@@ -27,8 +27,16 @@ const LIVE: [&str; 2] = ["live: pushes/s, 64 connections", "live: processor µs 
 const LATENCY: [&str; 2] = ["push to receive at 500/s: p50 ms", "push to receive at 500/s: p99 ms"];
 const PG_WIDE: [&str; 2] =
     ["Postgres, 1,000 tokens, beside a bare unnest: pushes/s", "Postgres, 1,000 tokens, beside a bare unnest: rows/s"];
+const PG_WIDE_4: [&str; 2] = [
+    "Postgres, 1,000 tokens, beside four connections of bare unnest: pushes/s",
+    "Postgres, 1,000 tokens, beside four connections of bare unnest: rows/s",
+];
 const PG_LIVE: [&str; 2] =
     ["Postgres, live, beside Node with pg: pushes/s", "Postgres, live, beside Node with pg: processor µs a push"];
+const PG_EACH: [&str; 2] = [
+    "Postgres, live, beside Node with pg and a statement a push: pushes/s",
+    "Postgres, live, beside Node with pg and a statement a push: processor µs a push",
+];
 const PG_BUS: [&str; 2] = [
     "live with the Postgres bus, beside none: pushes/s",
     "live with the Postgres bus, beside none: processor µs a push",
@@ -60,7 +68,7 @@ const PG_INBOX: [&str; 7] = [
 const ROWS: [u64; 2] = [1_000_000, 10_000];
 const HOT: &str = "one hot token, beside a row lock a push: pushes/s";
 
-const MEASURES: [Measure; 20] = [
+const MEASURES: [Measure; 22] = [
     ("push 1", |rt, s, f| rt.block_on(measures::pushes(SQLITE[s], 1, ["1 token: pushes/s", "1 token: rows/s"], 4 / f))),
     ("push 10", |rt, s, f| {
         rt.block_on(measures::pushes(SQLITE[s], 10, ["10 tokens: pushes/s", "10 tokens: rows/s"], 4 / f))
@@ -85,11 +93,23 @@ const MEASURES: [Measure; 20] = [
     ("inbox", |rt, s, f| rt.block_on(measures::inbox(SQLITE[0], ROWS[s] / f, INBOX, 2_000 / f))),
     ("postgres inbox", |rt, s, f| rt.block_on(measures::inbox(POSTGRES[0], ROWS[s] / f, PG_INBOX, 2_000 / f))),
     ("postgres live", |rt, s, f| rt.block_on(measures::live(POSTGRES[s], &[], PG_LIVE, 4 / f))),
+    ("postgres live beside a statement a push", |rt, s, f| {
+        let kind = [Kind::TidingsOnPostgres, Kind::PeerOnPostgresEach][s];
+        rt.block_on(measures::live(kind, &[], PG_EACH, 4 / f))
+    }),
     ("postgres push 1000", |rt, s, f| {
         rt.block_on(async {
             match s {
                 0 => measures::pushes(POSTGRES[0], 1000, PG_WIDE, 4 / f).await,
-                _ => measures::bare_unnest(PG_WIDE, 4 / f).await,
+                _ => measures::bare_unnest(1, PG_WIDE, 4 / f).await,
+            }
+        })
+    }),
+    ("postgres push 1000 beside four", |rt, s, f| {
+        rt.block_on(async {
+            match s {
+                0 => measures::pushes(POSTGRES[0], 1000, PG_WIDE_4, 4 / f).await,
+                _ => measures::bare_unnest(4, PG_WIDE_4, 4 / f).await,
             }
         })
     }),
@@ -122,7 +142,7 @@ const MEASURES: [Measure; 20] = [
 ];
 
 /// What the ratio should be at least, or at most.
-const AIMS: [(&str, &str); 18] = [
+const AIMS: [(&str, &str); 19] = [
     ("1,000 tokens: rows/s", ">= 1.3"),
     (LIVE[0], ">= 2.5"),
     (LIVE[1], "<= 0.4"),
@@ -135,6 +155,7 @@ const AIMS: [(&str, &str); 18] = [
     (INBOX[1], "flat"),
     (PG_INBOX[1], "flat"),
     (PG_LIVE[0], ">= 4"),
+    (PG_EACH[0], ">= 4"),
     (PG_WIDE[1], ">= 0.9"),
     (HOT, ">= 5"),
     (PG_BUS[0], ">= 0.9"),

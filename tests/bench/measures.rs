@@ -359,14 +359,14 @@ async fn bare(
 }
 
 /// Rows of 1,000 tokens a statement, without the inboxes.
-pub(crate) async fn bare_unnest(names: [&'static str; 2], seconds: u64) -> Figures {
+pub(crate) async fn bare_unnest(connections: usize, names: [&'static str; 2], seconds: u64) -> Figures {
     let tokens = |random: &mut Random| {
         let first = random.below(TOKENS);
         (0..1000).map(|n| ((first + n * 7) % TOKENS).to_string()).collect()
     };
     let statement = "insert into notification (token, seq, id, entity_type, created_at, data)
         select token, $2, $3, 'like', now(), $4::json from unnest($1::text[]) as token";
-    let rate = bare(4, seconds, statement, tokens).await;
+    let rate = bare(connections, seconds, statement, tokens).await;
     vec![(names[0], rate), (names[1], rate * 1000.0)]
 }
 

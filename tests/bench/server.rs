@@ -16,6 +16,8 @@ pub(crate) enum Kind {
     Peer,
     TidingsOnPostgres,
     PeerOnPostgres,
+    /// As it is usually written: without group commit.
+    PeerOnPostgresEach,
 }
 
 /// Where a server keeps its data; gone when dropped.
@@ -28,7 +30,7 @@ impl Place {
     fn new(kind: Kind) -> Self {
         match kind {
             Kind::Tidings | Kind::Peer => Self::File(tempfile::tempdir().expect("a temporary folder")),
-            Kind::TidingsOnPostgres | Kind::PeerOnPostgres => {
+            Kind::TidingsOnPostgres | Kind::PeerOnPostgres | Kind::PeerOnPostgresEach => {
                 static COUNT: AtomicU32 = AtomicU32::new(0);
                 let name = format!("bench_{}", COUNT.fetch_add(1, Ordering::Relaxed));
                 psql(&format!("create database {name}"));
@@ -105,6 +107,9 @@ impl Server {
                 .args(flags),
             Kind::Peer => command.args(["node", &format!("{peer}server.mjs"), &place.url()["sqlite://".len()..]]),
             Kind::PeerOnPostgres => command.args(["node", &format!("{peer}postgres.mjs"), &place.url()]),
+            Kind::PeerOnPostgresEach => {
+                command.args(["node", &format!("{peer}postgres.mjs"), &place.url(), "0", "each"])
+            }
         };
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the server starts");
         let mut line = String::new();

@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::load::{Load, Seeded};
+use crate::proxy::{ChaosProxy, address_in};
 use crate::redis::Redis;
 use crate::server::TestServer;
 
@@ -21,9 +22,9 @@ struct Cluster {
 impl Cluster {
     async fn start(bus: &str, count: usize, flags: &[&str]) -> Self {
         let redis = if bus == "redis" { Some(Redis::start().await) } else { None };
-        let url = redis.as_ref().map_or("postgres".to_owned(), Redis::url);
+        let url = redis.as_ref().map_or(bus.to_owned(), Redis::url);
         let mut nodes: Vec<TestServer> = Vec::new();
-        for _ in 0..count {
+        for _ in 0..if bus == "local" { 1 } else { count } {
             let builder = match nodes.first() {
                 Some(first) => TestServer::builder().at(first.place().clone()),
                 None => TestServer::builder().on_postgres(),
@@ -32,6 +33,11 @@ impl Cluster {
             nodes.push(builder.flag(&format!("--bus={url}")).start().await);
         }
         Self { nodes, redis }
+    }
+
+    /// The n-th node, or the only one.
+    fn node(&self, n: usize) -> &TestServer {
+        &self.nodes[n % self.nodes.len()]
     }
 
     /// Runs SQL as an admin.
@@ -43,7 +49,11 @@ impl Cluster {
     }
 }
 
-const BUSES: [&str; 2] = ["postgres", "redis"];
+/// What holds on every bus is tested on each; the local one has a single node.
+const BUSES: [&str; 3] = ["local", "postgres", "redis"];
+
+/// For what takes another node.
+const BUSES_BETWEEN: [&str; 2] = ["postgres", "redis"];
 
 #[tokio::test]
 async fn a_user_who_is_cut_off_or_erased_on_one_node_is_so_on_all() {
@@ -51,12 +61,12 @@ async fn a_user_who_is_cut_off_or_erased_on_one_node_is_so_on_all() {
         let cluster = Cluster::start(bus, 2, &[NO_SWEEP]).await;
         for (method, path) in [("POST", "/api/sessions/1/disconnect"), ("DELETE", "/api/inbox/1")] {
             let (mut here, mut there) =
-                (cluster.nodes[0].login_empty("1").await, cluster.nodes[1].login_empty("1").await);
-            let mut other = cluster.nodes[1].login_empty("2").await;
-            cluster.nodes[0].api().ask(method, path, &json!(null)).await;
+                (cluster.node(0).login_empty("1").await, cluster.node(1).login_empty("1").await);
+            let mut other = cluster.node(1).login_empty("2").await;
+            cluster.node(0).api().ask(method, path, &json!(null)).await;
             here.expect_end().await;
             there.expect_end().await;
-            cluster.nodes[0].api().push("2", "1").await;
+            cluster.node(0).api().push("2", "1").await;
             let message = other.expect_message().await;
             other.receipt("ack", &[&message.id]).await;
         }
@@ -86,9 +96,9 @@ async fn a_push_to_one_node_reaches_the_sockets_of_all() {
 async fn a_read_on_one_node_is_told_to_the_tabs_on_the_others() {
     for bus in BUSES {
         let cluster = Cluster::start(bus, 2, &[NO_SWEEP]).await;
-        let mut here = cluster.nodes[0].login_empty("1").await;
-        let mut there = cluster.nodes[1].login_empty("1").await;
-        let pushed = cluster.nodes[0].api().push("1", "{}").await;
+        let mut here = cluster.node(0).login_empty("1").await;
+        let mut there = cluster.node(1).login_empty("1").await;
+        let pushed = cluster.node(0).api().push("1", "{}").await;
         here.expect_message().await;
         there.expect_message().await;
         assert_eq!(here.receipt("read", &[&pushed.id]).await, json!({"ok": true, "rev": 2, "unread": 0}));
@@ -131,7 +141,7 @@ async fn pushes_to_one_token_through_two_nodes_at_once_come_everywhere_in_one_or
 
 #[tokio::test]
 async fn a_node_killed_under_load_loses_nothing_that_was_answered() {
-    for bus in BUSES {
+    for bus in BUSES_BETWEEN {
         let mut chance = Seeded::announced();
         let mut cluster = Cluster::start(bus, 2, &["--sweep-interval-secs=1"]).await;
         let nodes: Vec<&TestServer> = cluster.nodes.iter().collect();
@@ -145,7 +155,7 @@ async fn a_node_killed_under_load_loses_nothing_that_was_answered() {
         }
         load.recorder.accepts_more(50).await;
         let (recorder, tokens) = load.finish().await;
-        recorder.settle(&cluster.nodes[0], &tokens).await;
+        recorder.settle(&cluster.node(0), &tokens).await;
     }
 }
 
@@ -157,6 +167,109 @@ async fn committed_and_never_hinted_it_comes_with_the_sweep() {
     let mut socket = second.login_empty("1").await;
     let pushed = first.api().push("1", "{}").await;
     assert_eq!(socket.expect_message().await.id, pushed.id);
+}
+
+#[tokio::test]
+async fn a_node_that_dies_between_commit_and_hint_costs_at_most_a_sweep() {
+    let mut cluster = Cluster::start("redis", 2, &["--sweep-interval-secs=1"]).await;
+    let mut socket = cluster.nodes[1].login_empty("1").await;
+    // What it wants to tell stays with it, and goes with it.
+    cluster.redis.as_ref().unwrap().freeze().await;
+    let pushed = cluster.nodes[0].api().push_numbers("1", 20).await;
+    cluster.nodes[0].kill_9().await;
+    let messages = socket.expect_messages(20).await;
+    assert!(messages.iter().map(|message| &message.id).eq(pushed.iter().map(|pushed| &pushed.id)));
+    cluster.redis.as_ref().unwrap().thaw().await;
+    cluster.nodes[1].table().expect_sound().await;
+}
+
+#[tokio::test]
+async fn a_bus_connection_that_falls_silent_is_made_anew() {
+    let redis = Redis::start().await;
+    for bus in ["postgres", "redis"] {
+        let here = TestServer::builder().on_postgres();
+        let here = here.flag(&format!("--bus={}", if bus == "redis" { redis.url() } else { bus.to_owned() }));
+        let here = here.flag(NO_SWEEP).start().await;
+        let (target, url) = match bus {
+            "redis" => (redis.address(), redis.url()),
+            _ => (address_in(&here.place().url()), here.place().url()),
+        };
+        let proxy = ChaosProxy::in_front_of(target).await;
+        let through = url.replace(&target.to_string(), &proxy.address.to_string());
+        let there = TestServer::builder().at(here.place().clone()).flag("--bus-silence-secs=1").flag(NO_SWEEP);
+        let there = match bus {
+            "redis" => there.flag(&format!("--bus={through}")),
+            _ => there.flag("--bus=postgres").flag(&format!("--database-url={through}")).flag("--store-timeout-secs=1"),
+        };
+        let there = there.start().await;
+        let mut socket = there.login_empty("1").await;
+        here.api().push("1", "1").await;
+        socket.expect_message().await;
+        // The connection stays, and says nothing any more.
+        proxy.set(|faults| faults.swallow_answers = true);
+        let began = std::time::Instant::now();
+        while there.metric(r#"tidings_bus_failures_total{operation="listen"}"#).await == 0.0 {
+            assert!(began.elapsed() < crate::server::PATIENCE, "{bus}: nobody noticed");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        proxy.set(|faults| faults.swallow_answers = false);
+        for n in 2..=3 {
+            let pushed = here.api().push("1", &n.to_string()).await;
+            assert_eq!(socket.expect_message().await.id, pushed.id, "{bus}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn forged_hints_change_nothing() {
+    for bus in BUSES {
+        let mut chance = Seeded::announced();
+        let cluster = Cluster::start(bus, 2, &["--sweep-interval-secs=1"]).await;
+        let nodes: Vec<&TestServer> = cluster.nodes.iter().collect();
+        let load = Load::on_nodes(&nodes, &mut chance, 4, 6);
+        for round in 0..5_i64 {
+            load.recorder.accepts_more(20).await;
+            let tokens = ["mallory".to_owned(), cluster.sql("select min(token) from inbox").trim().to_owned()];
+            for (token, rev) in tokens.iter().flat_map(|token| [(token, 1_i64 << 60), (token, round), (token, -1)]) {
+                match &cluster.redis {
+                    Some(redis) => redis.publish(&format!("tidings:{token}"), &rev.to_string()).await,
+                    None => {
+                        let forged = json!({"from": "00000000-0000-0000-0000-000000000000", "moved": [[token, rev]]});
+                        cluster
+                            .sql(&format!("select pg_notify('tidings', '{forged}'), pg_notify('tidings', 'not JSON')"));
+                    }
+                }
+            }
+        }
+        let (recorder, tokens) = load.finish().await;
+        recorder.settle(nodes[0], &tokens).await;
+    }
+}
+
+#[tokio::test]
+async fn many_writers_of_two_nodes_meet_in_the_same_inboxes_without_a_deadlock() {
+    let cluster = Cluster::start("postgres", 2, &["--writers=16"]).await;
+    let producers = (0..16_usize).map(|producer| {
+        let api = cluster.node(producer).api();
+        async move {
+            for push in 0..25_usize {
+                // Overlapping sets, each in another order.
+                let mut tokens: Vec<_> = (0..20).map(|n| ((producer * 7 + push * 3 + n) % 40).to_string()).collect();
+                let middle = producer % 20;
+                tokens.rotate_left(middle);
+                let mut body = json!({"tokens": tokens, "data": push});
+                if push % 5 == 0 {
+                    body["groupKey"] = json!("g");
+                }
+                assert_eq!(api.post(&body.to_string()).await.status, 200);
+            }
+        }
+    });
+    join_all(producers).await;
+    cluster.nodes[0].table().expect_sound().await;
+    // They are run again when it happens, so nobody would see it otherwise. The server counts with some delay.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(cluster.sql("select deadlocks from pg_stat_database where datname = current_database()").trim(), "0");
 }
 
 #[tokio::test]
@@ -206,20 +319,20 @@ async fn what_one_node_acks_during_a_replay_on_another_is_skipped_only_there() {
     const WINDOW: usize = 10;
     for bus in BUSES {
         let cluster = Cluster::start(bus, 2, &[NO_SWEEP, &format!("--window={WINDOW}"), "--page=5"]).await;
-        cluster.nodes[0].api().push_numbers("1", 40).await;
+        cluster.node(0).api().push_numbers("1", 40).await;
         // One tab stands still in the middle of its replay, because it does not ack.
-        let mut slow = cluster.nodes[0].connect().await;
+        let mut slow = cluster.node(0).connect().await;
         slow.login_batch("1").await;
         let mut seen = Vec::new();
         while seen.len() < WINDOW {
             seen.extend(slow.event().await.messages().into_iter().map(|message| message.seq));
         }
         // The other acks everything, and new ones come meanwhile.
-        let mut quick = cluster.nodes[1].login("1").await;
+        let mut quick = cluster.node(1).login("1").await;
         assert_eq!(quick.replay().await.messages.len(), 40);
         quick.ack_up_to(40).await;
         for n in 41..=45 {
-            assert_eq!(cluster.nodes[usize::from(n % 2 == 0)].api().push("1", "{}").await.results[0].seq, n);
+            assert_eq!(cluster.node(usize::from(n % 2 == 0)).api().push("1", "{}").await.results[0].seq, n);
             assert_eq!(quick.expect_message().await.seq, n, "{bus}");
         }
         // What it was not sent yet is delivered now and no longer its business; all that is newer than its login is.
@@ -262,11 +375,11 @@ async fn what_is_for_later_enters_once_whichever_node_does_it() {
 async fn what_is_sent_live_only_reaches_the_other_nodes_too() {
     for bus in BUSES {
         let cluster = Cluster::start(bus, 2, &[NO_SWEEP]).await;
-        let mut there = cluster.nodes[1].login_empty("1").await;
-        let mut batching = cluster.nodes[1].connect().await;
+        let mut there = cluster.node(1).login_empty("1").await;
+        let mut batching = cluster.node(1).connect().await;
         batching.login_batch("1").await;
         batching.replay().await;
-        let pushed = cluster.nodes[0].api().push_as(json!({"tokens": "1", "data": "now", "ttl": 0})).await;
+        let pushed = cluster.node(0).api().push_as(json!({"tokens": "1", "data": "now", "ttl": 0})).await;
         assert_eq!(there.expect_event("receive_message").await["id"], pushed["id"], "{bus}");
         assert_eq!(batching.expect_event("receive_messages").await[0]["data"], json!("now"), "{bus}");
         assert_eq!(cluster.sql("select count(*) from notification").trim(), "0");

@@ -102,6 +102,12 @@ impl Drop for ChaosProxy {
     }
 }
 
+/// The address of the server that a URL with a user names.
+pub(crate) fn address_in(url: &str) -> SocketAddr {
+    let rest = url.split_once('@').expect("a user in the URL").1;
+    rest.split_once('/').expect("a path in the URL").0.parse().expect("an address")
+}
+
 async fn connection(
     client: TcpStream,
     server: SocketAddr,

@@ -1,39 +1,54 @@
 //! A throwaway Redis on a free port, that can be killed and started again.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
 use std::time::Duration;
 
-use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{interval, timeout};
 
-use crate::server::PATIENCE;
+use crate::server::{PATIENCE, is_root};
 
 pub(crate) struct Redis {
     port: u16,
-    folder: TempDir,
     child: Option<Child>,
 }
 
 impl Redis {
     pub(crate) async fn start() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
-        let mut redis = Self { port, folder: tempfile::tempdir().expect("a temporary folder"), child: None };
+        let mut redis = Self { port, child: None };
         redis.start_again().await;
         redis
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}", self.address())
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// Says something to whoever listens to the channel.
+    pub(crate) async fn publish(&self, channel: &str, message: &str) {
+        let port = self.port.to_string();
+        let command = Command::new("redis-cli").args(["-p", &port, "publish", channel, message]).output().await;
+        assert!(command.is_ok_and(|output| output.status.success()), "redis-cli publishes");
     }
 
     /// Starts it and waits until it answers.
     pub(crate) async fn start_again(&mut self) {
-        let child = Command::new("redis-server")
+        // As somebody who owns nothing, where that can be chosen; it writes no file.
+        let mut command = Command::new("redis-server");
+        if is_root() {
+            command = Command::new("setpriv");
+            command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "redis-server"]);
+        }
+        let child = command
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
-            .current_dir(self.folder.path())
+            .current_dir("/")
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()

@@ -438,7 +438,7 @@ pub(crate) async fn failing_disks_work() -> bool {
     command.status().await.is_ok_and(|status| status.success())
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     fs::read_to_string("/proc/self/status")
         .expect("a process has a status")
         .lines()

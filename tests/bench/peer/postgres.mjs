@@ -3,14 +3,16 @@
 // Jobs wait while a commit runs, and the next one takes all of them. During a login live messages are kept back until the
 // replay is sent, and only then the socket joins the room: it misses and doubles nothing.
 //
-// Usage: node postgres.mjs postgres://USER@HOST:PORT/DATABASE [PORT]
+// With `each` a push is a statement of its own, through a pool of pg's default size, as such servers are usually written.
+//
+// Usage: node postgres.mjs postgres://USER@HOST:PORT/DATABASE [PORT [each]]
 
 import { randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
 import pg from 'pg';
 import { Server } from 'socket.io';
 
-const [url, port = '0'] = process.argv.slice(2);
+const [url, port = '0', mode] = process.argv.slice(2);
 const PAGE = 100;
 
 const setup = new pg.Client(url);
@@ -29,6 +31,7 @@ const readers = new pg.Pool({ connectionString: url, max: 4 });
 // One: whatever comes during a commit goes into the next.
 const writer = new pg.Client(url);
 await writer.connect();
+const each = mode === 'each' && new pg.Pool({ connectionString: url });
 
 const INSERT = {
   name: 'insert',
@@ -83,7 +86,7 @@ function push(body, response) {
   const text = JSON.stringify(data);
   const id = randomUUID();
   const createdAt = new Date().toISOString();
-  pushes.push({
+  const job = {
     rows: unique.map((token) => [token, id, entityType, text, createdAt]),
     done(seqs) {
       const results = unique.map((token, n) => ({ token, seq: seqs[n] }));
@@ -97,8 +100,15 @@ function push(body, response) {
       }
     },
     failed: (error) => answer(response, 503, { code: 'storage_unavailable', detail: String(error) }),
-  });
+  };
+  if (each) return insertAlone(job);
+  pushes.push(job);
   commit();
+}
+
+function insertAlone(job) {
+  const values = [0, 1, 2, 3, 4].map((column) => job.rows.map((row) => row[column]));
+  each.query({ ...INSERT, values }).then(({ rows }) => job.done(rows.map((row) => row.seq)), job.failed);
 }
 
 function answer(response, status, body) {
