@@ -4,7 +4,7 @@ import { type Audience, Refused, Session } from "./session.js";
 import { shown } from "./state.js";
 import { defaultStorage } from "./storage.js";
 import { type Command, type Shared, Tabs } from "./tabs.js";
-import type { InboxEvents, InboxOptions, InboxStorage, Item, Mark, Status } from "./types.js";
+import type { InboxError, InboxEvents, InboxOptions, InboxStorage, Item, Mark, Status } from "./types.js";
 
 const MAX_IDS = 500; // in one event, which is then far below what a server takes
 
@@ -27,6 +27,7 @@ export class InboxClient {
   #session: Session | undefined; // of the leader
   #tabs: Tabs | undefined;
   #heard: Shared | undefined; // from the leader, or what the last session knew
+  #refused: string | undefined; // the code by which this tab could not log in when it led
   #snapshot: Snapshot | undefined;
   #announcing = false;
 
@@ -40,8 +41,7 @@ export class InboxClient {
   connect(): void {
     if (this.#open) return;
     this.#open = true;
-    globalThis.addEventListener?.("pagehide", this.#suspend);
-    globalThis.addEventListener?.("pageshow", this.#resume);
+    this.#watch("addEventListener");
     this.#resume();
   }
 
@@ -49,8 +49,7 @@ export class InboxClient {
   close(): void {
     if (!this.#open) return;
     this.#open = false;
-    globalThis.removeEventListener?.("pagehide", this.#suspend);
-    globalThis.removeEventListener?.("pageshow", this.#resume);
+    this.#watch("removeEventListener");
     this.#suspend();
   }
 
@@ -142,6 +141,13 @@ export class InboxClient {
     return command.kind === "more" ? session.loadMore() : session.do(command.op);
   }
 
+  #watch(change: "addEventListener" | "removeEventListener"): void {
+    globalThis[change]?.("pagehide", this.#suspend);
+    globalThis[change]?.("pageshow", this.#resume);
+    globalThis.document?.[change]("freeze", this.#suspend);
+    globalThis.document?.[change]("resume", this.#resume);
+  }
+
   // Leading and following
 
   /** Which inbox this is: tabs with the same key share it. */
@@ -153,17 +159,22 @@ export class InboxClient {
 
   readonly #resume = () => {
     if (this.#tabs || this.#session) return;
+    this.#refused = undefined;
     const { key, url } = this.#place();
     const isShared = this.options.shareTabs !== false && Tabs.possible();
     // Meanwhile another tab may have sent what was not confirmed yet; if none has, it is in the storage.
     const ops = isShared ? [] : (this.#heard?.ops ?? []);
     this.#heard = { known: this.#heard?.known, ops, status: { name: "connecting" } };
     if (isShared) this.#tabs = this.#join(key, url);
-    else this.#session = this.#lead(key, url, { changed: this.#changed, message: this.#message, error: this.#error });
+    else this.#goAlone(key, url);
     this.#changed();
   };
 
-  /** A page that is left must not lead: it may be frozen, to be shown again later. */
+  #goAlone(key: string, url: string): void {
+    this.#session = this.#lead(key, url, { changed: this.#changed, message: this.#message, error: this.#error });
+  }
+
+  /** A page that is left or frozen must not lead: it may be shown again later. */
   readonly #suspend = () => {
     this.#session?.stop();
     this.#heard = { ops: [], ...this.#state(), status: { name: "offline", reason: "closed" } };
@@ -173,14 +184,26 @@ export class InboxClient {
   };
 
   #join(key: string, url: string): Tabs {
-    const tabs = new Tabs(`tidings ${key}`, {
+    const tabs = new Tabs(key, {
       lead: () => {
         const changed = () => {
           this.#changed();
           tabs.tell();
         };
-        const audience = { changed, message: (item: Item) => tabs.message(item), error: tabs.error.bind(tabs) };
+        const audience = { changed, message: (item: Item) => tabs.message(item), error: (error: InboxError) => tabs.error(error) };
         this.#session = this.#lead(key, url, audience);
+      },
+      rest: () => {
+        this.#heard = this.#state();
+        this.#refused = this.#session?.refused;
+        this.#session?.stop();
+        this.#session = undefined;
+        this.#changed();
+      },
+      alone: () => {
+        tabs.close();
+        this.#tabs = undefined;
+        this.#goAlone(key, url);
       },
       follow: (state) => {
         this.#heard = state;
@@ -196,7 +219,11 @@ export class InboxClient {
   }
 
   #lead(key: string, url: string, audience: Audience): Session {
-    const session = new Session({ ...this.options, url }, key, this.#storage, audience, this.#heard);
+    const session = new Session({ ...this.options, url }, key, this.#storage, audience, {
+      ops: [],
+      ...this.#heard,
+      refused: this.#refused,
+    });
     void session.start();
     return session;
   }
@@ -214,7 +241,7 @@ export class InboxClient {
     if (toast) this.#emit("toast", item);
   };
 
-  readonly #error = (error: { code: string; message: string }) => this.#emit("error", error);
+  readonly #error = (error: InboxError) => this.#emit("error", error);
 
   /** However much changes at once, the page hears of it once. */
   readonly #changed = () => {

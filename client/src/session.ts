@@ -38,6 +38,8 @@ const TIMERS = ["connect", "ack", "save", "send", "renew"] as const;
 export interface Heritage {
   readonly known?: Known | undefined;
   readonly ops: readonly Op[];
+  /** The code that keeps it from logging in, which the page has heard already. */
+  readonly refused?: string | undefined;
 }
 
 /** Who shows what a session knows. */
@@ -71,6 +73,7 @@ export class Session {
   known: Known | undefined;
   ops: Op[] = []; // not yet confirmed, in the order they were made
   status: Status = { name: "connecting" };
+  refused: string | undefined;
 
   readonly #credentials: Credentials;
   readonly #socket: Socket;
@@ -96,10 +99,11 @@ export class Session {
     private readonly key: string,
     private readonly storage: InboxStorage,
     private readonly audience: Audience,
-    heritage: Heritage | undefined,
+    heritage: Heritage,
   ) {
-    this.known = heritage?.known;
-    this.ops = [...(heritage?.ops ?? [])];
+    this.known = heritage.known;
+    this.ops = [...heritage.ops];
+    this.refused = heritage.refused;
     this.#room = Math.max(ROOM, this.known?.items.length ?? 0);
     this.#base = new URL(options.url);
     this.#credentials = new Credentials(options.credential);
@@ -217,6 +221,7 @@ export class Session {
 
   #follow({ rev, unread }: Answer): void {
     this.#refusals = 0;
+    this.refused = undefined;
     if (!this.known) return;
     this.known = withUnread(this.known, rev, unread);
     this.#loggedIn = true;
@@ -253,7 +258,8 @@ export class Session {
       return this.#connect();
     }
     // The page has to do something about it; to hear of it once is enough.
-    if ((isRefused || code === "credential") && this.status.reason !== code) this.#told(reason);
+    if ((isRefused || code === "credential") && this.refused !== code) this.#told(reason);
+    if (isRefused || code === "credential") this.refused = code;
     this.#lost(code, isRefused ? Math.max(REFUSED_RETRY_MS, this.#backoff()) : retryMs);
   }
 
