@@ -128,7 +128,8 @@ export class InboxClient {
   }
 
   #do(mark: Mark): Promise<void> {
-    return this.#command({ kind: "do", op: { id: newId(), ...mark } });
+    const epoch = this.#state()?.known?.epoch;
+    return this.#command({ kind: "do", op: { id: newId(), ...(epoch && { epoch }), ...mark } });
   }
 
   async #command(command: Command): Promise<void> {

@@ -54,6 +54,7 @@ interface Answer {
   ok: boolean;
   code: string;
   message: string;
+  epoch: string;
   rev: number;
   unread: number;
 }
@@ -212,6 +213,8 @@ export class Session {
         this.#changed(true);
       }
       const { rev, epoch } = this.known;
+      const foreign = () => new Refused("outdated", "all was marked as read in a data set that is no more");
+      for (const op of this.ops) if ("upTo" in op && op.epoch !== epoch) this.#takeBack(op, foreign());
       const login = { tokenId: this.options.token, batch: true, rev, epoch, ...credential };
       await this.#ask("user_login", login, (greeting) => turn === this.#turn && this.#follow(greeting));
     } catch (error) {
@@ -219,10 +222,11 @@ export class Session {
     }
   }
 
-  #follow({ rev, unread }: Answer): void {
+  #follow({ rev, unread, epoch }: Answer): void {
     this.#refusals = 0;
     this.refused = undefined;
     if (!this.known) return;
+    if (epoch !== this.known.epoch) return this.#resync(); // before anything is marked there by the seqs of here
     this.known = withUnread(this.known, rev, unread);
     this.#loggedIn = true;
     this.#refresh({ name: "catching-up" });

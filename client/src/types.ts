@@ -75,8 +75,8 @@ export type Mark =
   | { readonly kind: "read" | "unread"; readonly ids: readonly string[] }
   | { readonly kind: "read"; readonly upTo: number };
 
-/** The same with a name, by which it is done once. */
-export type Op = Mark & { readonly id: string };
+/** The same with a name, by which it is done once, and the data set that the user saw: a `seq` means nothing in another. */
+export type Op = Mark & { readonly id: string; readonly epoch?: string };
 
 /** What the server said last, as far as it is kept. */
 export interface Known {
