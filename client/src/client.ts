@@ -2,7 +2,7 @@
 
 import { type Audience, Refused, Session } from "./session.js";
 import { shown } from "./state.js";
-import { defaultStorage } from "./storage.js";
+import { defaultStorage, patient } from "./storage.js";
 import { type Command, type Shared, Tabs } from "./tabs.js";
 import type { InboxError, InboxEvents, InboxOptions, InboxStorage, Item, Mark, Status } from "./types.js";
 
@@ -34,7 +34,7 @@ export class InboxClient {
   /** Does nothing yet: see `connect`. */
   constructor(private readonly options: InboxOptions) {
     if (!options.token) throw new TypeError("an inbox needs a token");
-    this.#storage = options.storage ?? defaultStorage();
+    this.#storage = patient(options.storage ?? defaultStorage());
   }
 
   /** Opens the inbox, unless it is open. */

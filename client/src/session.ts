@@ -463,10 +463,12 @@ export class Session {
     url.searchParams.set("limit", String(this.options.pageSize ?? 20));
     if (before !== undefined) url.searchParams.set("before", String(before));
     const headers = authorization(credential);
-    const response = await fetch(url, { headers, signal: AbortSignal.timeout(ANSWER_MS), cache: "no-store" }).catch(
-      (error: unknown) => Promise.reject(new Refused("network", String(error))),
-    );
-    if (response.ok) return (await response.json()) as Page;
+    const broken = (error: unknown) => Promise.reject(new Refused("network", String(error)));
+    const silence = new AbortController(); // once it answers it may take as long as the line does
+    const timer = setTimeout(() => silence.abort("the list was not answered"), ANSWER_MS);
+    const answer = fetch(url, { headers, signal: silence.signal, cache: "no-store" }).finally(() => clearTimeout(timer));
+    const response = await answer.catch(broken);
+    if (response.ok) return (await response.json().catch(broken)) as Page;
     const { code = "unavailable", detail = "the list was refused" } = await response.json().catch(() => ({}));
     const retrySecs = Number(response.headers.get("retry-after"));
     throw new Refused(code, detail, retrySecs > 0 ? retrySecs * 1000 : undefined);

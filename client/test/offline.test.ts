@@ -1,7 +1,7 @@
 // What the user marks without a connection, what is kept over reloads, and what is taken back.
 
-import { IDBFactory } from "fake-indexeddb";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { IDBFactory, IDBObjectStore } from "fake-indexeddb";
+import { afterEach, beforeEach, expect, onTestFinished, test } from "vitest";
 
 import { IndexedDb } from "../src/storage.js";
 import { make, Memory, open } from "./open.js";
@@ -177,6 +177,28 @@ test("where nothing can be kept everything else works", async () => {
   expect((await server.inbox("ada")).unread).toBe(0);
   Reflect.deleteProperty(globalThis, "indexedDB");
   expect((await open(server.url, "ada")).numbers).toEqual([1]);
+});
+
+test("a mark counts as kept when it is stored for good, not before", async () => {
+  const storage = new IndexedDb();
+  await storage.load("ada");
+  const { put } = IDBObjectStore.prototype;
+  onTestFinished(() => void (IDBObjectStore.prototype.put = put));
+  IDBObjectStore.prototype.put = function (...args) {
+    const request = put.apply(this, args);
+    request.addEventListener("success", () => this.transaction.abort()); // as when the disk is full
+    return request;
+  };
+  await expect(storage.addOp("ada", { id: "1", kind: "read", ids: ["a"] })).rejects.toBeDefined();
+});
+
+test("a storage that never answers holds nothing up", async () => {
+  const server = await Server.start();
+  await server.push("ada", { n: 1 });
+  const silent = () => new Promise<never>(() => {});
+  const ada = await open(server.url, "ada", { storage: { load: silent, save: silent, addOp: silent, removeOp: silent, forget: silent } });
+  await ada.markRead(ada.items[0]!.id);
+  expect((await server.inbox("ada")).unread).toBe(0);
 });
 
 test("inboxes of different users and servers are kept apart, and only some of them", async () => {
