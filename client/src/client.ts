@@ -1,11 +1,13 @@
-// InboxClient: an inbox, live, for pages. It shows what a session knows: its own, or that of the tab that leads.
+// InboxClient: an inbox, live, for pages. It shows what a session knows, its own or that of the tab that leads, with what the
+// user marked here since.
 
-import { type Audience, Refused, Session } from "./session.js";
+import { type Audience, refusal, Refused, Session } from "./session.js";
 import { shown } from "./state.js";
 import { defaultStorage, patient } from "./storage.js";
 import { type Command, type Shared, Tabs } from "./tabs.js";
-import type { InboxError, InboxEvents, InboxOptions, InboxStorage, Item, Mark, Status } from "./types.js";
+import type { InboxError, InboxEvents, InboxOptions, InboxStorage, Item, Mark, Op, Status } from "./types.js";
 
+const MAX_OPS = 1_000; // that wait to be sent
 const MAX_IDS = 500; // in one event, which is then far below what a server takes
 
 /** All that there is to show, at one moment. */
@@ -27,6 +29,8 @@ export class InboxClient {
   #session: Session | undefined; // of the leader
   #tabs: Tabs | undefined;
   #heard: Shared | undefined; // from the leader, or what the last session knew
+  #made: readonly Op[] = []; // here, by the user, and not yet taken over by a session
+  #keeping: Promise<void> = Promise.resolve(); // them, one after the other
   #refused: string | undefined; // the code by which this tab could not log in when it led
   #snapshot: Snapshot | undefined;
   #announcing = false;
@@ -45,7 +49,7 @@ export class InboxClient {
     this.#resume();
   }
 
-  /** Closes it; what is known stays to be seen. It can be opened again. */
+  /** Closes it; what is known stays to be seen, and to be marked: that is sent when it is opened again. */
   close(): void {
     if (!this.#open) return;
     this.#open = false;
@@ -57,8 +61,10 @@ export class InboxClient {
   async forget(): Promise<void> {
     const { key } = this.#place();
     this.close();
-    this.#heard = undefined;
+    this.#heard = { ops: [], status: { name: "offline", reason: "closed" } };
+    this.#made = [];
     this.#changed();
+    await this.#keeping;
     await this.#storage.forget(key);
   }
 
@@ -87,8 +93,8 @@ export class InboxClient {
   /** All of them together; the same object until one of them changes. */
   get snapshot(): Snapshot {
     if (!this.#snapshot) {
-      const { known, ops = [], status = { name: "connecting" as const } } = this.#state() ?? {};
-      this.#snapshot = { ...shown(known, ops), status };
+      const { known, status = { name: "connecting" as const } } = this.#state() ?? {};
+      this.#snapshot = { ...shown(known, this.#ops()), status };
     }
     return this.#snapshot;
   }
@@ -127,9 +133,46 @@ export class InboxClient {
     await Promise.all(parts);
   }
 
-  #do(mark: Mark): Promise<void> {
+  /** Shows it at once, keeps it, and has it sent if this is open. */
+  async #do(mark: Mark): Promise<void> {
+    if (this.#ops().length >= MAX_OPS) throw this.#told("too_many_pending", "too much waits to be sent already");
+    const { key } = this.#place();
     const epoch = this.#state()?.known?.epoch;
-    return this.#command({ kind: "do", op: { id: newId(), ...(epoch && { epoch }), ...mark } });
+    const op: Op = { id: newId(), ...(epoch && { epoch }), ...mark };
+    this.#made = [...this.#made, op];
+    this.#changed();
+    const kept = this.#keeping.then(() => this.#storage.addOp(key, op));
+    this.#keeping = kept.catch((error: unknown) => {
+      const { name } = this.status;
+      // Else it is sent now.
+      if (name === "offline" || name === "connecting") this.#told("storage", `what was marked is lost at a reload: ${String(error)}`);
+    });
+    await this.#keeping;
+    await this.#hand(op);
+  }
+
+  /** To the session. Closed, it stays here until there is one. */
+  async #hand(op: Op): Promise<void> {
+    if (!this.#made.includes(op)) return;
+    const refused = await this.#command({ kind: "do", op }).catch(refusal);
+    if (refused?.code === "closed") return;
+    this.#made = this.#made.filter(({ id }) => id !== op.id);
+    this.#changed();
+    if (refused) throw refused;
+  }
+
+  /** What was made while there was no session, once it is kept. */
+  async #handAll(): Promise<void> {
+    const made = this.#made;
+    await this.#keeping;
+    for (const op of made) this.#hand(op).catch(() => {}); // it was told
+  }
+
+  /** All that the server has not confirmed. */
+  #ops(): readonly Op[] {
+    const { ops = [] } = this.#state() ?? {};
+    const ids = new Set(ops.map(({ id }) => id));
+    return [...ops, ...this.#made.filter(({ id }) => !ids.has(id))];
   }
 
   async #command(command: Command): Promise<void> {
@@ -169,6 +212,7 @@ export class InboxClient {
     if (isShared) this.#tabs = this.#join(key, url);
     else this.#goAlone(key, url);
     this.#changed();
+    void this.#handAll();
   };
 
   #goAlone(key: string, url: string): void {
@@ -205,6 +249,7 @@ export class InboxClient {
         tabs.close();
         this.#tabs = undefined;
         this.#goAlone(key, url);
+        void this.#handAll();
       },
       follow: (state) => {
         this.#heard = state;
@@ -241,6 +286,11 @@ export class InboxClient {
     this.#emit("message", item);
     if (toast) this.#emit("toast", item);
   };
+
+  #told(code: string, message: string): Refused {
+    this.#error({ code, message });
+    return new Refused(code, message);
+  }
 
   readonly #error = (error: InboxError) => this.#emit("error", error);
 

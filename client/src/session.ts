@@ -28,7 +28,6 @@ const ACK_AT = 32; // half of the server's window, so it never waits for the tim
 const SAVE_MS = 200;
 const KEPT_ITEMS = 100; // over a reload
 const ROOM = 500; // items in memory; what the user loads beyond it is added
-const MAX_OPS = 1_000;
 const RECENT = 256; // changes that a page which was read before them may lack
 const BUSY = ["unavailable", "too_many_events", "not_logged_in"]; // refusals that say nothing about the request
 
@@ -92,7 +91,7 @@ export class Session {
   #ackTo = 0;
   #recent: Change[] = []; // by rev; those of this session too, of which the server sends none
   #loading: Promise<void> | undefined;
-  readonly #waiting = new Map<string, { resolve(): void; reject(error: Error): void }>();
+  readonly #waiting = new Map<string, { settled: Promise<void>; resolve(): void; reject(error: Error): void }>();
   readonly #timers: Partial<Record<(typeof TIMERS)[number], ReturnType<typeof setTimeout>>> = {};
 
   constructor(
@@ -144,20 +143,23 @@ export class Session {
   }
 
   /**
-   * Does what the user did: at once for the user, then for the server. Resolves when the server has confirmed it, or when
-   * it is kept to be sent later; rejects when it was refused and taken back.
+   * Does what the user did, and what is kept already. Resolves when the server has confirmed it, or without a connection, as
+   * it is sent later then; rejects when it was refused and taken back.
    */
   async do(op: Op): Promise<void> {
     if (!this.ops.some(({ id }) => id === op.id)) {
-      if (this.ops.length >= MAX_OPS) throw this.#told(new Refused("too_many_pending", "too much waits to be sent already"));
       this.ops = [...this.ops, op];
       this.#changed();
-      const kept = this.storage.addOp(this.key, op).catch(() => {});
-      if (!this.#loggedIn) return await kept;
-    } else if (!this.#loggedIn) return;
-    const settled = new Promise<void>((resolve, reject) => this.#waiting.set(op.id, { resolve, reject }));
+    }
+    if (!this.#loggedIn) return;
+    let waiting = this.#waiting.get(op.id);
+    if (!waiting) {
+      let [resolve, reject] = [() => {}, (_: Error) => {}];
+      const settled = new Promise<void>((...both) => ([resolve, reject] = both));
+      this.#waiting.set(op.id, (waiting = { settled, resolve, reject }));
+    }
     void this.#send();
-    await settled;
+    await waiting.settled;
   }
 
   /** Loads the next page of older items. */

@@ -54,7 +54,7 @@ export interface InboxOptions {
 
 /** Something was refused, rolled back or not possible. */
 export interface InboxError {
-  /** A stable code: one of the server's, or `network`, `timeout`, `credential`, `too_many_pending`, `outdated`, `closed`. */
+  /** A stable code: one of the server's, or `network`, `timeout`, `credential`, `storage`, `too_many_pending`, `outdated`, `closed`. */
   readonly code: string;
   readonly message: string;
 }
@@ -93,7 +93,10 @@ export interface Known {
   readonly next: number | null;
 }
 
-/** Keeps what is known of an inbox, and the changes that the server has not confirmed yet, in the order they were made. */
+/**
+ * Keeps what is known of an inbox, and the changes that the server has not confirmed yet, in the order they were made. What
+ * changes it resolves when that is kept for good.
+ */
 export interface InboxStorage {
   load(key: string): Promise<{ known?: Known; ops: Op[] }>;
   save(key: string, known: Known): Promise<void>;

@@ -237,7 +237,7 @@ test("opening and closing twice is as once, and a closed inbox can be opened aga
   const server = await Server.start();
   await server.push("ada", { n: 1 });
   const ada = make(server.url, "ada");
-  await expect(ada.markRead("any")).rejects.toMatchObject({ code: "closed" });
+  await expect(ada.loadMore()).rejects.toMatchObject({ code: "closed" });
   ada.connect();
   ada.connect();
   await ada.live();

@@ -84,6 +84,14 @@ async function shows(tab, numbers, unread) {
   });
 }
 
+/** In a page: whether a mark is kept. */
+const kept = () =>
+  new Promise((resolve) => {
+    indexedDB.open("tidings").onsuccess = ({ target: { result } }) => {
+      result.transaction("ops").objectStore("ops").count().onsuccess = ({ target }) => resolve(target.result > 0);
+    };
+  });
+
 const heard = (tab) => tab.evaluate(() => ({ messages, toasts, errors }));
 
 async function start(t, ...flags) {
@@ -194,21 +202,6 @@ test("offline the tabs show what they know and keep what is marked; online they 
   for (const { toasts } of await Promise.all(tabs.map(heard))) assert.deepEqual(toasts, []);
 });
 
-test("after a reload a tab goes on from what it kept, offline too", async (t) => {
-  const server = await start(t);
-  await server.push("ada", { n: 1 });
-  const { context, open } = await newContext(t, server);
-  const tab = await open();
-  await tab.evaluate(() => client.close()); // which keeps it
-  const lists = [];
-  context.on("request", (request) => request.url().includes("/api/inbox/") && lists.push(request.url()));
-  await server.push("ada", { n: 2 });
-  await tab.reload();
-  await live(tab);
-  await shows(tab, [2, 1], 2);
-  assert.deepEqual([lists, (await heard(tab)).messages], [[], []]);
-});
-
 test("the toast is where somebody looks", async (t) => {
   const server = await start(t);
   const { open } = await newContext(t, server);
@@ -276,6 +269,34 @@ test("from a leader that does not answer a tab that is looked at takes the lead"
   const all = await Promise.all([stuck, seen].map(heard));
   assert.deepEqual(all.flatMap(({ toasts }) => toasts).filter((n) => n === 2), [2]);
   assert.equal(sockets.ever, 2);
+});
+
+test("what a tab marked while nobody leads is shown there at once, and outlives it", async (t) => {
+  const server = await start(t);
+  await server.push("ada", { n: 1 });
+  const { context, open } = await newContext(t, server);
+  const leader = await open();
+  const idle = await context.newPage(); // the next in line, which has the lock then and does nothing
+  await idle.goto(`${server.url}/api`);
+  await idle.evaluate(async () => {
+    const { held } = await navigator.locks.query();
+    const { name } = held.find(({ name }) => !name.includes(" tab "));
+    void navigator.locks.request(name, () => new Promise(() => (window.leads = true)));
+  });
+  const tab = await open();
+  await shows(tab, [1], 1);
+  await leader.close();
+  await idle.waitForFunction(() => window.leads);
+  const unread = await tab.evaluate(() => {
+    void client.markAllRead();
+    return client.unread;
+  });
+  assert.equal(unread, 0);
+  await until(() => tab.evaluate(kept), "it is kept");
+  await Promise.all([tab.close(), idle.close()]);
+  const next = await open();
+  await shows(next, [1], 0);
+  await until(async () => (await (await server.fetch("/api/inbox/ada")).json()).unread === 0, "it is stored");
 });
 
 test("a tab that cannot log in leaves the lead to one that can", async (t) => {
