@@ -30,6 +30,7 @@ const KEPT_ITEMS = 100; // over a reload
 const ROOM = 500; // items in memory; what the user loads beyond it is added
 const RECENT = 256; // changes that a page which was read before them may lack
 const BUSY = ["unavailable", "too_many_events", "not_logged_in"]; // refusals that say nothing about the request
+const BROKEN = ["network", "timeout", "failed"]; // are no refusals at all
 
 const TIMERS = ["connect", "ack", "save", "send", "renew"] as const;
 
@@ -257,16 +258,18 @@ export class Session {
   #fail(error: unknown): void {
     const reason = refusal(error);
     const { code, retryMs } = reason;
-    const isRefused = code === "unauthorized";
-    if (isRefused) this.#credentials.drop();
-    if (isRefused && this.#refusals++ === 0 && this.#credentials.renewable) {
-      this.#leave();
-      return this.#connect();
+    if (code === "unauthorized") {
+      this.#credentials.drop();
+      if (this.#refusals++ === 0 && this.#credentials.renewable) {
+        this.#leave();
+        return this.#connect();
+      }
     }
+    if (BUSY.includes(code) || BROKEN.includes(code)) return this.#lost(code, retryMs);
     // The page has to do something about it; to hear of it once is enough.
-    if ((isRefused || code === "credential") && this.refused !== code) this.#told(reason);
-    if (isRefused || code === "credential") this.refused = code;
-    this.#lost(code, isRefused ? Math.max(REFUSED_RETRY_MS, this.#backoff()) : retryMs);
+    if (this.refused !== code) this.#told(reason);
+    this.refused = code;
+    this.#lost(code, code === "credential" ? undefined : Math.max(REFUSED_RETRY_MS, retryMs ?? 0, this.#backoff()));
   }
 
   /** There is no connection now; there will be another attempt. */

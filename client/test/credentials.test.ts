@@ -67,6 +67,15 @@ test("a login that cannot be renewed ends, and that is said", async () => {
   expect(ada.errors).toMatchObject([{ code: "unauthorized" }]);
 });
 
+test("a login that is refused for another reason is told once, with its code", async () => {
+  const server = await Server.start();
+  const ada = make(server.url, "a".repeat(10_000));
+  ada.connect();
+  await ada.offline();
+  expect(ada.status.reason).toBe("token_too_long");
+  expect(ada.errors).toMatchObject([{ code: "token_too_long" }]);
+});
+
 test("when no credential can be fetched it is tried again", async () => {
   const server = await guarded();
   const good = await sign(server, KEYS, "ada", "1h");
