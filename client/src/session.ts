@@ -377,9 +377,14 @@ export class Session {
   #ack(): void {
     this.#clear("ack");
     if (this.#unacked === 0 || !this.#socket.connected) return;
+    const [count, turn] = [this.#unacked, this.#turn];
     this.#unacked = 0;
     // Within a login everything up to here has come.
-    this.#socket.emit("ack", { upTo: this.#ackTo });
+    this.#ask("ack", { upTo: this.#ackTo }).catch((error: unknown) => {
+      if (turn !== this.#turn || !BUSY.includes(refusal(error).code)) return;
+      this.#unacked += count;
+      this.#timers.ack ??= setTimeout(() => this.#ack(), RETRY_MS.first);
+    });
   }
 
   // What the user does

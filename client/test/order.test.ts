@@ -177,6 +177,15 @@ test("a server that sends nothing but resyncs is not asked without end", async (
   expect([ada.numbers, ada.errors]).toEqual([[3, 2, 1], []]);
 });
 
+test("an ack that a busy server did not take is sent again", async () => {
+  const script = await Script.start();
+  await open(script.url, "ada");
+  script.ackAnswers = [{ ok: false, code: "unavailable", message: "busy" }];
+  script.socket.emit("receive_message", message(4));
+  await eventually(async () => script.acks.length === 2, "the ack again");
+  expect(script.acks).toEqual([{ upTo: 4 }, { upTo: 4 }]);
+});
+
 test("a list that comes slowly is waited for as long as it comes", async () => {
   const script = await Script.start();
   script.listMs = 11_000; // more than a server has to answer
