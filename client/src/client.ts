@@ -198,7 +198,9 @@ export class InboxClient {
   #place(): { key: string; url: string } {
     const { url = globalThis.location?.origin, path = "/socket.io", token } = this.options;
     if (!url) throw new TypeError("an inbox outside of a page needs a url");
-    return { key: JSON.stringify([new URL(url).origin, path, token]), url };
+    const { origin, pathname } = new URL(url);
+    const base = origin + pathname.replace(/\/+$/, "");
+    return { key: JSON.stringify([base, path, token]), url: base };
   }
 
   readonly #resume = () => {

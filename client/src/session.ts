@@ -78,7 +78,6 @@ export class Session {
 
   readonly #credentials: Credentials;
   readonly #socket: Socket;
-  readonly #base: URL;
   #room: number;
   #stopped = false;
   #turn = 0; // of the connection; what an earlier one still waits for is void
@@ -106,10 +105,10 @@ export class Session {
     this.ops = [...heritage.ops];
     this.refused = heritage.refused;
     this.#room = Math.max(ROOM, this.known?.items.length ?? 0);
-    this.#base = new URL(options.url);
     this.#credentials = new Credentials(options.credential);
-    const manager = new Manager(this.#base.origin, {
-      path: options.path ?? "/socket.io",
+    const { origin } = new URL(options.url);
+    const manager = new Manager(origin, {
+      path: options.url.slice(origin.length) + (options.path ?? "/socket.io"),
       autoConnect: false,
       reconnection: false, // it gives up when the server closes or refuses a socket; see #lost
       timeout: ANSWER_MS,
@@ -469,7 +468,7 @@ export class Session {
   }
 
   async #list(credential: Credential | undefined, before?: number): Promise<Page> {
-    const url = new URL(`/api/inbox/${encodeURIComponent(this.options.token)}`, this.#base);
+    const url = new URL(`${this.options.url}/api/inbox/${encodeURIComponent(this.options.token)}`);
     url.searchParams.set("limit", String(this.options.pageSize ?? 20));
     if (before !== undefined) url.searchParams.set("before", String(before));
     const headers = authorization(credential);

@@ -36,7 +36,7 @@ export interface Status {
 export type Credential = { exp: number; kid: string; sig: string } | { jwt: string };
 
 export interface InboxOptions {
-  /** Where the server is; this page's origin unless given. */
+  /** Where the server is, with the path below which a proxy has it if there is one; this page's origin unless given. */
   url?: string;
   /** The server's socket path, `/socket.io` unless given. */
   path?: string;

@@ -186,6 +186,12 @@ test("an ack that a busy server did not take is sent again", async () => {
   expect(script.acks).toEqual([{ upTo: 4 }, { upTo: 4 }]);
 });
 
+test("a server below a path of a proxy is reached there", async () => {
+  const script = await Script.start("/notify");
+  const ada = await open(`${script.url}/notify/`, "ada");
+  expect([ada.numbers, script.lists]).toEqual([[3, 2, 1], ["/notify/api/inbox/ada?limit=20"]]);
+});
+
 test("a list that comes slowly is waited for as long as it comes", async () => {
   const script = await Script.start();
   script.listMs = 11_000; // more than a server has to answer
