@@ -29,10 +29,11 @@ const SAVE_MS = 200;
 const KEPT_ITEMS = 100; // over a reload
 const ROOM = 500; // items in memory; what the user loads beyond it is added
 const RECENT = 256; // changes that a page which was read before them may lack
+const CALM_MS = 3_000; // of being live, after which a connection counts as good
 const BUSY = ["unavailable", "too_many_events", "not_logged_in"]; // refusals that say nothing about the request
 const BROKEN = ["network", "timeout", "failed"]; // are no refusals at all
 
-const TIMERS = ["connect", "ack", "save", "send", "renew"] as const;
+const TIMERS = ["connect", "calm", "ack", "save", "send", "renew"] as const;
 
 /** What a session passes on to the one that takes its place. */
 export interface Heritage {
@@ -238,7 +239,7 @@ export class Session {
   #complete(rev: number): void {
     if (!this.known || !this.#loggedIn) return;
     this.known = { ...this.known, rev: Math.max(this.known.rev, rev) };
-    this.#attempts = 0;
+    this.#timers.calm ??= setTimeout(() => (this.#attempts = 0), CALM_MS);
     this.#ack();
     this.#refresh({ name: "live" }, true);
   }
@@ -248,8 +249,9 @@ export class Session {
     this.#outdated = true;
     this.#leave();
     // A new connection, so that nothing of this one comes into the new list.
-    if (this.#attempts++ === 0) this.#connect();
-    else this.#connectIn(this.#backoff());
+    const isFirst = this.#attempts === 0;
+    const pause = this.#backoff();
+    this.#connectIn(isFirst ? 0 : pause);
     this.#refresh({ name: "catching-up" });
   }
 
