@@ -202,6 +202,63 @@ test("offline the tabs show what they know and keep what is marked; online they 
   for (const { toasts } of await Promise.all(tabs.map(heard))) assert.deepEqual(toasts, []);
 });
 
+test("after a reload a tab goes on from what it kept, offline too", async (t) => {
+  const server = await start(t);
+  await server.push("ada", { n: 1 });
+  const { context, open } = await newContext(t, server);
+  const tab = await open();
+  await server.push("ada", { n: 2 });
+  await shows(tab, [2, 1], 2);
+  // As a page that a service worker has: it comes without a line too.
+  const page = "**/api";
+  const script = "**/client/tidings.js";
+  const body = await (await server.fetch("/client/tidings.js")).text();
+  await context.route(page, (route) => route.fulfill({ contentType: "text/html", body: "<!doctype html>" }));
+  if (!process.env.TIDINGS_CLIENT_FROM_DISK) {
+    await context.route(script, (route) => route.fulfill({ contentType: "text/javascript", body }));
+  }
+  await context.setOffline(true);
+  await tab.reload(); // what came a moment ago is saved as the page goes
+  await tab.waitForFunction(() => window.client?.status.name === "offline");
+  await shows(tab, [2, 1], 2);
+  assert.equal(await tab.evaluate(() => client.loaded), true);
+  await tab.evaluate(() => client.markRead(client.items[0].id));
+  await shows(tab, [2, 1], 1);
+
+  await server.push("ada", { n: 3 });
+  await context.setOffline(false);
+  await context.unroute(page);
+  const lists = [];
+  context.on("request", (request) => request.url().includes("/api/inbox/") && lists.push(request.url()));
+  await tab.reload();
+  await live(tab);
+  await shows(tab, [3, 2, 1], 2);
+  assert.deepEqual([lists, (await heard(tab)).messages], [[], []]);
+  const isRead = async () => (await (await server.fetch("/api/inbox/ada")).json()).items[1].readAt !== null;
+  await until(isRead, "what was marked offline is stored");
+});
+
+test("when a leader that is offline crashes the next tab sends what it had not", async (t) => {
+  const server = await start(t);
+  await server.push("ada", { n: 1 });
+  const { context, open } = await newContext(t, server);
+  const [leader, follower] = [await open(), await open()];
+  await shows(follower, [1], 1);
+  await context.setOffline(true);
+  await leader.waitForFunction(() => client.status.name === "offline");
+  await leader.evaluate(() => client.markAllRead());
+  await shows(follower, [1], 0);
+  const session = await context.newCDPSession(leader);
+  const crashed = leader.waitForEvent("crash");
+  session.send("Page.crash").catch(() => {}); // it does not answer
+  await crashed;
+  await leader.close(); // the browser's tab, which the page is not in any more
+  await context.setOffline(false);
+  await live(follower);
+  await shows(follower, [1], 0);
+  await until(async () => (await (await server.fetch("/api/inbox/ada")).json()).unread === 0, "it is stored");
+});
+
 test("the toast is where somebody looks", async (t) => {
   const server = await start(t);
   const { open } = await newContext(t, server);
