@@ -1,11 +1,13 @@
-// InboxClient: an inbox, live, for pages. It shows what a session knows: its own, or that of the tab that leads.
+// InboxClient: an inbox, live, for pages. It shows what a session knows, its own or that of the tab that leads, with what the
+// user marked here since.
 
-import { type Audience, Refused, Session } from "./session.js";
+import { type Audience, refusal, Refused, Session } from "./session.js";
 import { shown } from "./state.js";
-import { defaultStorage } from "./storage.js";
+import { defaultStorage, patient } from "./storage.js";
 import { type Command, type Shared, Tabs } from "./tabs.js";
-import type { InboxEvents, InboxOptions, InboxStorage, Item, Mark, Status } from "./types.js";
+import type { InboxError, InboxEvents, InboxOptions, InboxStorage, Item, Mark, Op, Status } from "./types.js";
 
+const MAX_OPS = 1_000; // that wait to be sent
 const MAX_IDS = 500; // in one event, which is then far below what a server takes
 
 /** All that there is to show, at one moment. */
@@ -13,6 +15,8 @@ export interface Snapshot {
   readonly items: readonly Item[];
   readonly unread: number;
   readonly hasMore: boolean;
+  /** Whether the list came at least once, from the server or from what was kept: an empty one says something then. */
+  readonly loaded: boolean;
   readonly status: Status;
 }
 
@@ -25,30 +29,31 @@ export class InboxClient {
   #session: Session | undefined; // of the leader
   #tabs: Tabs | undefined;
   #heard: Shared | undefined; // from the leader, or what the last session knew
+  #made: readonly Op[] = []; // here, by the user, and not yet taken over by a session
+  #keeping: Promise<void> = Promise.resolve(); // them, one after the other
+  #refused: string | undefined; // the code by which this tab could not log in when it led
   #snapshot: Snapshot | undefined;
   #announcing = false;
 
   /** Does nothing yet: see `connect`. */
   constructor(private readonly options: InboxOptions) {
     if (!options.token) throw new TypeError("an inbox needs a token");
-    this.#storage = options.storage ?? defaultStorage();
+    this.#storage = patient(options.storage ?? defaultStorage());
   }
 
   /** Opens the inbox, unless it is open. */
   connect(): void {
     if (this.#open) return;
     this.#open = true;
-    globalThis.addEventListener?.("pagehide", this.#suspend);
-    globalThis.addEventListener?.("pageshow", this.#resume);
+    this.#watch("addEventListener");
     this.#resume();
   }
 
-  /** Closes it; what is known stays to be seen. It can be opened again. */
+  /** Closes it; what is known stays to be seen, and to be marked: that is sent when it is opened again. */
   close(): void {
     if (!this.#open) return;
     this.#open = false;
-    globalThis.removeEventListener?.("pagehide", this.#suspend);
-    globalThis.removeEventListener?.("pageshow", this.#resume);
+    this.#watch("removeEventListener");
     this.#suspend();
   }
 
@@ -56,8 +61,10 @@ export class InboxClient {
   async forget(): Promise<void> {
     const { key } = this.#place();
     this.close();
-    this.#heard = undefined;
+    this.#heard = { ops: [], status: { name: "offline", reason: "closed" } };
+    this.#made = [];
     this.#changed();
+    await this.#keeping;
     await this.#storage.forget(key);
   }
 
@@ -79,11 +86,15 @@ export class InboxClient {
     return this.snapshot.hasMore;
   }
 
-  /** The four together; the same object until one of them changes. */
+  get loaded(): boolean {
+    return this.snapshot.loaded;
+  }
+
+  /** All of them together; the same object until one of them changes. */
   get snapshot(): Snapshot {
     if (!this.#snapshot) {
-      const { known, ops = [], status = { name: "connecting" as const } } = this.#state() ?? {};
-      this.#snapshot = { ...shown(known, ops), status };
+      const { known, status = { name: "connecting" as const } } = this.#state() ?? {};
+      this.#snapshot = { ...shown(known, this.#ops()), status };
     }
     return this.#snapshot;
   }
@@ -122,8 +133,46 @@ export class InboxClient {
     await Promise.all(parts);
   }
 
-  #do(mark: Mark): Promise<void> {
-    return this.#command({ kind: "do", op: { id: newId(), ...mark } });
+  /** Shows it at once, keeps it, and has it sent if this is open. */
+  async #do(mark: Mark): Promise<void> {
+    if (this.#ops().length >= MAX_OPS) throw this.#told("too_many_pending", "too much waits to be sent already");
+    const { key } = this.#place();
+    const epoch = this.#state()?.known?.epoch;
+    const op: Op = { id: newId(), ...(epoch && { epoch }), ...mark };
+    this.#made = [...this.#made, op];
+    this.#changed();
+    const kept = this.#keeping.then(() => this.#storage.addOp(key, op));
+    this.#keeping = kept.catch((error: unknown) => {
+      const { name } = this.status;
+      // Else it is sent now.
+      if (name === "offline" || name === "connecting") this.#told("storage", `what was marked is lost at a reload: ${String(error)}`);
+    });
+    await this.#keeping;
+    await this.#hand(op);
+  }
+
+  /** To the session. Closed, it stays here until there is one. */
+  async #hand(op: Op): Promise<void> {
+    if (!this.#made.includes(op)) return;
+    const refused = await this.#command({ kind: "do", op }).catch(refusal);
+    if (refused?.code === "closed") return;
+    this.#made = this.#made.filter(({ id }) => id !== op.id);
+    this.#changed();
+    if (refused) throw refused;
+  }
+
+  /** What was made while there was no session, once it is kept. */
+  async #handAll(): Promise<void> {
+    const made = this.#made;
+    await this.#keeping;
+    for (const op of made) this.#hand(op).catch(() => {}); // it was told
+  }
+
+  /** All that the server has not confirmed. */
+  #ops(): readonly Op[] {
+    const { ops = [] } = this.#state() ?? {};
+    const ids = new Set(ops.map(({ id }) => id));
+    return [...ops, ...this.#made.filter(({ id }) => !ids.has(id))];
   }
 
   async #command(command: Command): Promise<void> {
@@ -136,28 +185,43 @@ export class InboxClient {
     return command.kind === "more" ? session.loadMore() : session.do(command.op);
   }
 
+  #watch(change: "addEventListener" | "removeEventListener"): void {
+    globalThis[change]?.("pagehide", this.#suspend);
+    globalThis[change]?.("pageshow", this.#resume);
+    globalThis.document?.[change]("freeze", this.#suspend);
+    globalThis.document?.[change]("resume", this.#resume);
+  }
+
   // Leading and following
 
   /** Which inbox this is: tabs with the same key share it. */
   #place(): { key: string; url: string } {
     const { url = globalThis.location?.origin, path = "/socket.io", token } = this.options;
     if (!url) throw new TypeError("an inbox outside of a page needs a url");
-    return { key: JSON.stringify([new URL(url).origin, path, token]), url };
+    const { origin, pathname } = new URL(url);
+    const base = origin + pathname.replace(/\/+$/, "");
+    return { key: JSON.stringify([base, path, token]), url: base };
   }
 
   readonly #resume = () => {
     if (this.#tabs || this.#session) return;
+    this.#refused = undefined;
     const { key, url } = this.#place();
     const isShared = this.options.shareTabs !== false && Tabs.possible();
     // Meanwhile another tab may have sent what was not confirmed yet; if none has, it is in the storage.
     const ops = isShared ? [] : (this.#heard?.ops ?? []);
     this.#heard = { known: this.#heard?.known, ops, status: { name: "connecting" } };
     if (isShared) this.#tabs = this.#join(key, url);
-    else this.#session = this.#lead(key, url, { changed: this.#changed, message: this.#message, error: this.#error });
+    else this.#goAlone(key, url);
     this.#changed();
+    void this.#handAll();
   };
 
-  /** A page that is left must not lead: it may be frozen, to be shown again later. */
+  #goAlone(key: string, url: string): void {
+    this.#session = this.#lead(key, url, { changed: this.#changed, message: this.#message, error: this.#error });
+  }
+
+  /** A page that is left or frozen must not lead: it may be shown again later. */
   readonly #suspend = () => {
     this.#session?.stop();
     this.#heard = { ops: [], ...this.#state(), status: { name: "offline", reason: "closed" } };
@@ -167,14 +231,27 @@ export class InboxClient {
   };
 
   #join(key: string, url: string): Tabs {
-    const tabs = new Tabs(`tidings ${key}`, {
+    const tabs = new Tabs(key, {
       lead: () => {
         const changed = () => {
           this.#changed();
           tabs.tell();
         };
-        const audience = { changed, message: (item: Item) => tabs.message(item), error: tabs.error.bind(tabs) };
+        const audience = { changed, message: (item: Item) => tabs.message(item), error: (error: InboxError) => tabs.error(error) };
         this.#session = this.#lead(key, url, audience);
+      },
+      rest: () => {
+        this.#heard = this.#state();
+        this.#refused = this.#session?.refused;
+        this.#session?.stop();
+        this.#session = undefined;
+        this.#changed();
+      },
+      alone: () => {
+        tabs.close();
+        this.#tabs = undefined;
+        this.#goAlone(key, url);
+        void this.#handAll();
       },
       follow: (state) => {
         this.#heard = state;
@@ -190,7 +267,11 @@ export class InboxClient {
   }
 
   #lead(key: string, url: string, audience: Audience): Session {
-    const session = new Session({ ...this.options, url }, key, this.#storage, audience, this.#heard);
+    const session = new Session({ ...this.options, url }, key, this.#storage, audience, {
+      ops: [],
+      ...this.#heard,
+      refused: this.#refused,
+    });
     void session.start();
     return session;
   }
@@ -208,7 +289,12 @@ export class InboxClient {
     if (toast) this.#emit("toast", item);
   };
 
-  readonly #error = (error: { code: string; message: string }) => this.#emit("error", error);
+  #told(code: string, message: string): Refused {
+    this.#error({ code, message });
+    return new Refused(code, message);
+  }
+
+  readonly #error = (error: InboxError) => this.#emit("error", error);
 
   /** However much changes at once, the page hears of it once. */
   readonly #changed = () => {

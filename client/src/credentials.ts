@@ -1,7 +1,9 @@
 // What the user logs in with: fetched when it is first needed, kept while it is good, fetched anew before it expires.
 
+import { within } from "./patience.js";
 import type { Credential, InboxOptions } from "./types.js";
 
+const PATIENCE_MS = 30_000; // a user may have to log in for it
 const MARGIN_SECS = 60; // as long before the end as the server gives notice
 
 export class Credentials {
@@ -18,7 +20,7 @@ export class Credentials {
   async get(): Promise<Credential | undefined> {
     if (typeof this.source !== "function") return this.source;
     if (this.#current && expiry(this.#current) > Date.now() / 1000 + MARGIN_SECS) return this.#current;
-    this.#fetching ??= Promise.resolve(this.source()).finally(() => (this.#fetching = undefined));
+    this.#fetching ??= within(PATIENCE_MS, "the page", Promise.resolve(this.source())).finally(() => (this.#fetching = undefined));
     return (this.#current = await this.#fetching);
   }
 

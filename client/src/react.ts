@@ -10,32 +10,50 @@ export interface Inbox extends Snapshot {
   readonly client: InboxClient;
 }
 
+/** Shown while it is not known whose inbox. */
+const NONE: Snapshot = { items: [], unread: 0, hasMore: false, loaded: false, status: { name: "offline", reason: "closed" } };
+
+/** As the user may not be known yet. */
+type Someone = Omit<InboxOptions, "token"> & { token?: string | undefined };
+
 /**
  * The inbox of a client that the page opens and closes itself; or, with options, one that is open while the component is
- * mounted. Another `url`, `path`, `token`, `shareTabs` or `pageSize` is another inbox; of `credential` the newest is used.
+ * mounted. Another `url`, `path`, `token`, `shareTabs` or `pageSize` is another inbox; of `credential` and `storage` the
+ * newest is used, of `storage` when another inbox is opened. Without a `token` there is none, and no client.
  */
-export function useInbox(source: InboxOptions | InboxClient): Inbox {
+export function useInbox(source: InboxOptions | InboxClient): Inbox;
+export function useInbox(source: Someone | InboxClient): Snapshot & { readonly client: InboxClient | undefined };
+export function useInbox(source: Someone | InboxClient): Snapshot & { readonly client: InboxClient | undefined } {
   const given = source instanceof InboxClient ? source : undefined;
-  const { url, path, token, shareTabs, pageSize, storage, credential } = given ? ({} as InboxOptions) : (source as InboxOptions);
+  const options = given ? {} : (source as Someone);
+  const { url, path, token, shareTabs, pageSize, credential } = options;
 
-  const newest = useRef(credential);
-  useEffect(() => void (newest.current = credential));
+  const newest = useRef(options);
+  useEffect(() => void (newest.current = options));
 
   const isSigned = credential !== undefined;
   const client = useMemo(() => {
-    const login = () => (typeof newest.current === "function" ? newest.current() : (newest.current as Credential));
-    const options = { url, path, token, shareTabs, pageSize, storage, credential: isSigned ? login : undefined };
-    return given ?? new InboxClient(defined(options) as InboxOptions);
-  }, [given, url, path, token, shareTabs, pageSize, storage, isSigned]);
+    if (given || !token) return given;
+    const login = () => {
+      const { credential } = newest.current;
+      return typeof credential === "function" ? credential() : (credential as Credential);
+    };
+    const { storage } = options;
+    const all = { url, path, token, shareTabs, pageSize, storage, credential: isSigned ? login : undefined };
+    return new InboxClient(defined(all) as InboxOptions);
+  }, [given, url, path, token, shareTabs, pageSize, isSigned]);
 
   useEffect(() => {
-    if (given) return;
+    if (given || !client) return;
     client.connect();
     return () => client.close();
   }, [given, client]);
 
   const { subscribe, read } = useMemo(
-    () => ({ subscribe: (changed: () => void) => client.on("change", changed), read: () => client.snapshot }),
+    () => ({
+      subscribe: (changed: () => void) => client?.on("change", changed) ?? (() => {}),
+      read: () => client?.snapshot ?? NONE,
+    }),
     [client],
   );
   const snapshot = useSyncExternalStore(subscribe, read, read);

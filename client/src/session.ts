@@ -28,16 +28,19 @@ const ACK_AT = 32; // half of the server's window, so it never waits for the tim
 const SAVE_MS = 200;
 const KEPT_ITEMS = 100; // over a reload
 const ROOM = 500; // items in memory; what the user loads beyond it is added
-const MAX_OPS = 1_000;
 const RECENT = 256; // changes that a page which was read before them may lack
+const CALM_MS = 3_000; // of being live, after which a connection counts as good
 const BUSY = ["unavailable", "too_many_events", "not_logged_in"]; // refusals that say nothing about the request
+const BROKEN = ["network", "timeout", "failed"]; // are no refusals at all
 
-const TIMERS = ["connect", "ack", "save", "send", "renew"] as const;
+const TIMERS = ["connect", "calm", "ack", "save", "send", "renew"] as const;
 
 /** What a session passes on to the one that takes its place. */
 export interface Heritage {
   readonly known?: Known | undefined;
   readonly ops: readonly Op[];
+  /** The code that keeps it from logging in, which the page has heard already. */
+  readonly refused?: string | undefined;
 }
 
 /** Who shows what a session knows. */
@@ -52,6 +55,7 @@ interface Answer {
   ok: boolean;
   code: string;
   message: string;
+  epoch: string;
   rev: number;
   unread: number;
 }
@@ -71,10 +75,10 @@ export class Session {
   known: Known | undefined;
   ops: Op[] = []; // not yet confirmed, in the order they were made
   status: Status = { name: "connecting" };
+  refused: string | undefined;
 
   readonly #credentials: Credentials;
   readonly #socket: Socket;
-  readonly #base: URL;
   #room: number;
   #stopped = false;
   #turn = 0; // of the connection; what an earlier one still waits for is void
@@ -88,7 +92,7 @@ export class Session {
   #ackTo = 0;
   #recent: Change[] = []; // by rev; those of this session too, of which the server sends none
   #loading: Promise<void> | undefined;
-  readonly #waiting = new Map<string, { resolve(): void; reject(error: Error): void }>();
+  readonly #waiting = new Map<string, { settled: Promise<void>; resolve(): void; reject(error: Error): void }>();
   readonly #timers: Partial<Record<(typeof TIMERS)[number], ReturnType<typeof setTimeout>>> = {};
 
   constructor(
@@ -96,15 +100,16 @@ export class Session {
     private readonly key: string,
     private readonly storage: InboxStorage,
     private readonly audience: Audience,
-    heritage: Heritage | undefined,
+    heritage: Heritage,
   ) {
-    this.known = heritage?.known;
-    this.ops = [...(heritage?.ops ?? [])];
+    this.known = heritage.known;
+    this.ops = [...heritage.ops];
+    this.refused = heritage.refused;
     this.#room = Math.max(ROOM, this.known?.items.length ?? 0);
-    this.#base = new URL(options.url);
     this.#credentials = new Credentials(options.credential);
-    const manager = new Manager(this.#base.origin, {
-      path: options.path ?? "/socket.io",
+    const { origin } = new URL(options.url);
+    const manager = new Manager(origin, {
+      path: options.url.slice(origin.length) + (options.path ?? "/socket.io"),
       autoConnect: false,
       reconnection: false, // it gives up when the server closes or refuses a socket; see #lost
       timeout: ANSWER_MS,
@@ -139,20 +144,23 @@ export class Session {
   }
 
   /**
-   * Does what the user did: at once for the user, then for the server. Resolves when the server has confirmed it, or when
-   * it is kept to be sent later; rejects when it was refused and taken back.
+   * Does what the user did, and what is kept already. Resolves when the server has confirmed it, or without a connection, as
+   * it is sent later then; rejects when it was refused and taken back.
    */
   async do(op: Op): Promise<void> {
     if (!this.ops.some(({ id }) => id === op.id)) {
-      if (this.ops.length >= MAX_OPS) throw this.#told(new Refused("too_many_pending", "too much waits to be sent already"));
       this.ops = [...this.ops, op];
       this.#changed();
-      const kept = this.storage.addOp(this.key, op).catch(() => {});
-      if (!this.#loggedIn) return await kept;
-    } else if (!this.#loggedIn) return;
-    const settled = new Promise<void>((resolve, reject) => this.#waiting.set(op.id, { resolve, reject }));
+    }
+    if (!this.#loggedIn) return;
+    let waiting = this.#waiting.get(op.id);
+    if (!waiting) {
+      let [resolve, reject] = [() => {}, (_: Error) => {}];
+      const settled = new Promise<void>((...both) => ([resolve, reject] = both));
+      this.#waiting.set(op.id, (waiting = { settled, resolve, reject }));
+    }
     void this.#send();
-    await settled;
+    await waiting.settled;
   }
 
   /** Loads the next page of older items. */
@@ -208,6 +216,8 @@ export class Session {
         this.#changed(true);
       }
       const { rev, epoch } = this.known;
+      const foreign = () => new Refused("outdated", "all was marked as read in a data set that is no more");
+      for (const op of this.ops) if ("upTo" in op && op.epoch !== epoch) this.#takeBack(op, foreign());
       const login = { tokenId: this.options.token, batch: true, rev, epoch, ...credential };
       await this.#ask("user_login", login, (greeting) => turn === this.#turn && this.#follow(greeting));
     } catch (error) {
@@ -215,9 +225,11 @@ export class Session {
     }
   }
 
-  #follow({ rev, unread }: Answer): void {
+  #follow({ rev, unread, epoch }: Answer): void {
     this.#refusals = 0;
+    this.refused = undefined;
     if (!this.known) return;
+    if (epoch !== this.known.epoch) return this.#resync(); // before anything is marked there by the seqs of here
     this.known = withUnread(this.known, rev, unread);
     this.#loggedIn = true;
     this.#refresh({ name: "catching-up" });
@@ -227,7 +239,7 @@ export class Session {
   #complete(rev: number): void {
     if (!this.known || !this.#loggedIn) return;
     this.known = { ...this.known, rev: Math.max(this.known.rev, rev) };
-    this.#attempts = 0;
+    this.#timers.calm ??= setTimeout(() => (this.#attempts = 0), CALM_MS);
     this.#ack();
     this.#refresh({ name: "live" }, true);
   }
@@ -237,8 +249,9 @@ export class Session {
     this.#outdated = true;
     this.#leave();
     // A new connection, so that nothing of this one comes into the new list.
-    if (this.#attempts++ === 0) this.#connect();
-    else this.#connectIn(this.#backoff());
+    const isFirst = this.#attempts === 0;
+    const pause = this.#backoff();
+    this.#connectIn(isFirst ? 0 : pause);
     this.#refresh({ name: "catching-up" });
   }
 
@@ -246,15 +259,18 @@ export class Session {
   #fail(error: unknown): void {
     const reason = refusal(error);
     const { code, retryMs } = reason;
-    const isRefused = code === "unauthorized";
-    if (isRefused) this.#credentials.drop();
-    if (isRefused && this.#refusals++ === 0 && this.#credentials.renewable) {
-      this.#leave();
-      return this.#connect();
+    if (code === "unauthorized") {
+      this.#credentials.drop();
+      if (this.#refusals++ === 0 && this.#credentials.renewable) {
+        this.#leave();
+        return this.#connect();
+      }
     }
+    if (BUSY.includes(code) || BROKEN.includes(code)) return this.#lost(code, retryMs);
     // The page has to do something about it; to hear of it once is enough.
-    if ((isRefused || code === "credential") && this.status.reason !== code) this.#told(reason);
-    this.#lost(code, isRefused ? Math.max(REFUSED_RETRY_MS, this.#backoff()) : retryMs);
+    if (this.refused !== code) this.#told(reason);
+    this.refused = code;
+    this.#lost(code, code === "credential" ? undefined : Math.max(REFUSED_RETRY_MS, retryMs ?? 0, this.#backoff()));
   }
 
   /** There is no connection now; there will be another attempt. */
@@ -362,9 +378,14 @@ export class Session {
   #ack(): void {
     this.#clear("ack");
     if (this.#unacked === 0 || !this.#socket.connected) return;
+    const [count, turn] = [this.#unacked, this.#turn];
     this.#unacked = 0;
     // Within a login everything up to here has come.
-    this.#socket.emit("ack", { upTo: this.#ackTo });
+    this.#ask("ack", { upTo: this.#ackTo }).catch((error: unknown) => {
+      if (turn !== this.#turn || !BUSY.includes(refusal(error).code)) return;
+      this.#unacked += count;
+      this.#timers.ack ??= setTimeout(() => this.#ack(), RETRY_MS.first);
+    });
   }
 
   // What the user does
@@ -449,14 +470,16 @@ export class Session {
   }
 
   async #list(credential: Credential | undefined, before?: number): Promise<Page> {
-    const url = new URL(`/api/inbox/${encodeURIComponent(this.options.token)}`, this.#base);
+    const url = new URL(`${this.options.url}/api/inbox/${encodeURIComponent(this.options.token)}`);
     url.searchParams.set("limit", String(this.options.pageSize ?? 20));
     if (before !== undefined) url.searchParams.set("before", String(before));
     const headers = authorization(credential);
-    const response = await fetch(url, { headers, signal: AbortSignal.timeout(ANSWER_MS), cache: "no-store" }).catch(
-      (error: unknown) => Promise.reject(new Refused("network", String(error))),
-    );
-    if (response.ok) return (await response.json()) as Page;
+    const broken = (error: unknown) => Promise.reject(new Refused("network", String(error)));
+    const silence = new AbortController(); // once it answers it may take as long as the line does
+    const timer = setTimeout(() => silence.abort("the list was not answered"), ANSWER_MS);
+    const answer = fetch(url, { headers, signal: silence.signal, cache: "no-store" }).finally(() => clearTimeout(timer));
+    const response = await answer.catch(broken);
+    if (response.ok) return (await response.json().catch(broken)) as Page;
     const { code = "unavailable", detail = "the list was refused" } = await response.json().catch(() => ({}));
     const retrySecs = Number(response.headers.get("retry-after"));
     throw new Refused(code, detail, retrySecs > 0 ? retrySecs * 1000 : undefined);

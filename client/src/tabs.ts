@@ -1,5 +1,6 @@
 // The tabs of a browser that have the same inbox open. One of them leads: it has the socket, tells the others what it knows
-// and does what they ask. Who holds a Web Lock leads, so when it is gone, for whatever reason, the next in line does.
+// and does what they ask. Who holds a Web Lock leads, so when it is gone, for whatever reason, the next in line does. A leader
+// that cannot log in lets the others try; from one that is there but does not answer the lock is taken.
 
 import { type Heritage, Refused } from "./session.js";
 import type { InboxError, Item, Op, Status } from "./types.js";
@@ -11,8 +12,17 @@ export interface Shared extends Heritage {
 
 export type Command = { readonly kind: "do"; readonly op: Op } | { readonly kind: "more" };
 
+/** Of the notes, and so of the names: tabs that do not understand each other have a leader each. */
+const VERSION = 1;
+const PING_MS = 10_000; // between the questions of a visible tab whether the leader is there
+const ANSWER_MS = 5_000; // after which it is not
+const REST_MS = 10_000; // before a tab that could not log in wants to lead again
+const UNFIT: readonly (string | undefined)[] = ["unauthorized", "credential"]; // by its own login; another tab may have a better one
+
 type Note =
   | { kind: "hello"; tab: string; visible: boolean }
+  | { kind: "here" }
+  | { kind: "bye"; tab: string }
   | { kind: "state"; leader: string; state: Shared }
   | { kind: "message"; item: Item; toast: string }
   | { kind: "error"; error: InboxError }
@@ -23,6 +33,10 @@ type Note =
 export interface Member {
   /** This tab leads from now on. */
   lead(): void;
+  /** It does not any more. */
+  rest(): void;
+  /** It may not take part: locks are denied here. */
+  alone(): void;
   follow(state: Shared): void;
   message(item: Item, toast: boolean): void;
   error(error: InboxError): void;
@@ -45,30 +59,48 @@ export class Tabs {
   static readonly possible = () => Boolean(globalThis.navigator?.locks && globalThis.BroadcastChannel);
 
   leads = false;
+  readonly #name: string;
   readonly #id = crypto.randomUUID();
   readonly #channel: BroadcastChannel;
   readonly #closed = new AbortController();
   readonly #others = new Map<string, boolean>(); // as the leader: tab -> whether it is visible
   readonly #asked = new Map<number, Asked>(); // of the leader, and not yet answered
-  #leader: string | undefined;
+  #place = new AbortController(); // in the line for the lock, and with it: aborted, it is given up
+  #leader: string | undefined; // or rather its time as one
+  #term = "";
+  readonly #pinging: ReturnType<typeof setInterval>;
+  #answer: ReturnType<typeof setTimeout> | undefined; // of the leader, is late when this is over
+  #resting: ReturnType<typeof setTimeout> | undefined;
   #count = 0;
   #telling = false;
 
   constructor(
-    private readonly name: string,
+    key: string,
     private readonly member: Member,
   ) {
-    this.#channel = new BroadcastChannel(name);
+    this.#name = `tidings ${VERSION} ${key}`;
+    this.#channel = new BroadcastChannel(this.#name);
     this.#channel.onmessage = ({ data }) => this.#hear(data as Note);
-    globalThis.document?.addEventListener("visibilitychange", this.#hello);
+    globalThis.document?.addEventListener("visibilitychange", this.#ping);
+    this.#pinging = setInterval(() => isVisible() && this.#ping(), PING_MS);
     // The leader waits for this lock to learn that the tab is gone.
-    this.#hold(this.#lockOf(this.#id), this.#hello);
-    this.#hold(name, () => this.#lead());
+    const { signal } = this.#closed;
+    const held = aborted(signal);
+    request(this.#lockOf(this.#id), { signal }, () => {
+      this.#hello();
+      return held;
+    }).catch(() => {});
+    this.#queue();
   }
 
   close(): void {
-    globalThis.document?.removeEventListener("visibilitychange", this.#hello);
+    globalThis.document?.removeEventListener("visibilitychange", this.#ping);
+    clearInterval(this.#pinging);
+    clearTimeout(this.#resting);
+    this.#clear();
+    this.#post({ kind: "bye", tab: this.#id }); // sooner than the end of its lock tells it
     this.#closed.abort();
+    this.#place.abort();
     this.#channel.close();
     for (const { reject } of this.#asked.values()) reject(new Refused("closed", "the client was closed"));
     this.#asked.clear();
@@ -90,7 +122,7 @@ export class Tabs {
   }
 
   error(error: InboxError): void {
-    this.#post({ kind: "error", error });
+    if (!UNFIT.includes(error.code)) this.#post({ kind: "error", error }); // they log in by themselves
     this.member.error(error);
   }
 
@@ -106,6 +138,8 @@ export class Tabs {
   }
 
   #hear(note: Note): void {
+    if (note.kind === "bye") return void this.#others.delete(note.tab);
+    if (note.kind !== "hello" && note.kind !== "command") this.#clear(); // only a leader says that
     if (note.kind === "hello" && this.leads) this.#meet(note.tab, note.visible);
     else if (note.kind === "command" && this.leads) void this.#obey(note.tab, note.id, note.command);
     else if (note.kind === "state" && !this.leads) {
@@ -130,20 +164,61 @@ export class Tabs {
 
   readonly #hello = () => this.#post({ kind: "hello", tab: this.#id, visible: isVisible() });
 
+  /** Says that it is here, and asks whether the leader is. */
+  readonly #ping = () => {
+    this.#hello();
+    if (this.leads || this.#place.signal.aborted || !isVisible()) return;
+    this.#answer ??= setTimeout(() => isVisible() && this.#queue(true), ANSWER_MS);
+  };
+
+  #clear(): void {
+    clearTimeout(this.#answer);
+    this.#answer = undefined;
+  }
+
+  /** Waits for the lock, or takes it from the tab that has it. */
+  #queue(steal = false): void {
+    this.#clear();
+    this.#place.abort();
+    this.#place = new AbortController();
+    const { signal } = this.#place;
+    request(this.#name, steal ? { steal } : { signal }, () => {
+      if (signal.aborted) return;
+      const given = aborted(signal);
+      this.#lead();
+      return given;
+    }).catch(() => {
+      if (signal.aborted) return;
+      if (!this.leads) return this.member.alone();
+      this.#stop(); // it was taken, and what the other said of it was not for a leader
+      this.#queue();
+      this.#ping();
+    });
+  }
+
   #lead(): void {
+    this.#clear();
     this.leads = true;
+    this.#leader = undefined;
+    this.#term = crypto.randomUUID();
     this.member.lead();
     this.#tellNow();
     for (const { command, resolve, reject } of this.#asked.values()) this.member.command(command).then(resolve, reject);
     this.#asked.clear();
   }
 
+  #stop(): void {
+    this.leads = false;
+    this.#others.clear();
+    this.member.rest();
+  }
+
   #meet(tab: string, visible: boolean): void {
     const isNew = !this.#others.has(tab);
     this.#others.set(tab, visible);
-    if (!isNew) return;
+    if (!isNew) return this.#post({ kind: "here" });
     this.#tellNow();
-    void this.#request(this.#lockOf(tab), () => void this.#others.delete(tab));
+    request(this.#lockOf(tab), { signal: this.#closed.signal }, () => void this.#others.delete(tab)).catch(() => {});
   }
 
   async #obey(tab: string, id: number, command: Command): Promise<void> {
@@ -158,27 +233,24 @@ export class Tabs {
   #tellNow(): void {
     this.#telling = false;
     const state = this.member.state();
-    if (this.leads && state) this.#post({ kind: "state", leader: this.#id, state });
+    if (!this.leads || !state) return;
+    this.#post({ kind: "state", leader: this.#term, state });
+    if (this.#others.size === 0 || !UNFIT.includes(state.status.reason)) return;
+    this.#place.abort();
+    this.#stop();
+    this.#resting = setTimeout(() => this.#queue(), REST_MS);
   }
 
   #post(note: Note): void {
     if (!this.#closed.signal.aborted) this.#channel.postMessage(note);
   }
 
-  readonly #lockOf = (tab: string) => `${this.name} tab ${tab}`;
+  readonly #lockOf = (tab: string) => `${this.#name} tab ${tab}`;
+}
 
-  /** Holds a lock until this is closed or the tab is gone. */
-  #hold(lock: string, then: () => void): void {
-    const closed = new Promise<void>((resolve) => this.#closed.signal.addEventListener("abort", () => resolve()));
-    void this.#request(lock, () => {
-      then();
-      return closed;
-    });
-  }
+const aborted = (signal: AbortSignal) => new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve()));
 
-  #request(lock: string, then: () => Promise<void> | void): Promise<unknown> {
-    const { signal } = this.#closed;
-    const granted = () => (signal.aborted ? undefined : then());
-    return navigator.locks.request(lock, { signal }, granted).catch(() => {}); // it was closed while it waited
-  }
+/** Rejects also where it would throw. */
+async function request(lock: string, options: LockOptions, then: () => Promise<void> | void): Promise<void> {
+  await navigator.locks.request(lock, options, then);
 }

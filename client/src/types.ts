@@ -36,7 +36,7 @@ export interface Status {
 export type Credential = { exp: number; kid: string; sig: string } | { jwt: string };
 
 export interface InboxOptions {
-  /** Where the server is; this page's origin unless given. */
+  /** Where the server is, with the path below which a proxy has it if there is one; this page's origin unless given. */
   url?: string;
   /** The server's socket path, `/socket.io` unless given. */
   path?: string;
@@ -54,13 +54,13 @@ export interface InboxOptions {
 
 /** Something was refused, rolled back or not possible. */
 export interface InboxError {
-  /** A stable code: one of the server's, or `network`, `timeout`, `credential`, `too_many_pending`, `outdated`, `closed`. */
+  /** A stable code: one of the server's, or `network`, `timeout`, `credential`, `storage`, `too_many_pending`, `outdated`, `closed`. */
   readonly code: string;
   readonly message: string;
 }
 
 export interface InboxEvents {
-  /** `items`, `unread`, `status` or `hasMore` changed. */
+  /** `items`, `unread`, `hasMore`, `loaded` or `status` changed. */
   change: [];
   /** A new notification came live; in every tab. */
   message: [item: Item];
@@ -75,8 +75,8 @@ export type Mark =
   | { readonly kind: "read" | "unread"; readonly ids: readonly string[] }
   | { readonly kind: "read"; readonly upTo: number };
 
-/** The same with a name, by which it is done once. */
-export type Op = Mark & { readonly id: string };
+/** The same with a name, by which it is done once, and the data set that the user saw: a `seq` means nothing in another. */
+export type Op = Mark & { readonly id: string; readonly epoch?: string };
 
 /** What the server said last, as far as it is kept. */
 export interface Known {
@@ -93,7 +93,10 @@ export interface Known {
   readonly next: number | null;
 }
 
-/** Keeps what is known of an inbox, and the changes that the server has not confirmed yet, in the order they were made. */
+/**
+ * Keeps what is known of an inbox, and the changes that the server has not confirmed yet, in the order they were made. What
+ * changes it resolves when that is kept for good.
+ */
 export interface InboxStorage {
   load(key: string): Promise<{ known?: Known; ops: Op[] }>;
   save(key: string, known: Known): Promise<void>;

@@ -1,6 +1,6 @@
 // Logins that need a credential: refused, renewed, expired.
 
-import { expect, test, vi } from "vitest";
+import { expect, onTestFinished, test, vi } from "vitest";
 
 import { authorization, Credentials } from "../src/credentials.js";
 import type { Credential } from "../src/types.js";
@@ -67,6 +67,15 @@ test("a login that cannot be renewed ends, and that is said", async () => {
   expect(ada.errors).toMatchObject([{ code: "unauthorized" }]);
 });
 
+test("a login that is refused for another reason is told once, with its code", async () => {
+  const server = await Server.start();
+  const ada = make(server.url, "a".repeat(10_000));
+  ada.connect();
+  await ada.offline();
+  expect(ada.status.reason).toBe("token_too_long");
+  expect(ada.errors).toMatchObject([{ code: "token_too_long" }]);
+});
+
 test("when no credential can be fetched it is tried again", async () => {
   const server = await guarded();
   const good = await sign(server, KEYS, "ada", "1h");
@@ -100,6 +109,32 @@ test("a credential is kept while it is good, and fetched once for all who ask", 
     await credentials.get();
     expect(source.mock.calls.length, JSON.stringify(credential)).toBe(fetched);
   }
+});
+
+test("a fetch that never ends is given up, and the next one is another", async () => {
+  vi.useFakeTimers();
+  onTestFinished(() => void vi.useRealTimers());
+  const good = { exp: 4e9, kid: "k", sig: "s" };
+  const source = vi.fn<() => Promise<Credential>>().mockReturnValueOnce(new Promise(() => {})).mockResolvedValue(good);
+  const credentials = new Credentials(source);
+  const given = expect(credentials.get()).rejects.toThrow("the page did not answer for 30 s");
+  await vi.advanceTimersByTimeAsync(30_000);
+  await given;
+  expect(await credentials.get()).toEqual(good);
+});
+
+test("a renewal that fails is told; when the login is over another credential is fetched", async () => {
+  const server = await guarded();
+  const short = await sign(server, KEYS, "ada", "3s");
+  const long = await sign(server, KEYS, "ada", "1h");
+  const credential = vi.fn().mockResolvedValueOnce(short).mockRejectedValueOnce(new Error("down")).mockResolvedValue(long);
+  const ada = await open(server.url, "ada", { credential });
+  await eventually(async () => credential.mock.calls.length === 3, "the third fetch");
+  await ada.live();
+  await server.push("ada", { n: "live" });
+  await ada.until(({ items }) => items.length === 1, "the message");
+  expect(ada.errors).toEqual([{ code: "credential", message: "no credential: Error: down" }]);
+  expect(ada.states).not.toContain("offline");
 });
 
 test("over HTTP a credential is a header", () => {

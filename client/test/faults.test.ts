@@ -58,9 +58,11 @@ test("who opens before the server is there is connected when it comes", async ()
   const ada = make(line.url, "ada");
   ada.connect();
   await ada.offline();
+  expect(ada.loaded).toBe(false);
   await expect(ada.loadMore()).resolves.toBeUndefined();
   line.mend();
   await ada.live();
+  expect([ada.items, ada.loaded]).toEqual([[], true]);
 });
 
 test("a slow line is caught up with, however long it takes", async () => {
@@ -111,13 +113,19 @@ test("a restored backup is another data set: the inbox is listed anew and misses
 
   await server.stop();
   await ada.offline();
+  const [, , , older] = ada.items.map(({ id }) => id);
+  await ada.markAllRead(); // up to a seq that is somebody else's then
+  await ada.markRead(older!);
   await server.copy("restore");
   await server.renewEpoch();
   await server.startAgain();
   await server.push("ada", { n: "after" });
   await ada.until(({ items }) => items.length === 4, "the restored inbox");
   await ada.live();
-  expect([ada.numbers, ada.unread]).toEqual([["after", 2, 1, 0], 4]);
+  await eventually(async () => kept.ops.length === 0, "what was marked is sent or taken back");
+  expect([ada.numbers, ada.unread]).toEqual([["after", 2, 1, 0], 3]);
+  expect((await server.inbox("ada")).items.map(({ readAt }) => readAt !== null)).toEqual([false, false, true, false]);
+  expect(ada.errors).toMatchObject([{ code: "outdated" }]);
   await eventually(async () => kept.known?.epoch !== epoch, "the new epoch is kept");
   await server.untilDelivered("ada");
 });

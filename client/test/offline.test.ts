@@ -1,7 +1,7 @@
 // What the user marks without a connection, what is kept over reloads, and what is taken back.
 
-import { IDBFactory } from "fake-indexeddb";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { IDBFactory, IDBObjectStore } from "fake-indexeddb";
+import { afterEach, beforeEach, expect, onTestFinished, test } from "vitest";
 
 import { IndexedDb } from "../src/storage.js";
 import { make, Memory, open } from "./open.js";
@@ -58,6 +58,43 @@ test("what is marked offline outlives the page", async () => {
   await eventually(async () => (await readOf(server))[0] === true, "the read is stored");
   const kept = await new IndexedDb().load(keyOf(line));
   expect([kept.ops, kept.known?.rev]).toEqual([[], expect.any(Number)]);
+});
+
+for (const kept of ["kept", "not kept"]) {
+  test(`what is marked on a closed client is shown, ${kept}, and sent when it is opened again`, async () => {
+    if (kept !== "kept") Reflect.deleteProperty(globalThis, "indexedDB");
+    const server = await Server.start();
+    const line = await Line.to(server);
+    await server.pushMany("ada", 3);
+    const ada = await open(line.url, "ada");
+    ada.close();
+    const [newest, middle] = ada.items.map(({ id }) => id);
+    const marked = [ada.markAllRead(), ada.markUnread(newest!)];
+    const seen = [1, [false, true, true]];
+    expect([ada.unread, ada.items.map(({ read }) => read)]).toEqual(seen);
+    await Promise.all(marked);
+    expect([ada.unread, ada.status]).toEqual([1, { name: "offline", reason: "closed" }]);
+    if (kept === "kept") expect((await new IndexedDb().load(keyOf(line))).ops.length).toBe(2);
+    expect((await server.inbox("ada")).unread).toBe(3);
+    ada.connect();
+    await ada.live();
+    await eventually(async () => (await server.inbox("ada")).unread === 1, "it is stored");
+    expect(await readOf(server)).toEqual([false, true, true]);
+    await ada.markUnread(middle!);
+    expect([ada.unread, await readOf(server)]).toEqual([2, [false, false, true]]);
+    expect(ada.errors).toEqual([]);
+  });
+}
+
+test("what is marked on a closed client outlives the page", async () => {
+  const server = await Server.start();
+  await server.pushMany("ada", 1);
+  const page = await open(server.url, "ada");
+  page.close();
+  await page.markAllRead();
+  const next = await open(server.url, "ada");
+  expect(next.unread).toBe(0);
+  await eventually(async () => (await server.inbox("ada")).unread === 0, "it is stored");
 });
 
 test("after a reload only what is new is sent, and none of it toasts", async () => {
@@ -162,7 +199,7 @@ test("what is kept can be forgotten", async () => {
   await ada.offline();
   await ada.markAllRead();
   await ada.forget();
-  expect([ada.items, ada.status.name]).toEqual([[], "connecting"]);
+  expect([ada.items, ada.loaded, ada.status]).toEqual([[], false, { name: "offline", reason: "closed" }]);
   expect(await new IndexedDb().load(keyOf(line))).toEqual({ ops: [] });
   line.mend();
   expect((await open(line.url, "ada")).unread).toBe(1);
@@ -177,6 +214,45 @@ test("where nothing can be kept everything else works", async () => {
   expect((await server.inbox("ada")).unread).toBe(0);
   Reflect.deleteProperty(globalThis, "indexedDB");
   expect((await open(server.url, "ada")).numbers).toEqual([1]);
+});
+
+test("what cannot be kept while it cannot be sent either is told", async () => {
+  const server = await Server.start();
+  const line = await Line.to(server);
+  await server.pushMany("ada", 1);
+  const storage = new Memory();
+  const ada = await open(line.url, "ada", { storage });
+  storage.addOp = () => Promise.reject(new Error("no room"));
+  await ada.markRead(ada.items[0]!.id);
+  expect(ada.errors).toEqual([]);
+  line.cut();
+  await ada.offline();
+  await ada.markUnread(ada.items[0]!.id);
+  expect([ada.unread, ada.errors]).toEqual([1, [{ code: "storage", message: "what was marked is lost at a reload: Error: no room" }]]);
+  line.mend();
+  await eventually(async () => (await server.inbox("ada")).unread === 1, "it is stored");
+});
+
+test("a mark counts as kept when it is stored for good, not before", async () => {
+  const storage = new IndexedDb();
+  await storage.load("ada");
+  const { put } = IDBObjectStore.prototype;
+  onTestFinished(() => void (IDBObjectStore.prototype.put = put));
+  IDBObjectStore.prototype.put = function (...args) {
+    const request = put.apply(this, args);
+    request.addEventListener("success", () => this.transaction.abort()); // as when the disk is full
+    return request;
+  };
+  await expect(storage.addOp("ada", { id: "1", kind: "read", ids: ["a"] })).rejects.toBeDefined();
+});
+
+test("a storage that never answers holds nothing up", async () => {
+  const server = await Server.start();
+  await server.push("ada", { n: 1 });
+  const silent = () => new Promise<never>(() => {});
+  const ada = await open(server.url, "ada", { storage: { load: silent, save: silent, addOp: silent, removeOp: silent, forget: silent } });
+  await ada.markRead(ada.items[0]!.id);
+  expect((await server.inbox("ada")).unread).toBe(0);
 });
 
 test("inboxes of different users and servers are kept apart, and only some of them", async () => {

@@ -1,6 +1,6 @@
 // What a real server does only by chance: events and answers in every order that is possible. Here a script plays the server.
 
-import { createServer, type IncomingMessage } from "node:http";
+import { createServer, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 
 import { Server as IoServer, type Socket } from "socket.io";
@@ -23,15 +23,19 @@ class Script {
   rev = 3;
   socket!: Socket; // of the newest login
   logins = 0;
-  lists = 0;
+  loginTimes: number[] = [];
+  resyncs = false; // after every login
+  lists: string[] = []; // the paths
+  ackAnswers: object[] = []; // other than ok
+  listMs = 0; // between the head of an answer and its body
   acks: unknown[] = [];
   asked: { event: string; rows: unknown; answer: Answer }[] = [];
   url = "";
 
-  static async start(): Promise<Script> {
+  static async start(prefix = ""): Promise<Script> {
     const script = new Script();
-    const http = createServer((request, response) => script.#list(request, (page) => response.end(JSON.stringify(page))));
-    const io = new IoServer(http, { serveClient: false });
+    const http = createServer(({ url = "" }, response) => script.#list(url, response));
+    const io = new IoServer(http, { serveClient: false, path: `${prefix}/socket.io` });
     io.on("connection", (socket) => script.#serve(socket));
     await new Promise<void>((resolve) => http.listen(0, "127.0.0.1", resolve));
     onTestFinished(() => void io.close());
@@ -39,9 +43,11 @@ class Script {
     return script;
   }
 
-  #list(_request: IncomingMessage, send: (page: object) => void): void {
-    this.lists += 1;
-    send({ items: this.rows, next: null, rev: this.rev, unread: this.unread, epoch: this.epoch });
+  #list(path: string, response: ServerResponse): void {
+    this.lists.push(path);
+    const page = { items: this.rows, next: null, rev: this.rev, unread: this.unread, epoch: this.epoch };
+    response.flushHeaders();
+    setTimeout(() => response.end(JSON.stringify(page)), this.listMs);
   }
 
   get unread(): number {
@@ -51,11 +57,16 @@ class Script {
   #serve(socket: Socket): void {
     socket.on("user_login", (_login: object, answer: Answer) => {
       this.logins += 1;
+      this.loginTimes.push(Date.now());
       this.socket = socket;
       answer({ ok: true, epoch: this.epoch, rev: this.rev, unread: this.unread, undelivered: 0 });
       socket.emit("replay_complete", { count: 0, rev: this.rev, unread: this.unread });
+      if (this.resyncs) socket.emit("resync", { epoch: this.epoch, rev: this.rev, unread: this.unread });
     });
-    socket.on("ack", (rows: unknown) => this.acks.push(rows));
+    socket.on("ack", (rows: unknown, answer: Answer) => {
+      this.acks.push(rows);
+      answer(this.ackAnswers.shift() ?? { ok: true, rev: this.rev, unread: this.unread });
+    });
     for (const event of ["read", "unread"]) {
       socket.on(event, (rows: unknown, answer: Answer) => this.asked.push({ event, rows, answer }));
     }
@@ -148,7 +159,7 @@ test("a resync in between lists anew on a new connection, and acks nothing of wh
   script.socket.emit("receive_message", message(9));
   await ada.until(({ items }) => items.length === 2, "the new list");
   await ada.live();
-  expect([script.logins, script.lists, ada.numbers, ada.unread]).toEqual([2, 2, [2, 1], 2]);
+  expect([script.logins, script.lists.length, ada.numbers, ada.unread]).toEqual([2, 2, [2, 1], 2]);
   expect(ada.states).not.toContain("offline");
   script.socket.emit("receive_messages", [message(3), message(4)]);
   await eventually(async () => script.acks.length === 2, "the next ack");
@@ -158,12 +169,36 @@ test("a resync in between lists anew on a new connection, and acks nothing of wh
 test("a server that sends nothing but resyncs is not asked without end", async () => {
   const script = await Script.start();
   const ada = await open(script.url, "ada");
-  for (let times = 2; times <= 3; times += 1) {
-    script.socket.emit("resync", { epoch: "e1", rev: 3, unread: 3 });
-    await eventually(async () => script.logins === times, "the next login");
-    await ada.live();
-  }
+  script.resyncs = true;
+  script.socket.emit("resync", { epoch: "e1", rev: 3, unread: 3 });
+  await eventually(async () => script.logins === 3, "the logins");
+  script.resyncs = false;
+  const [, second = 0, third = 0] = script.loginTimes; // the second is at once
+  expect(third - second).toBeGreaterThanOrEqual(900);
+  await ada.until(({ status }) => status.name === "live" && script.logins === 4, "the last login");
   expect([ada.numbers, ada.errors]).toEqual([[3, 2, 1], []]);
+});
+
+test("an ack that a busy server did not take is sent again", async () => {
+  const script = await Script.start();
+  await open(script.url, "ada");
+  script.ackAnswers = [{ ok: false, code: "unavailable", message: "busy" }];
+  script.socket.emit("receive_message", message(4));
+  await eventually(async () => script.acks.length === 2, "the ack again");
+  expect(script.acks).toEqual([{ upTo: 4 }, { upTo: 4 }]);
+});
+
+test("a server below a path of a proxy is reached there", async () => {
+  const script = await Script.start("/notify");
+  const ada = await open(`${script.url}/notify/`, "ada");
+  expect([ada.numbers, script.lists]).toEqual([[3, 2, 1], ["/notify/api/inbox/ada?limit=20"]]);
+});
+
+test("a list that comes slowly is waited for as long as it comes", async () => {
+  const script = await Script.start();
+  script.listMs = 11_000; // more than a server has to answer
+  const ada = await open(script.url, "ada");
+  expect([ada.numbers, script.lists.length]).toEqual([[3, 2, 1], 1]);
 });
 
 test("a server that closes the socket is connected to again", async () => {

@@ -5,7 +5,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
-const CORE = ["client", "credentials", "index", "react", "session", "state", "storage", "tabs", "types"];
+const CORE = ["client", "credentials", "index", "patience", "react", "session", "state", "storage", "tabs", "types"];
 const INBOX = ["announcer", "dom", "element", "index", "place", "row", "strings", "style", "time"];
 
 const root = fileURLToPath(new URL("..", import.meta.url));

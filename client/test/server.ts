@@ -208,6 +208,11 @@ export class Line {
     return line;
   }
 
+  /** Connections at this moment. */
+  get open(): number {
+    return this.#pairs.size / 2;
+  }
+
   /** Ends every connection, and lets none come until `mend`. */
   cut(): void {
     this.#blocked = true;

@@ -2,13 +2,15 @@
 // it shows is asked of it.
 
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readFileSync } from "node:fs";
 import { after, test } from "node:test";
+import { promisify } from "node:util";
 
 import { chromium } from "playwright-core";
 
-import { PATIENCE_MS, Server, until } from "./server.mjs";
+import { BINARY, PATIENCE_MS, Server, until } from "./server.mjs";
 
 const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
 assert.ok(existsSync(executablePath), `no browser at ${executablePath}: run scripts/tools, or set CHROMIUM`);
@@ -61,10 +63,10 @@ async function newContext(t, server) {
       Promise.race([once(socket, "close"), once(page, "close")]).then(() => (sockets.open -= 1));
     }),
   );
-  const open = async (options = {}) => {
+  const open = async (options = {}, until = live) => {
     const tab = await context.newPage();
     await tab.goto(`${server.url}/api#${encodeURIComponent(JSON.stringify(options))}`);
-    await live(tab);
+    await until(tab);
     return tab;
   };
   return { context, open, sockets };
@@ -81,6 +83,14 @@ async function shows(tab, numbers, unread) {
     assert.fail(`${found} is shown, not ${wanted}`);
   });
 }
+
+/** In a page: whether a mark is kept. */
+const kept = () =>
+  new Promise((resolve) => {
+    indexedDB.open("tidings").onsuccess = ({ target: { result } }) => {
+      result.transaction("ops").objectStore("ops").count().onsuccess = ({ target }) => resolve(target.result > 0);
+    };
+  });
 
 const heard = (tab) => tab.evaluate(() => ({ messages, toasts, errors }));
 
@@ -197,14 +207,56 @@ test("after a reload a tab goes on from what it kept, offline too", async (t) =>
   await server.push("ada", { n: 1 });
   const { context, open } = await newContext(t, server);
   const tab = await open();
-  await tab.evaluate(() => client.close()); // which keeps it
+  await server.push("ada", { n: 2 });
+  await shows(tab, [2, 1], 2);
+  // As a page that a service worker has: it comes without a line too.
+  const page = "**/api";
+  const script = "**/client/tidings.js";
+  const body = await (await server.fetch("/client/tidings.js")).text();
+  await context.route(page, (route) => route.fulfill({ contentType: "text/html", body: "<!doctype html>" }));
+  if (!process.env.TIDINGS_CLIENT_FROM_DISK) {
+    await context.route(script, (route) => route.fulfill({ contentType: "text/javascript", body }));
+  }
+  await context.setOffline(true);
+  await tab.reload(); // what came a moment ago is saved as the page goes
+  await tab.waitForFunction(() => window.client?.status.name === "offline");
+  await shows(tab, [2, 1], 2);
+  assert.equal(await tab.evaluate(() => client.loaded), true);
+  await tab.evaluate(() => client.markRead(client.items[0].id));
+  await shows(tab, [2, 1], 1);
+
+  await server.push("ada", { n: 3 });
+  await context.setOffline(false);
+  await context.unroute(page);
   const lists = [];
   context.on("request", (request) => request.url().includes("/api/inbox/") && lists.push(request.url()));
-  await server.push("ada", { n: 2 });
   await tab.reload();
   await live(tab);
-  await shows(tab, [2, 1], 2);
+  await shows(tab, [3, 2, 1], 2);
   assert.deepEqual([lists, (await heard(tab)).messages], [[], []]);
+  const isRead = async () => (await (await server.fetch("/api/inbox/ada")).json()).items[1].readAt !== null;
+  await until(isRead, "what was marked offline is stored");
+});
+
+test("when a leader that is offline crashes the next tab sends what it had not", async (t) => {
+  const server = await start(t);
+  await server.push("ada", { n: 1 });
+  const { context, open } = await newContext(t, server);
+  const [leader, follower] = [await open(), await open()];
+  await shows(follower, [1], 1);
+  await context.setOffline(true);
+  await leader.waitForFunction(() => client.status.name === "offline");
+  await leader.evaluate(() => client.markAllRead());
+  await shows(follower, [1], 0);
+  const session = await context.newCDPSession(leader);
+  const crashed = leader.waitForEvent("crash");
+  session.send("Page.crash").catch(() => {}); // it does not answer
+  await crashed;
+  await leader.close(); // the browser's tab, which the page is not in any more
+  await context.setOffline(false);
+  await live(follower);
+  await shows(follower, [1], 0);
+  await until(async () => (await (await server.fetch("/api/inbox/ada")).json()).unread === 0, "it is stored");
 });
 
 test("the toast is where somebody looks", async (t) => {
@@ -227,40 +279,121 @@ test("the toast is where somebody looks", async (t) => {
   assert.deepEqual([(await heard(leader)).toasts, (await heard(hidden)).toasts], [[2], []]);
 });
 
-test("a page that is put aside leaves the lead to another, and follows when it is back", async (t) => {
-  const server = await start(t);
-  await server.push("ada", { n: 1 });
-  const { open, sockets } = await newContext(t, server);
-  const [first, second] = [await open(), await open()];
-  const turn = (tab, type) => tab.evaluate((type) => void dispatchEvent(new PageTransitionEvent(type, { persisted: true })), type);
-  await turn(first, "pagehide");
-  assert.equal(await first.evaluate(() => client.status.name), "offline");
-  await server.push("ada", { n: 2 });
-  await shows(second, [2, 1], 2);
-  await second.evaluate(() => client.markAllRead());
-  await turn(first, "pageshow");
-  await live(first);
-  await shows(first, [2, 1], 0);
-  assert.deepEqual(sockets, { open: 1, ever: 2 });
-});
+for (const [what, away, back] of [
+  ["put aside", "pagehide", "pageshow"],
+  ["frozen", "freeze", "resume"],
+]) {
+  test(`a page that is ${what} leaves the lead to another, and follows when it is back`, async (t) => {
+    const server = await start(t);
+    await server.push("ada", { n: 1 });
+    const { open, sockets } = await newContext(t, server);
+    const [first, second] = [await open(), await open()];
+    const turn = (type) => first.evaluate((type) => void document.dispatchEvent(new Event(type, { bubbles: true })), type);
+    await turn(away);
+    assert.equal(await first.evaluate(() => client.status.name), "offline");
+    await server.push("ada", { n: 2 });
+    await shows(second, [2, 1], 2);
+    await second.evaluate(() => client.markAllRead());
+    await turn(back);
+    await live(first);
+    await shows(first, [2, 1], 0);
+    assert.deepEqual(sockets, { open: 1, ever: 2 });
+  });
+}
 
-test("where tabs cannot talk to each other each has its own socket, and the rest works", async (t) => {
+test("from a leader that does not answer a tab that is looked at takes the lead", async (t) => {
   const server = await start(t);
   const { context, open, sockets } = await newContext(t, server);
-  await context.addInitScript(() => {
-    delete Navigator.prototype.locks;
-    delete window.indexedDB;
+  const [stuck, seen] = [await open(), await open()];
+  const session = await context.newCDPSession(stuck);
+  await session.send("Debugger.enable");
+  const paused = once(session, "Debugger.paused");
+  const over = stuck.evaluate(() => {
+    debugger;
   });
-  const tabs = [await open(), await open()];
+  await paused;
   await server.push("ada", { n: 1 });
-  for (const tab of tabs) await shows(tab, [1], 1);
-  await tabs[0].evaluate(() => client.markAllRead());
-  await shows(tabs[1], [1], 0);
-  assert.deepEqual(sockets, { open: 2, ever: 2 });
-  await tabs[0].reload();
-  await live(tabs[0]);
-  await shows(tabs[0], [1], 0);
+  await seen.evaluate(() => void document.dispatchEvent(new Event("visibilitychange")));
+  await shows(seen, [1], 1);
+  assert.equal(sockets.ever, 2);
+  await session.send("Debugger.resume");
+  await over;
+  await seen.evaluate(() => client.markAllRead());
+  await shows(stuck, [1], 0);
+  await until(() => sockets.open === 1, "the socket of the first is closed");
+  await server.push("ada", { n: 2 });
+  for (const tab of [stuck, seen]) await shows(tab, [2, 1], 1);
+  const all = await Promise.all([stuck, seen].map(heard));
+  assert.deepEqual(all.flatMap(({ toasts }) => toasts).filter((n) => n === 2), [2]);
+  assert.equal(sockets.ever, 2);
 });
+
+test("what a tab marked while nobody leads is shown there at once, and outlives it", async (t) => {
+  const server = await start(t);
+  await server.push("ada", { n: 1 });
+  const { context, open } = await newContext(t, server);
+  const leader = await open();
+  const idle = await context.newPage(); // the next in line, which has the lock then and does nothing
+  await idle.goto(`${server.url}/api`);
+  await idle.evaluate(async () => {
+    const { held } = await navigator.locks.query();
+    const { name } = held.find(({ name }) => !name.includes(" tab "));
+    void navigator.locks.request(name, () => new Promise(() => (window.leads = true)));
+  });
+  const tab = await open();
+  await shows(tab, [1], 1);
+  await leader.close();
+  await idle.waitForFunction(() => window.leads);
+  const unread = await tab.evaluate(() => {
+    void client.markAllRead();
+    return client.unread;
+  });
+  assert.equal(unread, 0);
+  await until(() => tab.evaluate(kept), "it is kept");
+  await Promise.all([tab.close(), idle.close()]);
+  const next = await open();
+  await shows(next, [1], 0);
+  await until(async () => (await (await server.fetch("/api/inbox/ada")).json()).unread === 0, "it is stored");
+});
+
+test("a tab that cannot log in leaves the lead to one that can", async (t) => {
+  const secret = "k1=a-secret-of-more-than-thirty-two-letters";
+  const server = await start(t, `--login-keys=${secret}`);
+  await server.push("ada", { n: 1 });
+  const args = ["sign", `--login-keys=${secret}`, "--token", "ada", "--ttl", "1h"];
+  const { exp, kid, sig } = JSON.parse((await promisify(execFile)(BINARY, args)).stdout);
+  const refused = (tab) => tab.waitForFunction(() => window.client?.status.reason === "unauthorized");
+  const { open } = await newContext(t, server);
+  const old = await open({ credential: { exp: exp - 7200, kid, sig } }, refused);
+  const other = await open({ credential: { exp: exp - 7200, kid, sig } }, refused);
+  const good = await open({ credential: { exp, kid, sig } });
+  for (const tab of [old, other, good]) await shows(tab, [1], 1);
+  await old.evaluate(() => client.markAllRead());
+  await shows(good, [1], 0);
+  const codes = (await Promise.all([old, good].map(heard))).map(({ errors }) => errors.map(({ code }) => code));
+  assert.deepEqual(codes, [["unauthorized"], []]);
+});
+
+for (const [what, without] of [
+  ["cannot talk to each other", () => delete Navigator.prototype.locks],
+  ["may not", () => (LockManager.prototype.request = () => Promise.reject(new DOMException("denied", "SecurityError")))],
+]) {
+  test(`where tabs ${what} each has its own socket, and the rest works`, async (t) => {
+    const server = await start(t);
+    const { context, open, sockets } = await newContext(t, server);
+    await context.addInitScript(without);
+    await context.addInitScript(() => delete window.indexedDB);
+    const tabs = [await open(), await open()];
+    await server.push("ada", { n: 1 });
+    for (const tab of tabs) await shows(tab, [1], 1);
+    await tabs[0].evaluate(() => client.markAllRead());
+    await shows(tabs[1], [1], 0);
+    assert.deepEqual(sockets, { open: 2, ever: 2 });
+    await tabs[0].reload();
+    await live(tabs[0]);
+    await shows(tabs[0], [1], 0);
+  });
+}
 
 test("tabs of different users share nothing, and those that are not to share have a socket each", async (t) => {
   const server = await start(t);
