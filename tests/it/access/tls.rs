@@ -24,6 +24,10 @@ fn renew(folder: &Path) -> CertificateDer<'static> {
 
 /// Asks over TLS as somebody who trusts this certificate alone.
 async fn ask(server: &TestServer, trusted: &CertificateDer<'static>) -> std::io::Result<String> {
+    ask_for(server, trusted, "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await
+}
+
+async fn ask_for(server: &TestServer, trusted: &CertificateDer<'static>, request: &str) -> std::io::Result<String> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).expect("it is taken");
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -34,7 +38,7 @@ async fn ask(server: &TestServer, trusted: &CertificateDer<'static>) -> std::io:
     let line = TcpStream::connect(server.address()).await?;
     let name = ServerName::try_from("localhost").expect("a name");
     let mut line = TlsConnector::from(Arc::new(config)).connect(name, line).await?;
-    line.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
+    line.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     line.read_to_string(&mut answer).await?;
     Ok(answer)
@@ -62,6 +66,18 @@ async fn it_serves_tls_alone_and_takes_a_renewed_certificate() {
     .await
     .expect("it says what is wrong");
     assert!(ask(&server, &first).await.is_ok(), "the one before stays");
+    let list = "GET /api/inbox/1 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    assert!(ask_for(&server, &first, list).await.unwrap().starts_with("HTTP/1.1 200"));
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"));
+    command.args(["key", "add", "--name=n", "--scope=push"]).env("DATABASE_URL", server.place().url());
+    assert!(command.output().await.expect("the binary runs").status.success());
+    tokio::time::timeout(PATIENCE, async {
+        while !ask_for(&server, &first, list).await.unwrap().starts_with("HTTP/1.1 401") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("keys are taken over beside a certificate that is broken");
 
     let second = renew(folder.path());
     tokio::time::timeout(PATIENCE, async {
