@@ -341,7 +341,7 @@ pub struct Config {
         help_heading = "Sockets"
     )]
     pub max_sockets_per_address: usize,
-    /// Events a second that are done for one socket, as many as may wait at once; 0 for no limit. Receipts that wait together are one.
+    /// Events a second that are done for one connection, as many as may wait at once; 0 for no limit. Receipts that wait together are one; events that nobody knows count too.
     #[arg(long, env = "TIDINGS_SOCKET_RATE", default_value_t = 20, global = true, help_heading = "Sockets")]
     pub socket_rate: u32,
     /// Messages that a client which acks may have unacked; then it gets no more until it acks.

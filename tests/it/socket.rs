@@ -263,6 +263,17 @@ impl Socket {
         self.line.send(packet).await
     }
 
+    /// Leaves the namespace and comes back to it on the same connection.
+    pub(crate) async fn rejoin(&mut self) -> Result<(), Gone> {
+        self.send("41").await?;
+        self.send("40").await?;
+        loop {
+            if let Packet::Connected = in_time("the namespace", self.receive()).await? {
+                return Ok(());
+            }
+        }
+    }
+
     /// Sends a websocket frame as it is.
     pub(crate) async fn send_frame(&mut self, frame: Frame) -> Result<(), Gone> {
         match &mut self.line {
