@@ -28,7 +28,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::access::Access;
 use crate::bus::{self, BusError};
-use crate::config::Config;
+use crate::config::{Config, Logins};
 use crate::http::{self as web, App, Guard, Peer};
 use crate::inbox::Inbox;
 use crate::limits::{Rate, Seat, Seats};
@@ -75,7 +75,7 @@ pub enum Error {
     /// Other machines could reach it, and nobody would be asked who they are.
     #[error(
         "{0} can be reached from other machines, so producers need keys and users signed logins: \
-        add --api-keys backend=$(openssl rand -hex 32) and --login-keys k1=$(openssl rand -hex 32), \
+        add --api-keys backend=$(openssl rand -hex 32) and --login-keys k1=$(openssl rand -hex 32), without --logins open, \
         or listen on 127.0.0.1, or say --insecure-open"
     )]
     Exposed(std::net::SocketAddr),
@@ -143,6 +143,12 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
     let credentials = Credentials::load(&config, Arc::clone(&access), certificate, &*opened.store).await?;
     if !config.listen.ip().is_loopback() && !access.may_be_exposed() {
         return Err(Error::Exposed(config.listen));
+    }
+    if config.insecure_open {
+        warn!("--insecure-open: everybody is let in, from anywhere and through any proxy");
+    }
+    if config.logins != Logins::Required {
+        warn!(logins = ?config.logins, "Logins without a signature are let in, so anybody can be any user: see --logins");
     }
     let mut bus = bus::connect(&config.bus, &config.database_url)?;
     let (inbox, tasks) = Inbox::new(opened.store, opened.committers, bus.bus, opened.epoch, (&config).into());

@@ -108,7 +108,7 @@ pub enum Logins {
     Required,
     /// They are let in, logged and counted: to see which pages still have to be changed.
     Warn,
-    /// They are let in.
+    /// They are let in and counted. It needs a loopback address, or --insecure-open.
     Open,
 }
 
@@ -191,7 +191,7 @@ pub struct Config {
     /// A PEM file with the private key of the certificate.
     #[arg(long, env = "TIDINGS_TLS_KEY", default_value = "", value_parser = path, global = true)]
     pub tls_key: PathBuf,
-    /// Let everybody in without asking who they are, from anywhere.
+    /// Let everybody in without asking who they are, from anywhere; pages of other origins only if --origins is empty or has them.
     #[arg(long, env = "TIDINGS_INSECURE_OPEN", default_value_t = false, global = true)]
     pub insecure_open: bool,
     /// Where the Socket.IO engine answers.

@@ -173,6 +173,7 @@ impl Credentials {
             scopes: Scopes::BACKEND,
             expires_at: None,
             revoked: false,
+            stored: false,
         };
         let given = self.config.api_keys.0.iter().chain(&self.held.api_keys).map(backend);
         let api_keys = given.chain(self.held.stored.iter().cloned()).collect();
@@ -221,5 +222,6 @@ fn stored(key: &StoredKey) -> Option<ApiKey> {
         expires_at: key.expires_at,
         // Whatever time that is: it was set by another machine, whose clock may be ahead.
         revoked: key.revoked_at.is_some(),
+        stored: true,
     })
 }

@@ -55,6 +55,11 @@ async fn without_credentials_what_comes_from_elsewhere_is_refused_and_the_log_na
         ("origin", "http://localhost.evil.com", "foreign_origin"),
         ("x-forwarded-for", "10.1.2.3", "proxied"),
         ("forwarded", "for=10.1.2.3", "proxied"),
+        ("x-forwarded-host", "a", "proxied"),
+        ("x-forwarded-proto", "https", "proxied"),
+        ("x-forwarded-port", "443", "proxied"),
+        ("via", "1.1 proxy", "proxied"),
+        ("sec-fetch-site", "cross-site", "foreign_origin"),
     ] {
         let (status, problem) = push(&server, &[(header, value)]).await;
         assert_eq!((status.as_u16(), &problem["code"]), (403, &json!(code)), "{header}: {value}");
@@ -62,6 +67,8 @@ async fn without_credentials_what_comes_from_elsewhere_is_refused_and_the_log_na
         let polled = reqwest::Client::new().get(url).header(header, value).send().await.expect("an answer");
         assert_eq!(polled.status().as_u16(), 403, "polling, {header}: {value}");
     }
+    let nameless = crate::api::raw(server.address(), b"GET /api HTTP/1.0\r\n\r\n").await;
+    assert!(nameless.contains(" 403 ") && nameless.contains("foreign_host"), "{nameless}");
     assert!(server.stderr().contains("--origins") && server.stderr().contains("--api-keys"), "{}", server.stderr());
     for origin in ["http://localhost:3000", "http://127.0.0.1:8080", "http://[::1]"] {
         assert_eq!(push(&server, &[("origin", origin)]).await.0, 200, "{origin}");
@@ -72,15 +79,23 @@ async fn without_credentials_what_comes_from_elsewhere_is_refused_and_the_log_na
 
 #[tokio::test]
 async fn on_other_addresses_it_asks_who_comes_or_does_not_start() {
-    for flags in [&[][..], &[API_KEYS][..], &[LOGIN_KEYS][..]] {
+    for flags in [&[][..], &[API_KEYS], &[LOGIN_KEYS], &[API_KEYS, LOGIN_KEYS, "--logins=open"]] {
         let builder = flags.iter().fold(TestServer::builder(), |builder, flag| builder.flag(flag));
         let refusal = builder.flag("--listen=0.0.0.0:0").prepare().start_refused().await;
         assert_eq!(refusal.code, Some(1));
         assert!(["--api-keys", "--login-keys", "--insecure-open"].iter().all(|flag| refusal.stderr.contains(flag)));
     }
-    for flags in [&["--insecure-open"][..], &[API_KEYS, LOGIN_KEYS][..]] {
+    for (flags, said) in [
+        (&["--insecure-open"][..], "--insecure-open"),
+        (&[API_KEYS, LOGIN_KEYS], ""),
+        (&[API_KEYS, LOGIN_KEYS, "--logins=warn"], "see --logins"),
+        (&[API_KEYS, LOGIN_KEYS, "--logins=open", "--insecure-open"], "see --logins"),
+    ] {
         let builder = flags.iter().fold(TestServer::builder(), |builder, flag| builder.flag(flag));
-        builder.flag("--listen=0.0.0.0:0").start().await;
+        let server = builder.flag("--listen=0.0.0.0:0").start().await;
+        let warnings = server.stderr().lines().filter(|line| line.contains("WARN")).count();
+        let wanted = flags.iter().filter(|flag| flag.starts_with("--logins=") || **flag == "--insecure-open").count();
+        assert!(warnings == wanted && server.stderr().contains(said), "{flags:?}: {}", server.stderr());
     }
 }
 
@@ -209,7 +224,11 @@ async fn unsigned_logins_can_be_let_in_and_counted_while_pages_are_changed() {
     let server = TestServer::with(&[LOGIN_KEYS, "--logins=warn"]).await;
     server.login_empty("1").await;
     assert_eq!(server.metric("tidings_unsigned_logins_total").await, 1.0);
-    assert!(server.stderr().contains("without a signature"));
+    assert!(server.stderr().contains("A login without a signature"));
+    let open = TestServer::with(&[LOGIN_KEYS, "--logins=open"]).await;
+    open.login_empty("1").await;
+    assert_eq!(open.metric("tidings_unsigned_logins_total").await, 1.0);
+    assert!(!open.stderr().contains("A login without a signature"));
     let mut wrong = signed("1", &[]).await;
     wrong["sig"] = json!("00");
     let answer = server.connect().await.call(&user_login(&wrong)).await;
