@@ -71,7 +71,7 @@ pub struct Connected {
 /// Why a bus cannot be used; one that is merely down can.
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
-    /// The name or URL is of no bus that this build has.
+    /// The name or URL is of no bus that this build has. Only how it begins is shown: there may be a password behind.
     #[error("{0:?} is not a bus: use local, postgres or redis://HOST")]
     Unknown(String),
     /// The Postgres bus goes through the database, which has to be Postgres.
@@ -100,7 +100,10 @@ pub fn connect(name: &str, database_url: &str) -> Result<Connected, BusError> {
         Some("postgres") => postgres::start(database_url, sender, &mut tasks)?,
         #[cfg(feature = "redis")]
         Some("redis") => redis::start(name, sender, &mut tasks)?,
-        _ => return Err(BusError::Unknown(name.to_owned())),
+        _ => {
+            let is_scheme = |c: &char| c.is_ascii_alphanumeric() || "+.-".contains(*c);
+            return Err(BusError::Unknown(name.chars().take_while(is_scheme).collect()));
+        }
     };
     Ok(Connected { bus, hints, tasks })
 }

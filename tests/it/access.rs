@@ -9,8 +9,8 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::server::TestServer;
-use crate::socket::Socket;
+use crate::server::{Place, TestServer};
+use crate::socket::{Dial, Socket};
 
 const API_KEYS: &str = "--api-keys=backend=0123456789abcdef,other=fedcba9876543210";
 const LOGIN_KEYS: &str = "--login-keys=k1=the first secret of all,k2=another good secret";
@@ -164,11 +164,36 @@ async fn users_need_a_signed_login_that_is_their_own_and_still_good() {
     assert!(!said.contains(&sig) && !said.contains("the first secret"), "nothing secret is logged");
 }
 
+/// A JWT that the first of [`LOGIN_KEYS`] signs.
+fn jwt(token: &str) -> String {
+    let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+    header.kid = Some("k1".to_owned());
+    let key = jsonwebtoken::EncodingKey::from_secret(b"the first secret of all");
+    let claims = json!({"sub": token, "aud": "tidings", "exp": 4_000_000_000_i64});
+    jsonwebtoken::encode(&header, &claims, &key).expect("a JWT")
+}
+
 #[tokio::test]
 async fn no_log_line_at_any_level_holds_what_is_secret() {
     const TOKEN: &str = "alice.liddell@example.com";
+    const OTHERS: [&str; 2] = ["Zq!x", "秘密の相手"];
+    // A longer target of a library must not make it say more.
+    let log = "--log=trace,engineioxide::socket=trace,engineioxide::transport::ws=trace,socketioxide::client=trace,\
+        hyper::proto::h1=trace,sqlx_postgres::options::parse=trace";
     for format in ["text", "json"] {
-        let server = TestServer::with(&[API_KEYS, LOGIN_KEYS, "--log=trace", &format!("--log-format={format}")]).await;
+        let flags = [API_KEYS, LOGIN_KEYS, log, &format!("--log-format={format}")];
+        let mut builder = flags.iter().fold(TestServer::builder(), |builder, flag| builder.flag(flag)).prepare();
+        if let Place::Postgres(database) = builder.place() {
+            let url = database.url().replacen("://tidings@", "://tidings:database-password@", 1);
+            let with = if url.contains('?') { '&' } else { '?' };
+            builder = flags
+                .iter()
+                .fold(TestServer::builder().at(builder.place().clone()), |b, flag| b.flag(flag))
+                .flag(&format!("--database-url={url}{with}unheard_of=database-password"))
+                .prepare();
+        }
+        builder.start_again().await;
+        let server = builder;
         let good = signed(TOKEN, &[]).await;
         let mut socket = server.connect().await;
         socket.login_with(&user_login(&good)).await;
@@ -185,13 +210,65 @@ async fn no_log_line_at_any_level_holds_what_is_secret() {
         let mut wrong = good.clone();
         wrong["exp"] = json!(7);
         server.connect().await.call(&user_login(&wrong)).await;
+        let jwt = jwt(TOKEN);
+        for dial in [Dial::new(server.address()), Dial::new(server.address()).polling()] {
+            let mut socket = dial.clone().connect().await;
+            socket.login_with(&user_login(&json!({"tokenId": TOKEN, "jwt": jwt}))).await;
+            for auth in [json!({"jwt": jwt}), good.clone()] {
+                let mut socket = dial.clone().auth(&auth).connect().await;
+                socket.login_with(&user_login(&json!({"tokenId": TOKEN}))).await;
+                socket.call(&format!(r#"["ack",["{TOKEN}"]]"#)).await;
+            }
+        }
+        for token in OTHERS {
+            let mut socket = server.connect().await;
+            socket.login_with(&user_login(&signed(token, &[]).await)).await;
+            let body = json!({"tokens": [token], "data": "for her eyes only"}).to_string();
+            let headers = [key, ("content-type", "application/json")];
+            server.api().send("POST", "/api", &headers, body).await.expect("an answer");
+        }
+        // What is refused: broken, too long, with another key, for another token.
+        for body in [&format!(r#"{{"tokens":["{TOKEN}"#), r#"{"tokens":["1"],"data":"for her eyes only\u0000"}"#] {
+            let headers = [key, ("content-type", "application/json")];
+            assert_eq!(server.api().send("POST", "/api", &headers, body).await.expect("an answer").status, 400);
+        }
+        assert_eq!(get(&server, &list, &format!("Bearer {}", &jwt[..jwt.len() - 4])).await, 401);
+        assert_eq!(get(&server, "/api/inbox/1", &format!("Bearer {jwt}")).await, 401);
+        assert_eq!(get(&server, &list, "Bearer 0123456789abcdefX").await, 401);
+        assert_eq!(get(&server, &format!("/api/inbox/{}", TOKEN.repeat(20)), "Bearer 0123456789abcdef").await, 413);
         let said = server.stderr();
         assert!(said.contains("TRACE") || said.contains("DEBUG"), "it does say something");
         let sig = good["sig"].as_str().unwrap();
-        for secret in [TOKEN, "eyes only", "0123456789abcdef", sig, "the first secret"] {
+        let jwt_sig = jwt.rsplit('.').next().unwrap();
+        let secrets = [TOKEN, "eyes only", "0123456789abcdef", sig, jwt_sig, "the first secret", "database-password"];
+        for secret in secrets.into_iter().chain(OTHERS).chain(["%E7%A7%98"]) {
             let line = said.lines().find(|line| line.contains(secret));
             assert!(line.is_none(), "{format}: {secret} in {}", line.unwrap_or_default());
         }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_to_start_shows_nothing_of_a_key() {
+    for flags in
+        ["--api-keys=good=0123456789abcdef,0123456789abcdef", "--login-keys=0123456789abcdef==", "--api-keys=a=s3cret"]
+    {
+        let refusal = TestServer::builder().flag(flags).prepare().start_refused().await;
+        assert_eq!(refusal.code, Some(2), "{flags}");
+        let (flag, _) = flags.split_once('=').unwrap();
+        assert!(refusal.stderr.contains(flag) && refusal.stderr.contains("entry"), "{}", refusal.stderr);
+        assert!(["0123456789abcdef", "s3cret"].iter().all(|key| !refusal.stderr.contains(key)), "{}", refusal.stderr);
+        let refusal = TestServer::builder().env("TIDINGS_API_KEYS", "0123456789abcdef").prepare().start_refused().await;
+        assert!(
+            refusal.stderr.contains("entry 1") && !refusal.stderr.contains("0123456789abcdef"),
+            "{}",
+            refusal.stderr
+        );
+    }
+    for url in ["kafka://user:passw0rd@host", "redis//:passw0rd@host", "redis://:passw0rd@host:port"] {
+        let refusal = TestServer::builder().flag(&format!("--bus={url}")).prepare().start_refused().await;
+        assert!(refusal.code == Some(1) && refusal.stderr.contains("bus"), "{refusal:?}");
+        assert!(!refusal.stderr.contains("passw0rd"), "{refusal:?}");
     }
 }
 
