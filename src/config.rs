@@ -347,6 +347,9 @@ pub struct Config {
     /// Events a second that are done for one connection, as many as may wait at once; 0 for no limit. Receipts that wait together are one; events that nobody knows count too.
     #[arg(long, env = "TIDINGS_SOCKET_RATE", default_value_t = 20, global = true, help_heading = "Sockets")]
     pub socket_rate: u32,
+    /// Ids that one receipt may name, over a socket or HTTP.
+    #[arg(long, env = "TIDINGS_MAX_RECEIPT_IDS", default_value_t = 1000, value_parser = positive, global = true, help_heading = "Sockets")]
+    pub max_receipt_ids: usize,
     /// Messages that a client which acks may have unacked; then it gets no more until it acks.
     #[arg(long, env = "TIDINGS_WINDOW", default_value_t = 64, value_parser = positive, global = true, help_heading = "Sockets")]
     pub window: usize,

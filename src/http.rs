@@ -50,6 +50,8 @@ pub struct Limits {
     pub entity_type_bytes: usize,
     /// Bytes of `collapseKey`, `groupKey` and `actor`.
     pub key_bytes: usize,
+    /// Ids of a receipt.
+    pub receipt_ids: usize,
     /// Bytes of `data`.
     pub data_bytes: usize,
     /// Levels of `data`.
@@ -135,7 +137,7 @@ pub fn admin_router() -> Router {
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is only /metrics here") })
 }
 
-/// 200 if a push would probably work: the database answers and the service is not stopping.
+/// 200 if a push would probably work: the database answers and could write, and the service is not stopping.
 async fn ready(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
     if app.stopping.is_cancelled() {
         return Err(Problem::draining());

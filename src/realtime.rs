@@ -55,6 +55,8 @@ pub struct Settings {
     pub max_message_bytes: usize,
     /// Bytes of a token.
     pub max_token_bytes: usize,
+    /// Ids of a receipt.
+    pub max_receipt_ids: usize,
 }
 
 /// Read buffer of a websocket: clients send little, and each idle socket keeps it.

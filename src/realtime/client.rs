@@ -116,7 +116,8 @@ impl Client {
 
     /// Takes an event in the order it came.
     pub(super) fn take(self: &Arc<Self>, socket: SocketRef, Incoming { packet, callback }: Incoming) {
-        let work = match wire::parse(&packet, self.realtime.settings.max_token_bytes) {
+        let settings = &self.realtime.settings;
+        let work = match wire::parse(&packet, settings.max_token_bytes, settings.max_receipt_ids) {
             Ok(Some(event)) => Work::Do(event),
             Ok(None) => Work::Ignore,
             Err(refused) => Work::Refuse(refused),
@@ -225,7 +226,7 @@ impl Client {
             while let Some(Command { work: Work::Do(ClientEvent::Receipt(next_kind, next)), .. }) =
                 state.waiting.front_mut()
             {
-                if next_kind != kind || !merge(selection, next) {
+                if next_kind != kind || !merge(selection, next, self.realtime.settings.max_receipt_ids) {
                     break;
                 }
                 merged.extend(state.waiting.pop_front().map(|command| command.callback));
@@ -347,9 +348,9 @@ impl Client {
 }
 
 /// Adds `next` to `selection` if the two can be one.
-fn merge(selection: &mut Selection, next: &mut Selection) -> bool {
+fn merge(selection: &mut Selection, next: &mut Selection, max_ids: usize) -> bool {
     match (selection, next) {
-        (Selection::Ids(ids), Selection::Ids(more)) => ids.append(more),
+        (Selection::Ids(ids), Selection::Ids(more)) if ids.len() + more.len() <= max_ids => ids.append(more),
         (Selection::UpTo(rev), Selection::UpTo(more)) => *rev = (*rev).max(*more),
         _ => return false,
     }

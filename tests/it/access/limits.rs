@@ -148,6 +148,26 @@ async fn a_socket_that_says_more_than_it_may_waits_or_is_refused_and_others_do_n
 }
 
 #[tokio::test]
+async fn a_receipt_names_a_bounded_number_of_ids() {
+    let server = TestServer::with(&["--max-receipt-ids=2"]).await;
+    let ids: Vec<_> = server.api().push_numbers("1", 3).await.into_iter().map(|pushed| pushed.id).collect();
+    let mut socket = server.login("1").await;
+    socket.replay().await;
+    for event in ["ack", "read", "unread"] {
+        let answer = socket.call(&json!([event, {"ids": ids}]).to_string()).await;
+        assert_eq!(answer["code"], json!("invalid_payload"), "{answer}");
+        assert!(answer["message"].as_str().is_some_and(|message| message.contains("at most 2 ids")), "{answer}");
+        assert_eq!(socket.call(&json!([event, ids[..2]]).to_string()).await["ok"], json!(true), "{event}");
+    }
+    for path in ["/api/inbox/1/read", "/api/inbox/1/unread"] {
+        let body = json!({"ids": ids}).to_string();
+        let answer = server.api().send("POST", path, &[("content-type", "application/json")], body).await.unwrap();
+        assert!(answer.problem(413, "too_many_ids").contains("at most 2"), "{}", answer.text);
+        server.api().ask("POST", path, &json!({"ids": ids[1..]})).await;
+    }
+}
+
+#[tokio::test]
 async fn what_takes_too_long_to_arrive_is_cut_off_at_its_time() {
     let server = TestServer::with(&["--header-timeout-secs=1", "--body-timeout-secs=1"]).await;
     let sid = server.api().get("/socket.io/?EIO=4&transport=polling").await.text;
