@@ -188,6 +188,7 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         .route_service(&format!("{}/", config.socket_path), engine)
         .layer(cors())
         .layer(from_fn_with_state(guard.clone(), web::admit));
+    let router = web::guarded(router, acceptor.is_some());
     let front = Front {
         seats: Seats::each(config.max_connections_per_address),
         access: Some(Arc::clone(&guard.access)),
@@ -205,7 +206,9 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         info!("Metrics are at http://{address}/metrics");
     }
     let connections = TaskTracker::new();
-    let admin_front = Front { seats: Seats::each(0), access: None, router: web::admin_router(), tls: None };
+    let local = config.admin_listen.0.is_some_and(|address| address.ip().is_loopback());
+    let router = web::guarded(web::admin_router(local), false);
+    let admin_front = Front { seats: Seats::each(0), access: None, router, tls: None };
     let admin = async {
         match &admin {
             Some(listener) => accept(listener, &admin_front, &config, &connections, &shutdown).await,

@@ -53,7 +53,8 @@ async fn it_serves_tls_alone_and_takes_a_renewed_certificate() {
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let server = TestServer::with(&flags).await;
     assert!(server.ready_line().contains("https://"), "{}", server.ready_line());
-    assert!(ask(&server, &first).await.unwrap().starts_with("HTTP/1.1 200"));
+    let answer = ask(&server, &first).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("strict-transport-security: max-age="), "{answer}");
     let plain = crate::api::raw(server.address(), b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     assert!(!plain.contains("200"), "{plain}");
 
