@@ -1,12 +1,12 @@
 //! Who may do what: producers show an API key, users a signed login, and while nobody has to show anything only this
 //! machine is let in. Decisions alone: no I/O, and the time is an argument.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use chrono::{DateTime, Utc};
-use http::HeaderMap;
-use http::header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN};
+use http::header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN, VIA};
+use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 use crate::notification::Token;
@@ -20,10 +20,6 @@ pub use login::{Credential, KeySetError, LoginKeys};
 pub use producer::{ApiKey, Caller, Scope, Scopes, key_sha256};
 
 use producer::Producers;
-
-/// Headers by which a proxy says that a request is not from here.
-const PROXIED: [&str; 5] =
-    ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-real-ip"];
 
 /// Everything that decides.
 #[derive(Debug, Default)]
@@ -41,7 +37,7 @@ pub enum Unsigned {
     Refused,
     /// It is let in, and counted and logged.
     Warned,
-    /// It is let in.
+    /// It is let in and counted.
     Welcome,
 }
 
@@ -52,7 +48,7 @@ pub struct Rules {
     pub audience: String,
     /// What becomes of a login without a signature when there are keys.
     pub unsigned: Unsigned,
-    /// Whether to let everybody in without asking.
+    /// Whether to let everybody in from anywhere. Pages are still told apart if there are `origins`.
     pub insecure_open: bool,
     /// Origins of pages that may connect, besides those of this machine; `*` for all. In lower case.
     pub origins: Vec<String>,
@@ -72,11 +68,14 @@ struct Keys {
 pub enum Stranger {
     /// Without credentials only this machine is served, and a proxy speaks for others.
     #[error(
-        "it came through a proxy, but no credentials are configured: set --api-keys and --login-keys, or --insecure-open"
+        "it came through a proxy, but not everybody is asked who they are: set --api-keys and --login-keys, and not \
+        --logins open, or say --insecure-open"
     )]
     Proxied,
-    /// It was sent to a name that is not this machine's: perhaps by a page that rebinds one.
-    #[error("its Host is not this machine: set --api-keys and --login-keys, or --insecure-open")]
+    /// It was sent to a name that is not this machine's, perhaps by a page that rebinds one, or to none.
+    #[error(
+        "its Host is not this machine: set --api-keys and --login-keys, and not --logins open, or say --insecure-open"
+    )]
     Host,
     /// It comes from a page of elsewhere.
     #[error("its Origin is not allowed: add it to --origins")]
@@ -116,7 +115,7 @@ impl Access {
         *keys = Arc::new(Keys { producers, logins });
     }
 
-    /// The names of the API keys that were used since the last call, with the last time.
+    /// The names of the API keys of the table that were used since the last call, with the last time.
     #[must_use]
     pub fn used_keys(&self) -> Vec<(String, DateTime<Utc>)> {
         self.keys().producers.take_used()
@@ -126,7 +125,8 @@ impl Access {
     #[must_use]
     pub fn may_be_exposed(&self) -> bool {
         let keys = self.keys();
-        self.rules.insecure_open || (keys.producers.needed() && keys.logins.needed())
+        let signed = keys.logins.needed() && self.rules.unsigned != Unsigned::Welcome;
+        self.rules.insecure_open || (keys.producers.needed() && signed)
     }
 
     /// Lets a request in, or not.
@@ -134,17 +134,20 @@ impl Access {
     /// # Errors
     /// Says what is foreign about it.
     pub fn admit(&self, headers: &HeaderMap) -> Result<(), Stranger> {
-        if self.rules.insecure_open {
+        if self.rules.insecure_open && self.rules.origins.is_empty() {
             return Ok(());
         }
         let host = text(headers, HOST.as_str());
         let exposed = self.may_be_exposed();
         if !exposed {
-            if headers.contains_key(FORWARDED) || PROXIED.iter().any(|name| headers.contains_key(*name)) {
+            if headers.keys().any(is_of_a_proxy) {
                 return Err(Stranger::Proxied);
             }
-            if host.is_some_and(|host| !is_here(host)) {
+            if !is_for_this_machine(headers) {
                 return Err(Stranger::Host);
+            }
+            if is_embedded_elsewhere(headers) && !self.rules.origins.iter().any(|known| known == "*") {
+                return Err(Stranger::Origin);
             }
         }
         match headers.get(ORIGIN) {
@@ -178,7 +181,7 @@ impl Access {
         let hops: Vec<_> = forwarded.flat_map(|value| value.split(',')).map(str::trim).collect();
         let mut client = peer;
         for hop in hops.iter().rev() {
-            let Ok(address) = hop.parse::<IpAddr>() else { break };
+            let Some(address) = address_of(hop) else { break };
             client = address.to_canonical();
             if !self.trusts(client) {
                 break;
@@ -237,8 +240,8 @@ impl Access {
             Some(credential) => keys.logins.verify(credential, token, &self.rules.audience, now).map(Some),
             None if self.rules.unsigned == Unsigned::Refused => Err(Denied),
             None => {
+                crate::metrics::unsigned_login();
                 if self.rules.unsigned == Unsigned::Warned {
-                    crate::metrics::unsigned_login();
                     tracing::warn!(?token, "A login without a signature was let in");
                 }
                 Ok(None)
@@ -264,6 +267,30 @@ fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 fn after_scheme<'v>(value: &'v str, scheme: &str) -> Option<&'v str> {
     let (first, rest) = value.split_once(' ')?;
     first.eq_ignore_ascii_case(scheme).then(|| rest.trim())
+}
+
+/// Whether a proxy says with this header that a request is not from here. One that adds none cannot be told.
+fn is_of_a_proxy(name: &HeaderName) -> bool {
+    [FORWARDED, VIA].contains(name) || name == "x-real-ip" || name.as_str().starts_with("x-forwarded")
+}
+
+/// Whether a request was sent to a name of this machine.
+#[must_use]
+pub fn is_for_this_machine(headers: &HeaderMap) -> bool {
+    text(headers, HOST.as_str()).is_some_and(is_here)
+}
+
+/// Whether a page of elsewhere asks without an `Origin`, as browsers do for what it can only embed. To open the service's
+/// own page and to load its client is fine.
+fn is_embedded_elsewhere(headers: &HeaderMap) -> bool {
+    let meant_for_others = matches!(text(headers, "sec-fetch-dest"), Some("document" | "script"));
+    text(headers, "sec-fetch-site") == Some("cross-site") && !headers.contains_key(ORIGIN) && !meant_for_others
+}
+
+/// As proxies write it: some with a port, an IPv6 one perhaps in brackets.
+fn address_of(hop: &str) -> Option<IpAddr> {
+    let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(hop);
+    bare.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
 /// Whether an authority (a host with or without a port) is this machine.

@@ -28,7 +28,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::access::Access;
 use crate::bus::{self, BusError};
-use crate::config::Config;
+use crate::config::{Config, Logins};
 use crate::http::{self as web, App, Guard, Peer};
 use crate::inbox::Inbox;
 use crate::limits::{Rate, Seat, Seats};
@@ -75,14 +75,14 @@ pub enum Error {
     /// Other machines could reach it, and nobody would be asked who they are.
     #[error(
         "{0} can be reached from other machines, so producers need keys and users signed logins: \
-        add --api-keys backend=$(openssl rand -hex 32) and --login-keys k1=$(openssl rand -hex 32), \
+        add --api-keys backend=$(openssl rand -hex 32) and --login-keys k1=$(openssl rand -hex 32), without --logins open, \
         or listen on 127.0.0.1, or say --insecure-open"
     )]
     Exposed(std::net::SocketAddr),
     /// Keys or the certificate cannot be used.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// `tidings key` has nothing to do for that name.
+    /// `tidings key` has nothing to do for that name, or no room for one more.
     #[error("{0}")]
     KeyName(String),
     /// The operating system gives no random numbers.
@@ -129,12 +129,31 @@ pub fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Error> {
     open().map_err(|source| Error::Listen { address, source })
 }
 
+/// What the service needs of descriptors besides connections: the database, files, the bus, the listeners.
+const OWN_DESCRIPTORS: u64 = 64;
+
+/// Raises the limit of descriptors as far as this process may. What is left says whether one address can take them all.
+fn raise_descriptors(config: &Config) {
+    let raised = rlimit::increase_nofile_limit(u64::MAX);
+    let needed = config.max_connections_per_address as u64 + OWN_DESCRIPTORS;
+    match raised {
+        Ok(limit) if limit < needed => warn!(
+            limit,
+            "The limit of open files (ulimit -n) lets one address take all connections: raise it to more than {needed}, \
+            or lower --max-connections-per-address"
+        ),
+        Ok(_) => {}
+        Err(error) => debug!(%error, "Cannot raise the limit of open files"),
+    }
+}
+
 /// Serves until `shutdown` is cancelled, then drains: no new work, queued work done, sockets told, database closed.
 ///
 /// # Errors
 /// Says why the service could not start or go on.
 pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     metrics::install();
+    raise_descriptors(&config);
     let admin = config.admin_listen.0.map(listen).transpose()?;
     let certificate = Certificate::load(&config).await.map_err(CredentialsError::from)?;
     let acceptor = certificate.as_ref().map(Certificate::acceptor).transpose().map_err(CredentialsError::from)?;
@@ -143,6 +162,12 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
     let credentials = Credentials::load(&config, Arc::clone(&access), certificate, &*opened.store).await?;
     if !config.listen.ip().is_loopback() && !access.may_be_exposed() {
         return Err(Error::Exposed(config.listen));
+    }
+    if config.insecure_open {
+        warn!("--insecure-open: everybody is let in, from anywhere and through any proxy");
+    }
+    if config.logins != Logins::Required {
+        warn!(logins = ?config.logins, "Logins without a signature are let in, so anybody can be any user: see --logins");
     }
     let mut bus = bus::connect(&(&config).into())?;
     let (inbox, tasks) = Inbox::new(opened.store, opened.committers, bus.bus, opened.epoch, (&config).into());
@@ -175,6 +200,7 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         key_rate: Arc::new(Rate::per_second(config.key_rate)),
         address_rate: Arc::new(Rate::per_second(config.address_rate)),
         sockets: Seats::each(config.max_sockets_per_address),
+        refusals: Arc::default(),
     };
     let engine = from_fn_with_state(guard.clone(), web::seat).layer(realtime.service());
     let router = web::router(app, guard.clone(), &config.socket_path)
@@ -182,6 +208,7 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         .route_service(&format!("{}/", config.socket_path), engine)
         .layer(cors())
         .layer(from_fn_with_state(guard.clone(), web::admit));
+    let router = web::guarded(router, acceptor.is_some());
     let front = Front {
         seats: Seats::each(config.max_connections_per_address),
         access: Some(Arc::clone(&guard.access)),
@@ -199,7 +226,9 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         info!("Metrics are at http://{address}/metrics");
     }
     let connections = TaskTracker::new();
-    let admin_front = Front { seats: Seats::each(0), access: None, router: web::admin_router(), tls: None };
+    let local = config.admin_listen.0.is_some_and(|address| address.ip().is_loopback());
+    let router = web::guarded(web::admin_router(local), false);
+    let admin_front = Front { seats: Seats::each(0), access: None, router, tls: None };
     let admin = async {
         match &admin {
             Some(listener) => accept(listener, &admin_front, &config, &connections, &shutdown).await,

@@ -72,7 +72,7 @@ pub struct Connected {
 /// Why a bus cannot be used; one that is merely down can.
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
-    /// The name, or the scheme of the URL, is of no bus that this build has.
+    /// The name or URL is of no bus that this build has. Only how it begins is shown: there may be a password behind.
     #[error("{0:?} is not a bus: use local, postgres, redis://HOST or rediss://HOST")]
     Unknown(String),
     /// The Postgres bus goes through the database, which has to be Postgres.
@@ -113,7 +113,10 @@ pub fn connect(settings: &Settings) -> Result<Connected, BusError> {
         Some("postgres") => postgres::start(settings, sender, &mut tasks)?,
         #[cfg(feature = "redis")]
         Some("redis" | "rediss") => redis::start(settings, sender, &mut tasks)?,
-        scheme => return Err(BusError::Unknown(scheme.unwrap_or_default().to_owned())),
+        _ => {
+            let is_scheme = |c: &char| c.is_ascii_alphanumeric() || "+.-".contains(*c);
+            return Err(BusError::Unknown(settings.name.chars().take_while(is_scheme).collect()));
+        }
     };
     Ok(Connected { bus, hints, tasks })
 }

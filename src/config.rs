@@ -1,9 +1,12 @@
 //! The configuration: one struct, in which a flag, its environment variable and its help are one field.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 
 /// A persistent notification service with an offline inbox.
 ///
@@ -108,7 +111,7 @@ pub enum Logins {
     Required,
     /// They are let in, logged and counted: to see which pages still have to be changed.
     Warn,
-    /// They are let in.
+    /// They are let in and counted. It needs a loopback address, or --insecure-open.
     Open,
 }
 
@@ -162,13 +165,13 @@ pub struct Config {
     #[arg(long, env = "TIDINGS_BUS_SILENCE_SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..), global = true)]
     pub bus_silence_secs: u64,
     /// API keys of producers, `name=key,...`. With any, every push needs one.
-    #[arg(long, env = "TIDINGS_API_KEYS", default_value = "", value_parser = named_keys, hide_env_values = true, global = true)]
+    #[arg(long, env = "TIDINGS_API_KEYS", default_value = "", value_parser = NamedKeysParser, hide_env_values = true, global = true)]
     pub api_keys: NamedKeys,
     /// A file of more API keys, a line of name=key each; read again when it changes.
     #[arg(long, env = "TIDINGS_API_KEYS_FILE", default_value = "", value_parser = path, global = true)]
     pub api_keys_file: PathBuf,
     /// Secrets that users' logins are signed with, `kid=secret,...`. With any, every login needs a signature.
-    #[arg(long, env = "TIDINGS_LOGIN_KEYS", default_value = "", value_parser = named_keys, hide_env_values = true, global = true)]
+    #[arg(long, env = "TIDINGS_LOGIN_KEYS", default_value = "", value_parser = NamedKeysParser, hide_env_values = true, global = true)]
     pub login_keys: NamedKeys,
     /// A file of more such secrets, a line of kid=secret each; read again when it changes.
     #[arg(long, env = "TIDINGS_LOGIN_KEYS_FILE", default_value = "", value_parser = path, global = true)]
@@ -197,7 +200,7 @@ pub struct Config {
     /// A PEM file with the private key of the certificate.
     #[arg(long, env = "TIDINGS_TLS_KEY", default_value = "", value_parser = path, global = true)]
     pub tls_key: PathBuf,
-    /// Let everybody in without asking who they are, from anywhere.
+    /// Let everybody in without asking who they are, from anywhere; pages of other origins only if --origins is empty or has them.
     #[arg(long, env = "TIDINGS_INSECURE_OPEN", default_value_t = false, global = true)]
     pub insecure_open: bool,
     /// Where the Socket.IO engine answers.
@@ -347,9 +350,12 @@ pub struct Config {
         help_heading = "Sockets"
     )]
     pub max_sockets_per_address: usize,
-    /// Events a second that are done for one socket, as many as may wait at once; 0 for no limit. Receipts that wait together are one.
+    /// Events a second that are done for one connection, as many as may wait at once; 0 for no limit. Receipts that wait together are one; events that nobody knows count too.
     #[arg(long, env = "TIDINGS_SOCKET_RATE", default_value_t = 20, global = true, help_heading = "Sockets")]
     pub socket_rate: u32,
+    /// Ids that one receipt may name, over a socket or HTTP.
+    #[arg(long, env = "TIDINGS_MAX_RECEIPT_IDS", default_value_t = 1000, value_parser = positive, global = true, help_heading = "Sockets")]
+    pub max_receipt_ids: usize,
     /// Messages that a client which acks may have unacked; then it gets no more until it acks.
     #[arg(long, env = "TIDINGS_WINDOW", default_value_t = 64, value_parser = positive, global = true, help_heading = "Sockets")]
     pub window: usize,
@@ -404,6 +410,22 @@ fn admin_listen(text: &str) -> Result<AdminListen, String> {
 /// Shorter ones could be guessed.
 const MIN_KEY_LEN: usize = 16;
 
+/// Says which entry is wrong and no more: clap by itself shows all of a value that it refuses.
+#[derive(Clone)]
+struct NamedKeysParser;
+
+impl TypedValueParser for NamedKeysParser {
+    type Value = NamedKeys;
+
+    fn parse_ref(&self, cli: &clap::Command, arg: Option<&Arg>, value: &OsStr) -> Result<NamedKeys, clap::Error> {
+        let keys = value.to_str().ok_or_else(|| "it is no text".to_owned()).and_then(named_keys);
+        keys.map_err(|problem| {
+            let flag = arg.map(ToString::to_string).unwrap_or_default();
+            clap::Error::raw(ErrorKind::ValueValidation, format!("{flag}: {problem}\n")).with_cmd(cli)
+        })
+    }
+}
+
 fn named_keys(text: &str) -> Result<NamedKeys, String> {
     named(text.split(',').filter(|entry| !entry.is_empty()))
 }
@@ -416,7 +438,8 @@ pub fn keys_of_lines(text: &str) -> Result<NamedKeys, String> {
     named(text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')))
 }
 
-/// The text is secret, so an error says which entry it is about and no more.
+/// The text is secret, so an error says which entry it is about and no more: not even its name, which may be a key that
+/// stands in the wrong place.
 fn named<'t>(entries: impl Iterator<Item = &'t str>) -> Result<NamedKeys, String> {
     let mut keys: Vec<(String, String)> = Vec::new();
     for (at, entry) in (1..).zip(entries) {
@@ -426,7 +449,7 @@ fn named<'t>(entries: impl Iterator<Item = &'t str>) -> Result<NamedKeys, String
         }
         if key.len() < MIN_KEY_LEN {
             return Err(format!(
-                "the key of {name} must have {MIN_KEY_LEN} characters or more: try openssl rand -hex 32"
+                "the key of entry {at} must have {MIN_KEY_LEN} characters or more: try openssl rand -hex 32"
             ));
         }
         keys.push((name.to_owned(), key.to_owned()));
@@ -545,7 +568,13 @@ mod tests {
         assert_eq!(keys.0.len(), 2);
         assert_eq!(format!("{keys:?}"), r#"["backend", "other"]"#);
         assert!(named_keys("").unwrap().0.is_empty());
-        for bad in ["0123456789abcdef", "a=short", "a=0123456789abcdef,a=fedcba9876543210", "=0123456789abcdef"] {
+        for bad in [
+            "0123456789abcdef",
+            "a=short",
+            "a=0123456789abcdef,a=fedcba9876543210",
+            "=0123456789abcdef",
+            "0123456789abcdef==",
+        ] {
             let error = named_keys(bad).unwrap_err();
             assert!(!error.contains("0123456789abcdef"), "{error}");
         }

@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::middleware::from_fn_with_state;
-use axum::response::IntoResponse;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use chrono::Utc;
-use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
+use http::header::{
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio_util::sync::CancellationToken;
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -17,7 +20,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::access::{Access, Caller, Scope};
+use crate::access::{Access, Caller, Scope, is_for_this_machine};
 use crate::inbox::Inbox;
 use crate::metrics;
 use crate::notification::Token;
@@ -50,6 +53,8 @@ pub struct Limits {
     pub entity_type_bytes: usize,
     /// Bytes of `collapseKey`, `groupKey` and `actor`.
     pub key_bytes: usize,
+    /// Ids of a receipt.
+    pub receipt_ids: usize,
     /// Bytes of `data`.
     pub data_bytes: usize,
     /// Levels of `data`.
@@ -93,7 +98,7 @@ impl App {
     }
 }
 
-/// Everything but the sockets; `socket_path` is where the client bundles are served. To be behind [`admit`].
+/// Everything but the sockets; `socket_path` is where the client bundles are served. To be behind [`admit`] and [`guarded`].
 pub fn router(app: App, guard: Guard, socket_path: &str) -> Router {
     let (api, document) = OpenApiRouter::with_openapi(docs::Document::openapi())
         .routes(routes!(push::push, push::alive))
@@ -114,12 +119,22 @@ pub fn router(app: App, guard: Guard, socket_path: &str) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take this method")
         })
+        .with_state(app)
+}
+
+/// Tells browsers what every answer is not to be used for. To be outermost, so that refusals have it too; with `tls` it also
+/// says that nothing is to be asked without.
+pub fn guarded(router: Router, tls: bool) -> Router {
+    let router = router
         .layer(always(X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(always(REFERRER_POLICY, "no-referrer"))
         .layer(always(X_FRAME_OPTIONS, "DENY"))
         // Pages have policies of their own; nothing else is a page.
-        .layer(always(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
-        .with_state(app)
+        .layer(always(
+            CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+        ));
+    if tls { router.layer(always(STRICT_TRANSPORT_SECURITY, "max-age=31536000")) } else { router }
 }
 
 /// Sets a header of every answer that does not have it.
@@ -127,15 +142,24 @@ fn always(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<Heade
     SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
 }
 
-/// What is for operators alone, on a listener of its own.
-pub fn admin_router() -> Router {
+/// What is for operators alone, on a listener of its own. If that is for this machine alone, `local`, a page that rebinds
+/// its name gets nothing.
+pub fn admin_router(local: bool) -> Router {
     let text = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    Router::new()
+    let router = Router::new()
         .route("/metrics", get(move || async move { (text, metrics::render()) }))
-        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is only /metrics here") })
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is only /metrics here") });
+    if local { router.layer(from_fn(for_this_machine)) } else { router }
 }
 
-/// 200 if a push would probably work: the database answers and the service is not stopping.
+async fn for_this_machine(request: Request, next: Next) -> Response {
+    if is_for_this_machine(request.headers()) {
+        return next.run(request).await;
+    }
+    Problem::new(StatusCode::FORBIDDEN, "foreign_host", "its Host is not this machine").into_response()
+}
+
+/// 200 if a push would probably work: the database answers and could write, and the service is not stopping.
 async fn ready(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
     if app.stopping.is_cancelled() {
         return Err(Problem::draining());

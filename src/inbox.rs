@@ -394,12 +394,16 @@ impl Inbox {
         }
     }
 
-    /// Answers if the database does.
+    /// Answers if the database does, and could write when it last had to.
     ///
     /// # Errors
-    /// [`store::Error::Unavailable`] if it does not.
+    /// [`store::Error::Unavailable`] if not.
     pub async fn ping(&self) -> Result<(), store::Error> {
-        self.store.epoch().await.map(drop)
+        self.store.epoch().await?;
+        match self.writer.is_failing() {
+            true => Err(store::Error::Unavailable("its last transaction failed".into())),
+            false => Ok(()),
+        }
     }
 
     /// Takes what the other nodes say, until the bus ends.

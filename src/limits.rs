@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use governor::clock::{Clock, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
@@ -80,6 +80,24 @@ impl Pace {
     pub fn wait(&self) -> Option<Duration> {
         let until = self.0.check().err()?;
         Some(until.wait_time_from(DefaultClock::default().now()))
+    }
+}
+
+/// Lets one line a second into the log of what anybody can cause, and counts what it leaves out.
+#[derive(Debug, Default)]
+pub struct Quiet(Mutex<(Option<Instant>, u64)>);
+
+impl Quiet {
+    /// Whether a line is due, and if so how many were left out before it.
+    #[must_use]
+    pub fn due(&self, now: Instant) -> Option<u64> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.0.is_some_and(|last| now < last + Duration::from_secs(1)) {
+            state.1 += 1;
+            return None;
+        }
+        state.0 = Some(now);
+        Some(std::mem::take(&mut state.1))
     }
 }
 
@@ -169,6 +187,16 @@ mod tests {
         assert!(refused.retry_after.is_some_and(|wait| wait <= Duration::from_secs(1)), "{refused:?}");
         assert_eq!(rate.count("other").unwrap().retry_after, None);
         assert_eq!(Rate::per_second(0).count("one"), None);
+    }
+
+    #[test]
+    fn the_log_gets_a_line_a_second_and_the_number_of_those_left_out() {
+        let (quiet, start) = (Quiet::default(), Instant::now());
+        let due = |millis| quiet.due(start + Duration::from_millis(millis));
+        assert_eq!(
+            [due(0), due(1), due(999), due(1000), due(1001), due(5000)],
+            [Some(0), None, None, Some(2), None, Some(1)]
+        );
     }
 
     #[test]

@@ -8,23 +8,35 @@ use tidings::app;
 use tidings::config::{Cli, Command, Config, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata, error};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt};
 
-/// Libraries that would write what passes through them into the log: payloads and headers. They stay at info,
-/// whatever --log says.
-const DISCREET: [&str; 10] = [
-    "engineioxide",
-    "engineioxide_core",
-    "h2",
-    "hyper",
-    "hyper_util",
-    "redis",
-    "socketioxide",
-    "socketioxide_core",
-    "tokio_tungstenite",
-    "tungstenite",
+/// Libraries that would write what passes through them into the log, with the most that they may say whatever --log says:
+/// most of them know payloads and headers, the last one the parameters of a database's URL.
+const DISCREET: [(&str, Level); 11] = [
+    ("engineioxide", Level::INFO),
+    ("engineioxide_core", Level::INFO),
+    ("h2", Level::INFO),
+    ("hyper", Level::INFO),
+    ("hyper_util", Level::INFO),
+    ("redis", Level::INFO),
+    ("socketioxide", Level::INFO),
+    ("socketioxide_core", Level::INFO),
+    ("tokio_tungstenite", Level::INFO),
+    ("tungstenite", Level::INFO),
+    ("sqlx_postgres::options", Level::ERROR),
 ];
+
+/// A filter of its own: among the directives of --log a longer target would win.
+fn is_discreet(metadata: &Metadata<'_>) -> bool {
+    let within = |library| {
+        metadata.target().strip_prefix(library).is_some_and(|rest: &str| rest.is_empty() || rest.starts_with("::"))
+    };
+    DISCREET.iter().all(|(library, most)| metadata.level() <= most || !within(*library))
+}
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -36,13 +48,11 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let filter = DISCREET
-        .iter()
-        .fold(filter, |filter, library| filter.add_directive(format!("{library}=info").parse().expect("a directive")));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::registry().with(filter).with(filter_fn(is_discreet));
+    let lines = fmt::layer().with_writer(std::io::stderr);
     match config.log_format {
-        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
+        LogFormat::Text => logs.with(lines.with_ansi(std::io::stderr().is_terminal())).init(),
+        LogFormat::Json => logs.with(lines.json().flatten_event(true)).init(),
     }
 
     let result = match command {

@@ -34,6 +34,8 @@ const BUS_DROPPED: &str = "tidings_bus_hints_dropped_total";
 const LIVE_ONLY_DROPPED: &str = "tidings_live_only_dropped_total";
 /// Logins without a signature that were let in.
 const UNSIGNED_LOGINS: &str = "tidings_unsigned_logins_total";
+/// Looks at keys or a certificate that failed, which leaves what was read before.
+const RELOAD_FAILURES: &str = "tidings_reload_failures_total";
 /// What was refused because a limit was reached, by `limit`: `key`, `address`, `sockets` or `connections`.
 const LIMITED: &str = "tidings_limited_total";
 /// Inboxes that a sweep found ahead of what the hints had said.
@@ -77,6 +79,7 @@ fn describe() {
     describe_counter!(BUS_DROPPED, Unit::Count, "Hints not sent because too many waited");
     describe_counter!(LIVE_ONLY_DROPPED, Unit::Count, "Messages with ttl 0 that a session could not take in time");
     describe_counter!(UNSIGNED_LOGINS, Unit::Count, "Logins without a signature that were let in");
+    describe_counter!(RELOAD_FAILURES, Unit::Count, "Looks at keys or a certificate that failed");
     describe_counter!(LIMITED, Unit::Count, "Refused by a limit: key, address, sockets or connections");
     describe_counter!(SWEPT, Unit::Count, "Inboxes that a sweep found ahead of what the hints had said");
     describe_counter!(RESYNCS, Unit::Count, "Sessions that were told that the table was taken back");
@@ -92,7 +95,9 @@ fn describe() {
     {
         counter!(PUSHES, "outcome" => outcome).increment(0);
     }
-    for name in [UNSIGNED_LOGINS, LIVE_ONLY_DROPPED, COMMIT_FAILURES, BUS_DROPPED, HINTS, SWEPT, RESYNCS, ROWS] {
+    for name in
+        [UNSIGNED_LOGINS, RELOAD_FAILURES, LIVE_ONLY_DROPPED, COMMIT_FAILURES, BUS_DROPPED, HINTS, SWEPT, RESYNCS, ROWS]
+    {
         counter!(name).increment(0);
     }
     gauge!(SESSIONS).set(0);
@@ -124,6 +129,10 @@ pub(crate) fn committed(jobs: usize, rows: usize, took: Duration) {
 
 pub(crate) fn commit_failed() {
     counter!(COMMIT_FAILURES).increment(1);
+}
+
+pub(crate) fn reload_failed() {
+    counter!(RELOAD_FAILURES).increment(1);
 }
 
 pub(crate) fn limited(limit: &'static str) {

@@ -103,10 +103,10 @@ impl Token {
     }
 }
 
-/// Shows at most the first four characters: logs never hold whole tokens.
+/// Shows at most a quarter of it and four characters: logs never hold whole tokens, however short or in which script.
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown: String = self.0.chars().take(if self.0.len() > 8 { 4 } else { 1 }).collect();
+        let shown: String = self.0.chars().take((self.0.chars().count() / 4).min(4)).collect();
         write!(f, "{shown}..({} bytes)", self.0.len())
     }
 }
@@ -381,7 +381,14 @@ mod tests {
     fn debug_of_a_token_never_shows_it_whole() {
         let token = Token::parse("alice@example.com", 256).unwrap();
         assert_eq!(format!("{token:?}"), "alic..(17 bytes)");
-        assert_eq!(format!("{:?}", Token::parse("1234", 256).unwrap()), "1..(4 bytes)");
+        for (short, shown) in [
+            ("1234", "1..(4 bytes)"),
+            ("7", "..(1 bytes)"),
+            ("李小龙", "..(9 bytes)"),
+            ("二三四五六", "二..(15 bytes)"),
+        ] {
+            assert_eq!(format!("{:?}", Token::parse(short, 256).unwrap()), shown);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use socketioxide::extract::{SocketRef, TryData};
 use socketioxide::handler::ConnectHandler;
 use socketioxide::service::SocketIoService;
+use socketioxide::socket::{DisconnectReason, Sid};
 use socketioxide::{ParserConfig, ProtocolVersion, SocketIo, TransportType};
 use tower::{Service, ServiceBuilder, ServiceExt};
 
@@ -42,9 +43,9 @@ pub struct Settings {
     pub ping_interval: Duration,
     /// And closes it when none came for this long.
     pub ping_timeout: Duration,
-    /// A socket that has not logged in by then is closed.
+    /// A socket that has not logged in by then is closed; if it is just about to, after as long again.
     pub login_timeout: Duration,
-    /// Client events that are done for a socket each second; 0 for no limit.
+    /// Client events that count for a connection each second, known or not; 0 for no limit.
     pub event_rate: u32,
     /// How long the body of a poll may take to arrive.
     pub body_timeout: Duration,
@@ -54,6 +55,8 @@ pub struct Settings {
     pub max_message_bytes: usize,
     /// Bytes of a token.
     pub max_token_bytes: usize,
+    /// Ids of a receipt.
+    pub max_receipt_ids: usize,
 }
 
 /// Read buffer of a websocket: clients send little, and each idle socket keeps it.
@@ -164,8 +167,11 @@ impl Realtime {
             client.take(socket, event);
             std::future::ready(())
         });
-        socket.on_disconnect(move || {
+        socket.on_disconnect(move |socket: SocketRef, reason: DisconnectReason| {
             gone.leave();
+            if reason == DisconnectReason::ClientNSDisconnect {
+                gone.realtime().hang_up_later(&socket);
+            }
             std::future::ready(())
         });
     }
@@ -185,9 +191,30 @@ impl Realtime {
             }
             return;
         }
-        // A polling session has no connection of its own; it ends like one whose client says goodbye.
-        let (version, goodbye) = if socket.protocol() == ProtocolVersion::V4 { (3, "1:1") } else { (4, "1") };
-        let uri = format!("{}/?EIO={version}&transport=polling&sid={}", self.settings.path, socket.id);
+        self.say_goodbye(socket.protocol(), socket.id).await;
+    }
+
+    /// Ends the connection of a client that has left the namespace, if it does not go: nothing else would. Does not keep
+    /// the socket until then, nor its seat.
+    fn hang_up_later(&self, socket: &SocketRef) {
+        let (realtime, line) = (self.clone(), current_line(socket).map(CurrentLine::downgrade));
+        let (polling, protocol, sid) =
+            (socket.transport_type() == TransportType::Polling, socket.protocol(), socket.id);
+        tokio::spawn(async move {
+            tokio::time::sleep(HANG_UP_AFTER).await;
+            if let Some(line) = line.and_then(|line| line.upgrade()) {
+                line.hang_up();
+            }
+            if polling {
+                realtime.say_goodbye(protocol, sid).await;
+            }
+        });
+    }
+
+    /// A polling session has no connection of its own; it ends like one whose client says goodbye.
+    async fn say_goodbye(&self, protocol: ProtocolVersion, sid: Sid) {
+        let (version, goodbye) = if protocol == ProtocolVersion::V4 { (3, "1:1") } else { (4, "1") };
+        let uri = format!("{}/?EIO={version}&transport=polling&sid={sid}", self.settings.path);
         let request = Request::post(uri).body(Body::from(goodbye)).expect("the path was checked and ids are plain");
         self.service.clone().oneshot(request).await.ok();
     }

@@ -93,6 +93,8 @@ pub struct ApiKey {
     pub expires_at: Option<DateTime<Utc>>,
     /// Whether it was taken back. Such a key opens nothing, but shows that keys are in use.
     pub revoked: bool,
+    /// Whether it stands in the table, where its last use is noted. One of a flag or file may have the same name.
+    pub stored: bool,
 }
 
 /// The hash by which a key is known.
@@ -174,7 +176,7 @@ impl Producers {
     pub(super) fn take_used(&self) -> Vec<(String, DateTime<Utc>)> {
         let used = self.keys.iter().filter_map(|(key, _, used)| {
             let at = DateTime::from_timestamp_millis(used.0.swap(0, Ordering::Relaxed))?;
-            (at > DateTime::UNIX_EPOCH).then(|| (key.name.clone(), at))
+            (key.stored && at > DateTime::UNIX_EPOCH).then(|| (key.name.clone(), at))
         });
         used.collect()
     }

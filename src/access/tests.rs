@@ -17,7 +17,14 @@ fn secrets(pairs: &[(&str, &str)]) -> LoginKeys {
 }
 
 fn api_key(name: &str, key: &str) -> ApiKey {
-    ApiKey { name: name.into(), sha256: key_sha256(key), scopes: Scopes::BACKEND, expires_at: None, revoked: false }
+    ApiKey {
+        name: name.into(),
+        sha256: key_sha256(key),
+        scopes: Scopes::BACKEND,
+        expires_at: None,
+        revoked: false,
+        stored: true,
+    }
 }
 
 fn with(rules: Rules, api_keys: Vec<ApiKey>, logins: LoginKeys) -> Access {
@@ -54,27 +61,50 @@ fn without_credentials_only_this_machine_is_let_in() {
     {
         assert_eq!(open.admit(&headers(&[("host", host)])), Err(Stranger::Host), "{host}");
     }
-    for name in ["forwarded", "x-forwarded-for", "x-real-ip"] {
+    assert_eq!(open.admit(&headers(&[])), Err(Stranger::Host), "no host");
+    let proxied = ["forwarded", "via", "x-real-ip", "x-forwarded", "x-forwarded-for", "x-forwarded-server"];
+    for name in proxied.into_iter().chain(["x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"]) {
         assert_eq!(open.admit(&headers(&[("host", "localhost"), (name, "x")])), Err(Stranger::Proxied));
     }
     for origin in ["http://localhost:3000", "https://127.0.0.1", "http://[::1]:8080", "HTTP://LOCALHOST"] {
-        assert_eq!(open.admit(&headers(&[("origin", origin)])), Ok(()), "{origin}");
+        assert_eq!(open.admit(&headers(&[("host", "[::1]"), ("origin", origin)])), Ok(()), "{origin}");
     }
     for origin in
         ["null", "http://evil.com", "http://localhost.evil.com", "file://", "http://localhost:99999", "localhost"]
     {
-        assert_eq!(open.admit(&headers(&[("origin", origin)])), Err(Stranger::Origin), "{origin}");
+        let from = headers(&[("host", "[::1]"), ("origin", origin)]);
+        assert_eq!(open.admit(&from), Err(Stranger::Origin), "{origin}");
     }
     let with_null = Access::new(Rules { origins: vec!["null".into()], ..Rules::default() });
-    assert_eq!(with_null.admit(&headers(&[("origin", "null")])), Ok(()));
+    assert_eq!(with_null.admit(&headers(&[("host", "[::1]"), ("origin", "null")])), Ok(()));
+    let fetched = |site, dest| headers(&[("host", "[::1]"), ("sec-fetch-site", site), ("sec-fetch-dest", dest)]);
+    for (site, dest) in
+        [("same-origin", "empty"), ("none", "document"), ("cross-site", "document"), ("cross-site", "script")]
+    {
+        assert_eq!(open.admit(&fetched(site, dest)), Ok(()), "{site} {dest}");
+    }
+    for dest in ["empty", "image", "iframe", ""] {
+        assert_eq!(open.admit(&fetched("cross-site", dest)), Err(Stranger::Origin), "{dest}");
+    }
     let anybody = Access::new(Rules { insecure_open: true, ..Rules::default() });
     assert_eq!(anybody.admit(&headers(&[("host", "example.com"), ("origin", "null"), ("forwarded", "x")])), Ok(()));
+    let origins = vec!["https://app.example.com".into()];
+    let of_pages = Access::new(Rules { insecure_open: true, origins, ..Rules::default() });
+    let from = |origin| of_pages.admit(&headers(&[("host", "example.com"), ("forwarded", "x"), ("origin", origin)]));
+    assert_eq!((from("https://app.example.com"), from("https://example.com")), (Ok(()), Ok(())));
+    assert_eq!((from("null"), from("https://evil.com")), (Err(Stranger::Origin), Err(Stranger::Origin)));
+    assert_eq!(of_pages.admit(&headers(&[])), Ok(()), "no page");
 }
 
 #[test]
 fn with_credentials_it_may_be_reached_and_pages_are_known_by_their_origin() {
     let access = secured();
     assert!(access.may_be_exposed());
+    let unsigned = |unsigned| {
+        let rules = Rules { unsigned, ..Rules::default() };
+        with(rules, vec![api_key("backend", "key one")], secrets(&[("k1", "secret one")])).may_be_exposed()
+    };
+    assert!(unsigned(Unsigned::Warned) && !unsigned(Unsigned::Welcome));
     let from =
         |origin| access.admit(&headers(&[("host", "push.example.com"), ("x-forwarded-for", "x"), ("origin", origin)]));
     for known in
@@ -104,6 +134,10 @@ fn producers_are_known_by_their_keys_for_as_long_as_those_are_good() {
     assert_eq!(name(&access, &[("x-api-key", "key two")]).as_deref(), Some("other"));
     assert_eq!(access.used_keys().len(), 2);
     assert_eq!(access.used_keys(), []);
+    let of_a_flag = ApiKey { stored: false, ..api_key("backend", "key one") };
+    let flags = with(Rules::default(), vec![of_a_flag], LoginKeys::default());
+    assert_eq!(name(&flags, &[("x-api-key", "key one")]).as_deref(), Some("backend"));
+    assert_eq!(flags.used_keys(), [], "the table may have another one of that name");
     for wrong in [headers(&[]), headers(&[("x-api-key", "key")]), headers(&[("authorization", "Basic key one")])] {
         assert_eq!(access.caller(&wrong, now), Caller::Unknown);
     }
@@ -138,6 +172,9 @@ fn the_word_of_a_trusted_proxy_counts_and_no_other() {
         ("127.0.0.1", "203.0.113.7", "203.0.113.7"),
         ("::ffff:127.0.0.1", "2001:db8::7", "2001:db8::7"),
         ("127.0.0.1", "6.6.6.6, 203.0.113.7, 10.1.2.3", "203.0.113.7"),
+        ("127.0.0.1", "203.0.113.7:4711", "203.0.113.7"),
+        ("127.0.0.1", "[2001:db8::7]:4711", "2001:db8::7"),
+        ("127.0.0.1", "[2001:db8::7]", "2001:db8::7"),
         ("127.0.0.1", "nonsense", "127.0.0.1"),
         ("127.0.0.1", "203.0.113.7, nonsense, 10.1.2.3", "10.1.2.3"),
         ("203.0.113.9", "6.6.6.6", "203.0.113.9"),

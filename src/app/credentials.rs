@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -14,6 +13,7 @@ use super::tls::{Certificate, TlsError};
 use crate::access::{Access, ApiKey, KeySetError, LoginKeys, Scopes, key_sha256};
 use crate::config::{Config, keys_of_lines};
 use crate::inbox::Inbox;
+use crate::metrics;
 use crate::store::{self, StoredKey};
 
 /// Why keys cannot be used. Shows nothing of them.
@@ -42,20 +42,20 @@ pub enum CredentialsError {
     #[error(transparent)]
     Store(#[from] store::Error),
     /// A row of the table is not as it should be.
-    #[error("the row {0:?} of api_key cannot be read")]
+    #[error("the row {0:?} of api_key cannot be read, so it opens nothing")]
     Row(String),
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
 
-/// What keys are made of, to see whether it changed.
-#[derive(Default, PartialEq)]
-struct Raw {
-    api_keys: String,
+/// What each place of keys held when it was last read and could be used.
+#[derive(Default, Clone, PartialEq)]
+struct Held {
+    stored: Vec<ApiKey>,
+    api_keys: Vec<(String, String)>,
     login_keys: String,
     key_set: String,
-    stored: Vec<StoredKey>,
 }
 
 /// Keeps the keys and the certificate as they are in their places.
@@ -63,9 +63,11 @@ pub(super) struct Credentials {
     config: Config,
     access: Arc<Access>,
     certificate: Option<Arc<Certificate>>,
-    raw: Raw,
-    /// The last problem, so that it is told once.
-    problem: String,
+    held: Held,
+    /// Of [`Held::login_keys`] and [`Held::key_set`].
+    logins: LoginKeys,
+    /// What was wrong at the last look, so that it is told once.
+    problems: Vec<String>,
 }
 
 impl Credentials {
@@ -76,73 +78,106 @@ impl Credentials {
         certificate: Option<Arc<Certificate>>,
         store: &dyn store::Store,
     ) -> Result<Self, CredentialsError> {
-        let raw = Raw::default();
-        let mut loaded = Self { config: config.clone(), access, certificate, raw, problem: String::new() };
-        let raw = loaded.read(store.api_keys().await?).await?;
-        loaded.take(raw)?;
+        let (config, held, logins) = (config.clone(), Held::default(), LoginKeys::default());
+        let mut loaded = Self { config, access, certificate, held, logins, problems: Vec::new() };
+        if let Some(problem) = loaded.look(store.api_keys().await).await.into_iter().next() {
+            return Err(problem);
+        }
+        loaded.take_over();
         Ok(loaded)
     }
 
-    /// Looks for changes until `stop`. What cannot be read leaves the keys as they were.
+    /// Looks for changes until `stop`. What cannot be read leaves its own keys as they were, and no others.
     pub(super) async fn keep(mut self, inbox: Arc<Inbox>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(Duration::from_secs(self.config.reload_interval_secs));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         ticks.tick().await;
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let problem = self.refresh(&inbox).await.err().map(|error| error.to_string()).unwrap_or_default();
-            if !problem.is_empty() && problem != self.problem {
-                warn!(%problem, "Cannot read keys or certificate again, the ones before stay");
+            let before = self.held.clone();
+            let problems = self.look(inbox.api_keys().await).await;
+            if self.held != before {
+                self.take_over();
+                info!("The keys were replaced");
             }
-            self.problem = problem;
+            self.tell(&problems);
+            inbox.note_used_keys(self.access.used_keys()).await;
         }
         inbox.note_used_keys(self.access.used_keys()).await;
     }
 
-    async fn refresh(&mut self, inbox: &Inbox) -> Result<(), CredentialsError> {
-        inbox.note_used_keys(self.access.used_keys()).await;
+    fn tell(&mut self, problems: &[CredentialsError]) {
+        let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        for problem in &problems {
+            metrics::reload_failed();
+            if !self.problems.contains(problem) {
+                warn!(%problem, "Cannot read keys or certificate again, the ones before stay");
+            }
+        }
+        self.problems = problems;
+    }
+
+    /// Looks at each place by itself: what is broken in one stops no key of another from being taken back. The table comes first, because that is where it is done in a hurry.
+    async fn look(&mut self, stored: Result<Vec<StoredKey>, store::Error>) -> Vec<CredentialsError> {
+        let looked = [
+            stored.map_err(CredentialsError::from).and_then(|rows| self.take_stored(&rows)),
+            self.look_at_api_keys().await,
+            self.look_at_login_keys().await,
+            self.look_at_key_set().await,
+            self.look_at_certificate().await,
+        ];
+        looked.into_iter().filter_map(Result::err).collect()
+    }
+
+    fn take_stored(&mut self, rows: &[StoredKey]) -> Result<(), CredentialsError> {
+        self.held.stored = rows.iter().filter_map(stored).collect();
+        match rows.iter().find(|row| stored(row).is_none()) {
+            Some(row) => Err(CredentialsError::Row(row.name.clone())),
+            None => Ok(()),
+        }
+    }
+
+    async fn look_at_api_keys(&mut self) -> Result<(), CredentialsError> {
+        let path = &self.config.api_keys_file;
+        self.held.api_keys = lines(path, &read(path).await?)?;
+        Ok(())
+    }
+
+    async fn look_at_login_keys(&mut self) -> Result<(), CredentialsError> {
+        let text = read(&self.config.login_keys_file).await?;
+        self.logins = logins(&self.config, &text, &self.held.key_set)?;
+        self.held.login_keys = text;
+        Ok(())
+    }
+
+    async fn look_at_key_set(&mut self) -> Result<(), CredentialsError> {
+        let text = read(&self.config.jwks_file).await?;
+        self.logins = logins(&self.config, &self.held.login_keys, &text)?;
+        self.held.key_set = text;
+        Ok(())
+    }
+
+    async fn look_at_certificate(&self) -> Result<(), CredentialsError> {
         if let Some(certificate) = &self.certificate
             && certificate.refresh().await?
         {
             info!("The certificate was replaced");
         }
-        let raw = self.read(inbox.api_keys().await?).await?;
-        if raw != self.raw {
-            self.take(raw)?;
-            info!("The keys were replaced");
-        }
         Ok(())
     }
 
-    async fn read(&self, stored: Vec<StoredKey>) -> Result<Raw, CredentialsError> {
-        // Using a key changes its row, but not the key.
-        let stored = stored.into_iter().map(|key| StoredKey { last_used_at: None, ..key }).collect();
-        let Config { api_keys_file, login_keys_file, jwks_file, .. } = &self.config;
-        Ok(Raw {
-            api_keys: read(api_keys_file).await?,
-            login_keys: read(login_keys_file).await?,
-            key_set: read(jwks_file).await?,
-            stored,
-        })
-    }
-
-    fn take(&mut self, raw: Raw) -> Result<(), CredentialsError> {
-        let logins = logins(&self.config, &raw.login_keys, &raw.key_set)?;
-        let mut keys = self.config.api_keys.0.clone();
-        keys.extend(lines(&self.config.api_keys_file, &raw.api_keys)?);
-        let backend = |(name, key): (String, String)| ApiKey {
-            name,
-            sha256: key_sha256(&key),
+    /// Has what is held count, beside what flags say.
+    fn take_over(&self) {
+        let backend = |(name, key): &(String, String)| ApiKey {
+            name: name.clone(),
+            sha256: key_sha256(key),
             scopes: Scopes::BACKEND,
             expires_at: None,
             revoked: false,
+            stored: false,
         };
-        let mut api_keys: Vec<_> = keys.into_iter().map(backend).collect();
-        for key in &raw.stored {
-            api_keys.push(stored(key).ok_or_else(|| CredentialsError::Row(key.name.clone()))?);
-        }
-        self.access.replace_keys(api_keys, logins);
-        self.raw = raw;
-        Ok(())
+        let given = self.config.api_keys.0.iter().chain(&self.held.api_keys).map(backend);
+        let api_keys = given.chain(self.held.stored.iter().cloned()).collect();
+        self.access.replace_keys(api_keys, self.logins.clone());
     }
 }
 
@@ -180,12 +215,13 @@ fn stored(key: &StoredKey) -> Option<ApiKey> {
     for (at, byte) in sha256.iter_mut().enumerate() {
         *byte = u8::from_str_radix(&key.sha256[2 * at..2 * at + 2], 16).ok()?;
     }
-    let revoked = key.revoked_at.is_some_and(|at| at <= Utc::now());
     Some(ApiKey {
         name: key.name.clone(),
         sha256,
         scopes: key.scopes.parse().ok()?,
         expires_at: key.expires_at,
-        revoked,
+        // Whatever time that is: it was set by another machine, whose clock may be ahead.
+        revoked: key.revoked_at.is_some(),
+        stored: true,
     })
 }

@@ -95,6 +95,7 @@ impl From<&Config> for realtime::Settings {
             body_timeout: Duration::from_secs(config.body_timeout_secs),
             max_message_bytes: config.max_message_bytes,
             max_token_bytes: config.max_token_bytes,
+            max_receipt_ids: config.max_receipt_ids,
         }
     }
 }
@@ -107,6 +108,7 @@ impl From<&Config> for http::Limits {
             token_bytes: config.max_token_bytes,
             entity_type_bytes: config.max_entity_type_bytes,
             key_bytes: config.max_key_bytes,
+            receipt_ids: config.max_receipt_ids,
             delay: Duration::from_secs(config.max_delay_days * 86_400),
             page: config.page,
             body_timeout: Duration::from_secs(config.body_timeout_secs),

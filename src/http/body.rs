@@ -372,6 +372,7 @@ mod tests {
         token_bytes: 8,
         entity_type_bytes: 8,
         key_bytes: 8,
+        receipt_ids: 4,
         data_bytes: 100,
         depth: 4,
         delay: Duration::from_secs(30 * 86_400),

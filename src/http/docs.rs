@@ -59,7 +59,8 @@ pub(super) fn router(document: &Description) -> Router<App> {
         .route(
             "/docs",
             get(move || async move {
-                let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+                let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; \
+                    base-uri 'none'; form-action 'none'";
                 ([(CONTENT_TYPE, "text/html; charset=utf-8"), (CONTENT_SECURITY_POLICY, policy)], page)
             }),
         )

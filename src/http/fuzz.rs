@@ -15,6 +15,7 @@ const LIMITS: Limits = Limits {
     token_bytes: 16,
     entity_type_bytes: 16,
     key_bytes: 16,
+    receipt_ids: 4,
     data_bytes: 64,
     depth: 4,
     delay: Duration::from_hours(24),

@@ -266,6 +266,10 @@ async fn mark(
         return Err(Problem::bad_request("invalid_body", "the body must be a JSON object"));
     }
     let selection = Selection::parse(&body, kind).map_err(|wrong| Problem::bad_request("invalid_body", wrong))?;
+    let (ids, most) = (selection.ids(), app.limits.receipt_ids);
+    if ids > most {
+        return Err(Problem::too_large("too_many_ids", format!("at most {most} ids at a time, these are {ids}")));
+    }
     let head = app.inbox.mark(token, kind, selection).await.map_err(|error| Problem::write(&error))?;
     Ok(Json(Head { rev: head.rev, unread: head.unread }))
 }

@@ -13,7 +13,8 @@ use super::{App, Problem};
 static BUNDLES: &[(&str, &str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/bundles.rs"));
 
 /// Pages load nothing from elsewhere and run no inline script.
-const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'";
+const POLICY: &str =
+    "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 

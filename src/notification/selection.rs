@@ -38,6 +38,15 @@ impl Selection {
             _ => Err(needed(kind)),
         }
     }
+
+    /// How many ids it names.
+    #[must_use]
+    pub fn ids(&self) -> usize {
+        match self {
+            Self::Ids(ids) => ids.len(),
+            Self::UpTo(_) | Self::All => 0,
+        }
+    }
 }
 
 fn needed(kind: ReceiptKind) -> String {

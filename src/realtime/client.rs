@@ -20,11 +20,10 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::{Instrument, error, info_span, warn};
 
-use super::Realtime;
 use super::wire::{self, Answer, ClientEvent, Refusal, Refused};
+use super::{Realtime, current_line};
 use crate::access::Credential;
 use crate::inbox::{LoginError, Outbound, Outlet, OutletError, Session};
-use crate::limits::Pace;
 use crate::notification::{ReceiptKind, Selection};
 use crate::store::WriterError;
 
@@ -54,9 +53,9 @@ struct State {
     expiry: Option<AbortHandle>,
     /// When the newest wait for a login ends.
     login_by: Option<Instant>,
+    /// Logins that wait or are being done.
+    logins: usize,
     gone: bool,
-    /// Made with the first event.
-    pace: Option<Arc<Pace>>,
 }
 
 /// What waits for the worker, with its acknowledgement callback.
@@ -67,6 +66,8 @@ struct Command {
 
 enum Work {
     Do(ClientEvent),
+    /// The protocol does not know it, but it counts.
+    Ignore,
     /// It will not be done.
     Refuse(Refused),
 }
@@ -84,7 +85,12 @@ impl Client {
         Arc::new(Self { realtime, handshake, state: Mutex::default() })
     }
 
-    /// Closes the socket unless it logs in in time, from now on.
+    pub(super) fn realtime(&self) -> &Realtime {
+        &self.realtime
+    }
+
+    /// Closes the socket unless it logs in in time, from now on. A login that is on its way then is given as long again,
+    /// but no longer: it may be one of many that are refused.
     pub(super) fn expect_login(client: &Arc<Self>, socket: Sid) {
         let timeout = client.realtime.settings.login_timeout;
         let deadline = Instant::now() + timeout;
@@ -92,10 +98,13 @@ impl Client {
         let client = Arc::downgrade(client);
         tokio::spawn(async move {
             tokio::time::sleep_until(deadline).await;
+            if client.upgrade().is_some_and(|client| client.state().logins > 0) {
+                tokio::time::sleep(timeout).await;
+            }
             let Some(client) = client.upgrade() else { return };
             let silent = {
                 let state = client.state();
-                state.login_by == Some(deadline) && state.session.is_none() && !state.gone && !state.working
+                state.login_by == Some(deadline) && state.session.is_none() && !state.gone
             };
             if silent && let Some(socket) = client.realtime.io.get_socket(socket) {
                 let refusal = Refusal::new("login_timeout", "no user_login came in time");
@@ -107,9 +116,10 @@ impl Client {
 
     /// Takes an event in the order it came.
     pub(super) fn take(self: &Arc<Self>, socket: SocketRef, Incoming { packet, callback }: Incoming) {
-        let work = match wire::parse(&packet, self.realtime.settings.max_token_bytes) {
+        let settings = &self.realtime.settings;
+        let work = match wire::parse(&packet, settings.max_token_bytes, settings.max_receipt_ids) {
             Ok(Some(event)) => Work::Do(event),
-            Ok(None) => return,
+            Ok(None) => Work::Ignore,
             Err(refused) => Work::Refuse(refused),
         };
         let mut state = self.state();
@@ -132,6 +142,7 @@ impl Client {
             }
             work => work,
         };
+        state.logins += usize::from(matches!(work, Work::Do(ClientEvent::Login(_))));
         state.waiting.push_back(Command { work, callback });
         if !std::mem::replace(&mut state.working, true) {
             self.realtime.inbox.spawn(Arc::clone(self).work(socket));
@@ -142,6 +153,8 @@ impl Client {
     pub(super) fn leave(&self) {
         let mut state = self.state();
         state.gone = true;
+        // Nobody is there to be told.
+        state.waiting.retain(|command| matches!(command.work, Work::Do(_)));
         state.stop_expiry();
         if let Some(session) = &state.session {
             session.end();
@@ -149,13 +162,12 @@ impl Client {
     }
 
     async fn work(self: Arc<Self>, socket: SocketRef) {
-        let pace = self.pace();
+        let (rate, burst) = (self.realtime.settings.event_rate, self.realtime.settings.event_queue);
+        let line = current_line(&socket);
         while self.has_work() {
-            // What comes meanwhile is merged or waits its turn; a client that sends even more is refused.
-            while let Some(wait) = pace.as_deref().and_then(Pace::wait) {
-                if self.state().gone {
-                    break;
-                }
+            // What comes meanwhile is merged or waits its turn; a client that sends even more is refused. One that has left
+            // is not done faster, or leaving and coming back would be a way around.
+            while let Some(wait) = line.and_then(|line| line.wait(rate, burst)) {
                 tokio::time::sleep(wait).await;
             }
             let Some((Command { work, callback }, merged)) = self.next() else { continue };
@@ -163,6 +175,7 @@ impl Client {
                 Work::Do(ClientEvent::Login(request)) => {
                     let span = info_span!("socket.login", token = ?request.token);
                     self.login(&socket, request, &callback).instrument(span).await;
+                    self.state().logins -= 1;
                 }
                 Work::Do(ClientEvent::Receipt(kind, selection)) => {
                     let outcome = self.receipt(kind, selection).await;
@@ -188,6 +201,7 @@ impl Client {
                         None => self.answer(&callback, &Answer::from(&not_logged_in())).await,
                     }
                 }
+                Work::Ignore => {}
                 Work::Refuse(Refused { refusal, login }) => self.refuse(&socket, &refusal, login, &callback).await,
             }
         }
@@ -203,15 +217,6 @@ impl Client {
         state.working
     }
 
-    fn pace(&self) -> Option<Arc<Pace>> {
-        let settings = &self.realtime.settings;
-        let mut state = self.state();
-        if state.pace.is_none() {
-            state.pace = Pace::per_second(settings.event_rate, settings.event_queue).map(Arc::new);
-        }
-        state.pace.clone()
-    }
-
     /// The next event, with the callbacks of those that were merged into it.
     fn next(&self) -> Option<(Command, Vec<Callback>)> {
         let mut state = self.state();
@@ -221,7 +226,7 @@ impl Client {
             while let Some(Command { work: Work::Do(ClientEvent::Receipt(next_kind, next)), .. }) =
                 state.waiting.front_mut()
             {
-                if next_kind != kind || !merge(selection, next) {
+                if next_kind != kind || !merge(selection, next, self.realtime.settings.max_receipt_ids) {
                     break;
                 }
                 merged.extend(state.waiting.pop_front().map(|command| command.callback));
@@ -343,9 +348,9 @@ impl Client {
 }
 
 /// Adds `next` to `selection` if the two can be one.
-fn merge(selection: &mut Selection, next: &mut Selection) -> bool {
+fn merge(selection: &mut Selection, next: &mut Selection, max_ids: usize) -> bool {
     match (selection, next) {
-        (Selection::Ids(ids), Selection::Ids(more)) => ids.append(more),
+        (Selection::Ids(ids), Selection::Ids(more)) if ids.len() + more.len() <= max_ids => ids.append(more),
         (Selection::UpTo(rev), Selection::UpTo(more)) => *rev = (*rev).max(*more),
         _ => return false,
     }

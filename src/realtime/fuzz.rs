@@ -10,6 +10,8 @@ use crate::notification::{Selection, Token};
 
 const MAX_TOKEN_BYTES: usize = 16;
 
+const MAX_IDS: usize = 3;
+
 /// Takes any bytes as the payload of a `user_login`, and as an `Authorization`.
 ///
 /// # Panics
@@ -25,7 +27,7 @@ pub fn login(payload: &[u8]) {
         assert!(access.user(&Caller::Anyone, &headers, &somebody, now).is_err());
     }
     let Ok(payload) = str::from_utf8(payload) else { return };
-    let Ok(Some(event)) = wire::parse(&format!("[\"user_login\",{payload}]"), MAX_TOKEN_BYTES) else { return };
+    let Ok(Some(event)) = wire::parse(&format!("[\"user_login\",{payload}]"), MAX_TOKEN_BYTES, MAX_IDS) else { return };
     let ClientEvent::Login(login) = event else { panic!("a login is a login") };
     let token = login.token.as_str();
     assert!(!token.is_empty() && token.len() <= MAX_TOKEN_BYTES && !token.contains('\0'));
@@ -40,8 +42,10 @@ pub fn login(payload: &[u8]) {
 pub fn receipt(payload: &[u8]) {
     let Ok(payload) = str::from_utf8(payload) else { return };
     for name in ["ack", "read", "unread"] {
-        match wire::parse(&format!("[\"{name}\",{payload}]"), MAX_TOKEN_BYTES) {
-            Ok(Some(ClientEvent::Receipt(_, Selection::Ids(ids)))) => assert!(ids.len() * 32 <= payload.len()),
+        match wire::parse(&format!("[\"{name}\",{payload}]"), MAX_TOKEN_BYTES, MAX_IDS) {
+            Ok(Some(ClientEvent::Receipt(_, Selection::Ids(ids)))) => {
+                assert!(ids.len() <= MAX_IDS && ids.len() * 32 <= payload.len())
+            }
             Ok(Some(ClientEvent::Receipt(_, Selection::UpTo(rev)))) => assert!(rev >= 0 && name != "unread"),
             Ok(Some(ClientEvent::Receipt(_, Selection::All))) => assert_eq!(name, "read"),
             Ok(Some(event)) => panic!("{name} became {event:?}"),

@@ -6,14 +6,15 @@
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::limits::Seat;
+use crate::limits::{Pace, Seat};
 
 /// A connection that can be hung up from outside.
 pub struct Line {
@@ -24,10 +25,24 @@ pub struct Line {
 #[derive(Debug, Clone)]
 pub struct HangUp(Weak<TcpStream>);
 
-/// The connection that a socket uses now: it changes when a polling client upgrades to a websocket.
+/// The connection that a socket uses now: it changes when a polling client upgrades to a websocket. A client that leaves
+/// the namespace and comes back still has this one.
 #[derive(Clone)]
-pub(super) struct CurrentLine {
-    line: Arc<Mutex<HangUp>>,
+pub(super) struct CurrentLine(Arc<Held>);
+
+/// A [`CurrentLine`] that may be gone.
+pub(super) struct WeakLine(Weak<Held>);
+
+impl WeakLine {
+    pub(super) fn upgrade(&self) -> Option<CurrentLine> {
+        self.0.upgrade().map(CurrentLine)
+    }
+}
+
+struct Held {
+    line: Mutex<HangUp>,
+    /// Made with the first event.
+    pace: OnceLock<Option<Pace>>,
     /// Given back when the socket is gone.
     _seat: Option<Seat>,
 }
@@ -57,15 +72,24 @@ impl HangUp {
 
 impl CurrentLine {
     pub(super) fn new(line: HangUp, seat: Option<Seat>) -> Self {
-        Self { line: Arc::new(Mutex::new(line)), _seat: seat }
+        Self(Arc::new(Held { line: Mutex::new(line), pace: OnceLock::new(), _seat: seat }))
+    }
+
+    /// Counts an event; if it is too early, how long to wait before asking again.
+    pub(super) fn wait(&self, rate: u32, burst: usize) -> Option<Duration> {
+        self.0.pace.get_or_init(|| Pace::per_second(rate, burst)).as_ref()?.wait()
+    }
+
+    pub(super) fn downgrade(&self) -> WeakLine {
+        WeakLine(Arc::downgrade(&self.0))
     }
 
     pub(super) fn replace(&self, line: HangUp) {
-        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = line;
+        *self.0.line.lock().unwrap_or_else(PoisonError::into_inner) = line;
     }
 
     pub(super) fn hang_up(&self) {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner).now();
+        self.0.line.lock().unwrap_or_else(PoisonError::into_inner).now();
     }
 }
 

@@ -92,25 +92,31 @@ pub(super) struct Refused {
 
 /// Checks an event, given as the packet's JSON: an array of the name and its arguments. `None` for one that the protocol
 /// does not know, which is ignored as Socket.IO servers do.
-pub(super) fn parse(packet: &str, max_token_bytes: usize) -> Result<Option<ClientEvent>, Refused> {
+pub(super) fn parse(packet: &str, max_token_bytes: usize, max_ids: usize) -> Result<Option<ClientEvent>, Refused> {
     let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(packet) else { return Ok(None) };
     let name = items.first().and_then(|name| serde_json::from_str::<String>(name.get()).ok()).unwrap_or_default();
     let payload = items.get(1).copied();
     let event = match name.as_str() {
         "user_login" => login(payload, max_token_bytes).map(ClientEvent::Login),
-        "ack" => receipt(payload, ReceiptKind::Ack),
-        "read" => receipt(payload, ReceiptKind::Read),
-        "unread" => receipt(payload, ReceiptKind::Unread),
+        "ack" => receipt(payload, ReceiptKind::Ack, max_ids),
+        "read" => receipt(payload, ReceiptKind::Read, max_ids),
+        "unread" => receipt(payload, ReceiptKind::Unread, max_ids),
         "user_logout" => Ok(ClientEvent::Logout),
         _ => return Ok(None),
     };
     event.map(Some).map_err(|refusal| Refused { refusal, login: name == "user_login" })
 }
 
-fn receipt(payload: Option<&RawValue>, kind: ReceiptKind) -> Result<ClientEvent, Refusal> {
+fn receipt(payload: Option<&RawValue>, kind: ReceiptKind, max_ids: usize) -> Result<ClientEvent, Refusal> {
     // No payload at all is as good as null.
     let payload = payload.and_then(|payload| serde_json::from_str(payload.get()).ok()).unwrap_or_default();
-    Selection::parse(&payload, kind).map(|rows| ClientEvent::Receipt(kind, rows)).map_err(Refusal::invalid)
+    let rows = Selection::parse(&payload, kind).map_err(Refusal::invalid)?;
+    match rows.ids() {
+        ids if ids > max_ids => {
+            Err(Refusal::invalid(format!("a receipt has at most {max_ids} ids, this one has {ids}")))
+        }
+        _ => Ok(ClientEvent::Receipt(kind, rows)),
+    }
 }
 
 fn login(payload: Option<&RawValue>, max_token_bytes: usize) -> Result<LoginRequest, Refusal> {
@@ -292,7 +298,7 @@ mod tests {
     const ID: &str = "0198c0de-0000-7000-8000-000000000001";
 
     fn parsed(name: &str, payload: &Value) -> Result<Option<ClientEvent>, String> {
-        parse(&json!([name, payload]).to_string(), 8).map_err(|refused| refused.refusal.message)
+        parse(&json!([name, payload]).to_string(), 8, 3).map_err(|refused| refused.refusal.message)
     }
 
     #[test]
@@ -301,6 +307,8 @@ mod tests {
             let selection = Selection::Ids(vec![Uuid::parse_str(ID).unwrap()]);
             assert_eq!(parsed(name, &json!([ID])), Ok(Some(ClientEvent::Receipt(kind, selection))));
             assert!(parsed(name, &json!({"ids": [7]})).unwrap_err().contains("ids[0]"));
+            assert!(parsed(name, &json!([ID, ID, ID])).is_ok());
+            assert!(parsed(name, &json!({"ids": [ID, ID, ID, ID]})).unwrap_err().contains("at most 3"));
         }
     }
 
@@ -352,9 +360,9 @@ mod tests {
             assert_eq!(parsed("user_login", &payload), Ok(Some(ClientEvent::Login(request))));
         }
         for packet in ["[\"user_login\"]", "[\"user_login\",[1]]", "[\"user_login\",{\"userId\":1}]"] {
-            assert!(parse(packet, 8).unwrap_err().login, "{packet}");
+            assert!(parse(packet, 8, 3).unwrap_err().login, "{packet}");
         }
-        let large = parse("[\"user_login\",{\"tokenId\":18446744073709551617}]", 32).unwrap();
+        let large = parse("[\"user_login\",{\"tokenId\":18446744073709551617}]", 32, 3).unwrap();
         let token = Token::parse("18446744073709551617", 32).unwrap();
         assert_eq!(
             large,

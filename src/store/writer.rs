@@ -7,17 +7,20 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use serde_json::value::RawValue;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, error, info};
+use uuid::Uuid;
 
-use super::{Batch, Committer, Edit, Edited, Error, KeyName, KeyedPush, PushOutcome, Receipt};
+use super::{Batch, Committer, Edit, Edited, Error, IdempotencyKey, KeyName, KeyedPush, PushOutcome, Receipt};
 use crate::metrics;
-use crate::notification::{Event, Head, ReceiptKind, Token};
+use crate::notification::{Event, Head, NewPush, Options, Payload, ReceiptKind, Token};
 
 /// Acks alone wait this many times as long as the last transaction took, for more of them or for anything else to share a
 /// transaction with. Nobody looks at the clock for them, and clients that catch up together ack together: a transaction
@@ -26,6 +29,10 @@ const ACK_LINGER: u32 = 4;
 
 /// However long the last transaction took, acks wait no longer than this.
 const MAX_ACK_LINGER: Duration = Duration::from_millis(250);
+
+/// So long after a transaction failed one is tried that nobody asked for: without pushes nobody would notice that the
+/// database works again, and while the service is not ready it gets none.
+const PROBE_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a write was not done.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -47,6 +54,8 @@ pub struct Writer {
     /// One a committer. A token's jobs always go to the same one, so that they share transactions instead of waiting for
     /// each other's lock.
     queues: Arc<[mpsc::Sender<Job>]>,
+    /// One a committer: whether its last transaction failed.
+    failing: Arc<[Arc<AtomicBool>]>,
     timeout: Duration,
 }
 
@@ -73,7 +82,8 @@ impl Job {
     fn rows(&self) -> usize {
         match self {
             Self::Push(keyed, _) => keyed.push.tokens.len(),
-            Self::Receipt(..) | Self::Edit(..) => 1,
+            Self::Receipt(Receipt { selection, .. }, _) => selection.ids().max(1),
+            Self::Edit(..) => 1,
         }
     }
 
@@ -105,6 +115,9 @@ pub struct WriterTask {
     max_rows: usize,
     /// How long the last transaction took.
     took: Duration,
+    failing: Arc<AtomicBool>,
+    /// While it fails: when to try whether it still does.
+    probe_at: Option<Instant>,
 }
 
 impl Writer {
@@ -125,11 +138,19 @@ impl Writer {
         let publish: Publish = Arc::new(publish);
         let worker = |committer| {
             let (sender, jobs) = mpsc::channel(queue);
-            let task = WriterTask { jobs, committer, publish: Arc::clone(&publish), max_rows, took: Duration::ZERO };
+            let (publish, failing) = (Arc::clone(&publish), Arc::default());
+            let task = WriterTask { jobs, committer, publish, max_rows, took: Duration::ZERO, failing, probe_at: None };
             (sender, task)
         };
-        let (queues, tasks): (Vec<_>, _) = committers.into_iter().map(worker).unzip();
-        (Self { queues: queues.into(), timeout }, tasks)
+        let (queues, tasks): (Vec<_>, Vec<WriterTask>) = committers.into_iter().map(worker).unzip();
+        let failing = tasks.iter().map(|task| Arc::clone(&task.failing)).collect();
+        (Self { queues: queues.into(), failing, timeout }, tasks)
+    }
+
+    /// Whether the last transaction of a worker failed, and none that wrote something has succeeded since.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.failing.iter().any(|failing| failing.load(Ordering::Relaxed))
     }
 
     /// Stores one row per token and returns after they are durable.
@@ -189,6 +210,11 @@ impl WriterTask {
     pub async fn run(mut self, stop: tokio_util::sync::CancellationToken) {
         let mut held = None;
         loop {
+            if self.probe_at.is_some_and(|at| at <= Instant::now()) {
+                let (job, _answer) = probe();
+                self.commit(vec![job], 0).await;
+            }
+            let probe_at = self.probe_at;
             let mut jobs = Vec::new();
             let mut rows = 0;
             let first = match held.take() {
@@ -199,6 +225,7 @@ impl WriterTask {
                         self.jobs.close();
                         continue;
                     }
+                    () = sleep_until(probe_at.unwrap_or_else(Instant::now)), if probe_at.is_some() => continue,
                 },
             };
             let Some(first) = first else { break };
@@ -231,6 +258,12 @@ impl WriterTask {
         info!("Writer stopped, its queue is empty");
     }
 
+    fn fails(&mut self) {
+        metrics::commit_failed();
+        self.failing.store(true, Ordering::Relaxed);
+        self.probe_at = Some(Instant::now() + PROBE_AFTER);
+    }
+
     async fn edit(&mut self, edit: &Edit, answer: oneshot::Sender<Result<u64, Error>>) {
         let started = Instant::now();
         let result = self.committer.edit(edit, now_millis()).await;
@@ -243,7 +276,7 @@ impl WriterTask {
                 answer.send(Ok(rows)).ok();
             }
             Err(error) => {
-                metrics::commit_failed();
+                self.fails();
                 error!(%error, "Edit failed");
                 answer.send(Err(error)).ok();
             }
@@ -280,19 +313,34 @@ impl WriterTask {
                 let duration_ms = self.took.as_millis();
                 debug!(batch.pushes = pushes, batch.receipts = receipts, batch.rows = rows, duration_ms, "Committed");
                 metrics::committed(pushes + receipts, created(&committed.events), self.took);
+                // One without pushes may have had nothing to write, and then says nothing of the disk.
+                if pushes > 0 && self.probe_at.take().is_some() {
+                    self.failing.store(false, Ordering::Relaxed);
+                }
                 // Live delivery first: it is what the sessions wait for, and it takes no lock that an answer needs.
                 (self.publish)(committed.events);
                 push_answers.into_iter().zip(committed.pushes).for_each(|(to, outcome)| drop(to.send(Ok(outcome))));
                 receipt_answers.into_iter().zip(committed.receipts).for_each(|(to, head)| drop(to.send(Ok(head))));
             }
             Err(error) => {
-                metrics::commit_failed();
+                self.fails();
                 error!(batch.pushes = pushes, batch.receipts = receipts, %error, "Commit failed");
                 push_answers.into_iter().for_each(|to| drop(to.send(Err(error.clone()))));
                 receipt_answers.into_iter().for_each(|to| drop(to.send(Err(error.clone()))));
             }
         }
     }
+}
+
+/// A push to nobody: its key, which is none that a producer can have, is the least that has to reach the disk.
+fn probe() -> (Job, oneshot::Receiver<Result<PushOutcome, Error>>) {
+    let nothing = RawValue::from_string("null".to_owned()).ok().and_then(|null| Payload::parse(null, 4, 1).ok());
+    let data = nothing.expect("null is JSON that any database can hold");
+    let push = NewPush { tokens: Vec::new(), entity_type: String::new(), data, options: Options::default() };
+    let key = format!("is it ready? {}", Uuid::now_v7());
+    let key = Some(IdempotencyKey { owner: String::new(), key, body_sha256: String::new() });
+    let (sender, answer) = oneshot::channel();
+    (Job::Push(KeyedPush { push, key }, sender), answer)
 }
 
 fn created(events: &[(Token, Event)]) -> usize {
@@ -304,4 +352,60 @@ fn created(events: &[(Token, Event)]) -> usize {
 pub fn now_millis() -> DateTime<Utc> {
     let now = Utc::now();
     now.duration_trunc(TimeDelta::milliseconds(1)).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::store::Committed;
+
+    /// A database whose next transactions fail.
+    struct Failing(u32);
+
+    #[async_trait]
+    impl Committer for Failing {
+        async fn commit(&mut self, batch: &Batch, _now: DateTime<Utc>) -> Result<Committed, Error> {
+            if let Some(left) = self.0.checked_sub(1) {
+                self.0 = left;
+                return Err(Error::StorageFull);
+            }
+            let pushes = batch.pushes.iter().map(|_| PushOutcome::KeyMismatch).collect();
+            Ok(Committed { pushes, receipts: vec![None; batch.receipts.len()], events: Vec::new() })
+        }
+
+        async fn edit(&mut self, _edit: &Edit, _now: DateTime<Utc>) -> Result<Edited, Error> {
+            Ok(Edited::default())
+        }
+
+        async fn close(&mut self) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_failed_is_tried_again_without_anybody_asking_until_it_works() {
+        let committer: Box<dyn Committer> = Box::new(Failing(3));
+        let (writer, mut tasks) = Writer::new(vec![committer], 4, 10, Duration::from_secs(5), |_| {});
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(tasks.remove(0).run(stop.clone()));
+        let receipt = |kind| Receipt {
+            token: Token::parse("1", 8).unwrap(),
+            kind,
+            selection: crate::notification::Selection::All,
+            origin: None,
+        };
+        assert!(!writer.is_failing());
+        assert!(writer.receipt(receipt(ReceiptKind::Read)).await.is_err());
+        assert!(writer.is_failing());
+        tokio::time::sleep(PROBE_AFTER * 3 / 2).await;
+        assert!(writer.is_failing(), "it still fails");
+        tokio::time::sleep(PROBE_AFTER).await;
+        writer.receipt(receipt(ReceiptKind::Read)).await.unwrap();
+        assert!(writer.is_failing(), "a receipt may have had nothing to write");
+        tokio::time::sleep(PROBE_AFTER * 2).await;
+        assert!(!writer.is_failing());
+        stop.cancel();
+        task.await.unwrap();
+    }
 }

@@ -9,8 +9,8 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::server::TestServer;
-use crate::socket::Socket;
+use crate::server::{Place, TestServer};
+use crate::socket::{Dial, Socket};
 
 const API_KEYS: &str = "--api-keys=backend=0123456789abcdef,other=fedcba9876543210";
 const LOGIN_KEYS: &str = "--login-keys=k1=the first secret of all,k2=another good secret";
@@ -55,6 +55,11 @@ async fn without_credentials_what_comes_from_elsewhere_is_refused_and_the_log_na
         ("origin", "http://localhost.evil.com", "foreign_origin"),
         ("x-forwarded-for", "10.1.2.3", "proxied"),
         ("forwarded", "for=10.1.2.3", "proxied"),
+        ("x-forwarded-host", "a", "proxied"),
+        ("x-forwarded-proto", "https", "proxied"),
+        ("x-forwarded-port", "443", "proxied"),
+        ("via", "1.1 proxy", "proxied"),
+        ("sec-fetch-site", "cross-site", "foreign_origin"),
     ] {
         let (status, problem) = push(&server, &[(header, value)]).await;
         assert_eq!((status.as_u16(), &problem["code"]), (403, &json!(code)), "{header}: {value}");
@@ -62,6 +67,8 @@ async fn without_credentials_what_comes_from_elsewhere_is_refused_and_the_log_na
         let polled = reqwest::Client::new().get(url).header(header, value).send().await.expect("an answer");
         assert_eq!(polled.status().as_u16(), 403, "polling, {header}: {value}");
     }
+    let nameless = crate::api::raw(server.address(), b"GET /api HTTP/1.0\r\n\r\n").await;
+    assert!(nameless.contains(" 403 ") && nameless.contains("foreign_host"), "{nameless}");
     assert!(server.stderr().contains("--origins") && server.stderr().contains("--api-keys"), "{}", server.stderr());
     for origin in ["http://localhost:3000", "http://127.0.0.1:8080", "http://[::1]"] {
         assert_eq!(push(&server, &[("origin", origin)]).await.0, 200, "{origin}");
@@ -72,15 +79,23 @@ async fn without_credentials_what_comes_from_elsewhere_is_refused_and_the_log_na
 
 #[tokio::test]
 async fn on_other_addresses_it_asks_who_comes_or_does_not_start() {
-    for flags in [&[][..], &[API_KEYS][..], &[LOGIN_KEYS][..]] {
+    for flags in [&[][..], &[API_KEYS], &[LOGIN_KEYS], &[API_KEYS, LOGIN_KEYS, "--logins=open"]] {
         let builder = flags.iter().fold(TestServer::builder(), |builder, flag| builder.flag(flag));
         let refusal = builder.flag("--listen=0.0.0.0:0").prepare().start_refused().await;
         assert_eq!(refusal.code, Some(1));
         assert!(["--api-keys", "--login-keys", "--insecure-open"].iter().all(|flag| refusal.stderr.contains(flag)));
     }
-    for flags in [&["--insecure-open"][..], &[API_KEYS, LOGIN_KEYS][..]] {
+    for (flags, said) in [
+        (&["--insecure-open"][..], "--insecure-open"),
+        (&[API_KEYS, LOGIN_KEYS], ""),
+        (&[API_KEYS, LOGIN_KEYS, "--logins=warn"], "see --logins"),
+        (&[API_KEYS, LOGIN_KEYS, "--logins=open", "--insecure-open"], "see --logins"),
+    ] {
         let builder = flags.iter().fold(TestServer::builder(), |builder, flag| builder.flag(flag));
-        builder.flag("--listen=0.0.0.0:0").start().await;
+        let server = builder.flag("--listen=0.0.0.0:0").start().await;
+        let warnings = server.stderr().lines().filter(|line| line.contains("WARN")).count();
+        let wanted = flags.iter().filter(|flag| flag.starts_with("--logins=") || **flag == "--insecure-open").count();
+        assert!(warnings == wanted && server.stderr().contains(said), "{flags:?}: {}", server.stderr());
     }
 }
 
@@ -149,11 +164,36 @@ async fn users_need_a_signed_login_that_is_their_own_and_still_good() {
     assert!(!said.contains(&sig) && !said.contains("the first secret"), "nothing secret is logged");
 }
 
+/// A JWT that the first of [`LOGIN_KEYS`] signs.
+fn jwt(token: &str) -> String {
+    let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+    header.kid = Some("k1".to_owned());
+    let key = jsonwebtoken::EncodingKey::from_secret(b"the first secret of all");
+    let claims = json!({"sub": token, "aud": "tidings", "exp": 4_000_000_000_i64});
+    jsonwebtoken::encode(&header, &claims, &key).expect("a JWT")
+}
+
 #[tokio::test]
 async fn no_log_line_at_any_level_holds_what_is_secret() {
     const TOKEN: &str = "alice.liddell@example.com";
+    const OTHERS: [&str; 2] = ["Zq!x", "秘密の相手"];
+    // A longer target of a library must not make it say more.
+    let log = "--log=trace,engineioxide::socket=trace,engineioxide::transport::ws=trace,socketioxide::client=trace,\
+        hyper::proto::h1=trace,sqlx_postgres::options::parse=trace";
     for format in ["text", "json"] {
-        let server = TestServer::with(&[API_KEYS, LOGIN_KEYS, "--log=trace", &format!("--log-format={format}")]).await;
+        let flags = [API_KEYS, LOGIN_KEYS, log, &format!("--log-format={format}")];
+        let mut builder = flags.iter().fold(TestServer::builder(), |builder, flag| builder.flag(flag)).prepare();
+        if let Place::Postgres(database) = builder.place() {
+            let url = database.url().replacen("://tidings@", "://tidings:database-password@", 1);
+            let with = if url.contains('?') { '&' } else { '?' };
+            builder = flags
+                .iter()
+                .fold(TestServer::builder().at(builder.place().clone()), |b, flag| b.flag(flag))
+                .flag(&format!("--database-url={url}{with}unheard_of=database-password"))
+                .prepare();
+        }
+        builder.start_again().await;
+        let server = builder;
         let good = signed(TOKEN, &[]).await;
         let mut socket = server.connect().await;
         socket.login_with(&user_login(&good)).await;
@@ -170,12 +210,88 @@ async fn no_log_line_at_any_level_holds_what_is_secret() {
         let mut wrong = good.clone();
         wrong["exp"] = json!(7);
         server.connect().await.call(&user_login(&wrong)).await;
+        let jwt = jwt(TOKEN);
+        for dial in [Dial::new(server.address()), Dial::new(server.address()).polling()] {
+            let mut socket = dial.clone().connect().await;
+            socket.login_with(&user_login(&json!({"tokenId": TOKEN, "jwt": jwt}))).await;
+            for auth in [json!({"jwt": jwt}), good.clone()] {
+                let mut socket = dial.clone().auth(&auth).connect().await;
+                socket.login_with(&user_login(&json!({"tokenId": TOKEN}))).await;
+                socket.call(&format!(r#"["ack",["{TOKEN}"]]"#)).await;
+            }
+        }
+        for token in OTHERS {
+            let mut socket = server.connect().await;
+            socket.login_with(&user_login(&signed(token, &[]).await)).await;
+            let body = json!({"tokens": [token], "data": "for her eyes only"}).to_string();
+            let headers = [key, ("content-type", "application/json")];
+            server.api().send("POST", "/api", &headers, body).await.expect("an answer");
+        }
+        // What is refused: broken, too long, with another key, for another token.
+        for body in [&format!(r#"{{"tokens":["{TOKEN}"#), r#"{"tokens":["1"],"data":"for her eyes only\u0000"}"#] {
+            let headers = [key, ("content-type", "application/json")];
+            assert_eq!(server.api().send("POST", "/api", &headers, body).await.expect("an answer").status, 400);
+        }
+        assert_eq!(get(&server, &list, &format!("Bearer {}", &jwt[..jwt.len() - 4])).await, 401);
+        assert_eq!(get(&server, "/api/inbox/1", &format!("Bearer {jwt}")).await, 401);
+        assert_eq!(get(&server, &list, "Bearer 0123456789abcdefX").await, 401);
+        assert_eq!(get(&server, &format!("/api/inbox/{}", TOKEN.repeat(20)), "Bearer 0123456789abcdef").await, 413);
         let said = server.stderr();
         assert!(said.contains("TRACE") || said.contains("DEBUG"), "it does say something");
         let sig = good["sig"].as_str().unwrap();
-        for secret in [TOKEN, "eyes only", "0123456789abcdef", sig, "the first secret"] {
+        let jwt_sig = jwt.rsplit('.').next().unwrap();
+        let secrets = [TOKEN, "eyes only", "0123456789abcdef", sig, jwt_sig, "the first secret", "database-password"];
+        for secret in secrets.into_iter().chain(OTHERS).chain(["%E7%A7%98"]) {
             let line = said.lines().find(|line| line.contains(secret));
             assert!(line.is_none(), "{format}: {secret} in {}", line.unwrap_or_default());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_to_start_shows_nothing_of_a_key() {
+    for flags in
+        ["--api-keys=good=0123456789abcdef,0123456789abcdef", "--login-keys=0123456789abcdef==", "--api-keys=a=s3cret"]
+    {
+        let refusal = TestServer::builder().flag(flags).prepare().start_refused().await;
+        assert_eq!(refusal.code, Some(2), "{flags}");
+        let (flag, _) = flags.split_once('=').unwrap();
+        assert!(refusal.stderr.contains(flag) && refusal.stderr.contains("entry"), "{}", refusal.stderr);
+        assert!(["0123456789abcdef", "s3cret"].iter().all(|key| !refusal.stderr.contains(key)), "{}", refusal.stderr);
+        let refusal = TestServer::builder().env("TIDINGS_API_KEYS", "0123456789abcdef").prepare().start_refused().await;
+        assert!(
+            refusal.stderr.contains("entry 1") && !refusal.stderr.contains("0123456789abcdef"),
+            "{}",
+            refusal.stderr
+        );
+    }
+    for url in ["kafka://user:passw0rd@host", "redis//:passw0rd@host", "redis://:passw0rd@host:port"] {
+        let refusal = TestServer::builder().flag(&format!("--bus={url}")).prepare().start_refused().await;
+        assert!(refusal.code == Some(1) && refusal.stderr.contains("bus"), "{refusal:?}");
+        assert!(!refusal.stderr.contains("passw0rd"), "{refusal:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_login_may_be_shown_in_the_handshake_and_another_with_the_event_counts_more() {
+    let server = TestServer::with(&[LOGIN_KEYS]).await;
+    let good = signed("1", &[]).await;
+    let mut wrong = good.clone();
+    wrong["exp"] = json!(good["exp"].as_i64().unwrap() + 1);
+    let plain = json!({"tokenId": "1"});
+    for (auth, shown, ok) in [
+        (good.clone(), &plain, true),
+        (json!({"jwt": jwt("1")}), &plain, true),
+        (wrong.clone(), &plain, false),
+        (json!({"jwt": jwt("2")}), &plain, false),
+        (good.clone(), &wrong, false),
+        (wrong.clone(), &good, true),
+        (good.clone(), &json!({"tokenId": "2"}), false),
+    ] {
+        for dial in [Dial::new(server.address()), Dial::new(server.address()).polling()] {
+            let answer = dial.auth(&auth).connect().await.call(&user_login(shown)).await;
+            assert_eq!(answer["ok"], json!(ok), "{auth} {shown}: {answer}");
+            assert!(ok || answer["code"] == json!("unauthorized"), "{answer}");
         }
     }
 }
@@ -209,7 +325,11 @@ async fn unsigned_logins_can_be_let_in_and_counted_while_pages_are_changed() {
     let server = TestServer::with(&[LOGIN_KEYS, "--logins=warn"]).await;
     server.login_empty("1").await;
     assert_eq!(server.metric("tidings_unsigned_logins_total").await, 1.0);
-    assert!(server.stderr().contains("without a signature"));
+    assert!(server.stderr().contains("A login without a signature"));
+    let open = TestServer::with(&[LOGIN_KEYS, "--logins=open"]).await;
+    open.login_empty("1").await;
+    assert_eq!(open.metric("tidings_unsigned_logins_total").await, 1.0);
+    assert!(!open.stderr().contains("A login without a signature"));
     let mut wrong = signed("1", &[]).await;
     wrong["sig"] = json!("00");
     let answer = server.connect().await.call(&user_login(&wrong)).await;

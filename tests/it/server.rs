@@ -320,13 +320,16 @@ impl TestServer {
         Api::new(self.address())
     }
 
+    /// Where the metrics are.
+    pub(crate) fn metrics_api(&self) -> Api {
+        let said = self.stderr();
+        let address = said.rsplit_once("Metrics are at ").and_then(|(_, rest)| address_in(rest));
+        Api::new(address.expect("it says where"))
+    }
+
     /// The value of a metric, labels and all in its name.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        let said = self.stderr();
-        let address =
-            said.rsplit_once("Metrics are at ").and_then(|(_, rest)| address_in(rest)).expect("it says where");
-        let text =
-            reqwest::get(format!("http://{address}/metrics")).await.expect("it answers").text().await.expect("text");
+        let text = self.metrics_api().get("/metrics").await.text;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a number")
     }

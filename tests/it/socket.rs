@@ -47,12 +47,14 @@ pub(crate) struct Dial {
     pub(crate) engine: Engine,
     pub(crate) path: String,
     polling: bool,
+    /// What goes with the namespace, as JSON.
+    auth: String,
 }
 
 impl Dial {
     /// engine.io 4 over a websocket at the default path.
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, engine: Engine::V4, path: "/socket.io".to_owned(), polling: false }
+        Self { address, engine: Engine::V4, path: "/socket.io".to_owned(), polling: false, auth: String::new() }
     }
 
     pub(crate) fn engine(mut self, engine: Engine) -> Self {
@@ -70,13 +72,19 @@ impl Dial {
         self
     }
 
+    /// Shows this when it asks for the namespace; engine.io 4 alone.
+    pub(crate) fn auth(mut self, auth: &Value) -> Self {
+        self.auth = auth.to_string();
+        self
+    }
+
     /// Connects and waits until the client is in the namespace.
     pub(crate) async fn connect(self) -> Socket {
         self.try_connect().await.unwrap_or_else(|gone| panic!("no connection: {gone}"))
     }
 
     pub(crate) async fn try_connect(self) -> Result<Socket, Gone> {
-        let engine = self.engine;
+        let (engine, auth) = (self.engine, self.auth.clone());
         let mut line = if self.polling {
             Line::Polling(Box::new(Polling::new(self)))
         } else {
@@ -97,7 +105,7 @@ impl Dial {
             calls: 0,
         };
         if engine == Engine::V4 {
-            socket.send("40").await?;
+            socket.send(&format!("40{auth}")).await?;
         }
         match in_time("the namespace", socket.receive()).await? {
             Packet::Connected => Ok(socket),
@@ -261,6 +269,17 @@ impl Socket {
     /// Sends an engine.io packet as it is.
     pub(crate) async fn send(&mut self, packet: &str) -> Result<(), Gone> {
         self.line.send(packet).await
+    }
+
+    /// Leaves the namespace and comes back to it on the same connection.
+    pub(crate) async fn rejoin(&mut self) -> Result<(), Gone> {
+        self.send("41").await?;
+        self.send("40").await?;
+        loop {
+            if let Packet::Connected = in_time("the namespace", self.receive()).await? {
+                return Ok(());
+            }
+        }
     }
 
     /// Sends a websocket frame as it is.

@@ -83,6 +83,17 @@ impl Table {
         serde_json::from_slice(&json).expect("the command writes JSON")
     }
 
+    /// Changes something, as an admin with a hand of his own would.
+    pub(crate) async fn change(&self, sql: &str) {
+        match &self.place {
+            Place::File(path) => {
+                let output = self.sqlite(&[], path, sql).await;
+                assert!(output.status.success(), "{}\n{sql}", String::from_utf8_lossy(&output.stderr));
+            }
+            Place::Postgres(database) => drop(database.sql(sql)),
+        }
+    }
+
     /// The one value of a query that has one.
     pub(crate) async fn value(&self, sql: &str) -> Value {
         let rows = self.query(sql).await;

@@ -71,7 +71,7 @@ async fn open_beside(url: &str, settings: &Settings) -> Result<(SqliteConnection
 pub(in crate::store) async fn list(connection: &mut SqliteConnection) -> Result<Vec<StoredKey>, Error> {
     let rows = sqlx::query!(
         "select name, sha256, scopes, created_at, expires_at, last_used_at, revoked_at
-        from api_key order by name limit ?1",
+        from api_key order by revoked_at is not null, name limit ?1",
         MAX_KEYS
     )
     .fetch_all(connection)
@@ -86,7 +86,8 @@ pub(in crate::store) async fn list(connection: &mut SqliteConnection) -> Result<
             created_at: time(&row.created_at)?,
             expires_at: optional(row.expires_at)?,
             last_used_at: optional(row.last_used_at)?,
-            revoked_at: optional(row.revoked_at)?,
+            // Some time, whatever an admin wrote: it was taken back.
+            revoked_at: row.revoked_at.map(|text| time(&text).or_else(|_| time(&row.created_at))).transpose()?,
         })
     });
     keys.collect()

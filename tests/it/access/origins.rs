@@ -95,17 +95,45 @@ async fn pages_of_known_origins_may_read_the_answers_and_every_answer_is_guarded
         assert_eq!(allowed.header("access-control-allow-origin"), Some("https://app.example.com"), "{path}");
         assert_eq!(allowed.header("access-control-allow-headers"), Some("authorization"), "{path}");
     }
-    for path in
-        ["/", "/docs", "/openapi.json", "/api", "/api/inbox/1", "/nothing", "/socket.io/socket.io.js", "/healthz"]
-    {
+    let guarded = |answer: &Answer, what: &str| {
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{what}");
+        assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{what}");
+        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"), "{what}");
+        assert_eq!(answer.header("strict-transport-security"), None, "{what}: there is no TLS");
+        let policy = answer.header("content-security-policy").unwrap_or_default();
+        for directive in ["default-src ", "frame-ancestors 'none'", "base-uri 'none'", "form-action "] {
+            assert!(policy.contains(directive), "{what}: {policy}");
+        }
+    };
+    for path in [
+        "/",
+        "/docs",
+        "/openapi.json",
+        "/api",
+        "/api/inbox/1",
+        "/nothing",
+        "/socket.io/socket.io.js",
+        "/socket.io/?EIO=4&transport=polling",
+        "/socket.io/?EIO=4&transport=nothing",
+        "/healthz",
+    ] {
         let answer = ask("GET", path, &[]).await;
         assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example.com"), "{path}");
-        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
-        assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{path}");
-        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"), "{path}");
-        let policy = answer.header("content-security-policy").unwrap_or_default();
-        assert!(policy.starts_with("default-src ") && policy.contains("frame-ancestors 'none'"), "{path}: {policy}");
+        guarded(&answer, path);
     }
+    let refused = server.api().send("GET", "/api", &[("origin", "https://evil.com")], "").await.expect("an answer");
+    guarded(&refused, "a refusal");
+    guarded(&ask("PUT", "/api", &[]).await, "another method");
+    guarded(&server.metrics_api().get("/metrics").await, "/metrics");
+    guarded(&server.metrics_api().get("/").await, "the metrics' port");
+    let rebound = server.metrics_api().send("GET", "/metrics", &[("host", "evil.com")], "").await.expect("an answer");
+    rebound.problem(403, "foreign_host");
+    guarded(&rebound, "a rebound name");
+    let few = TestServer::with(&["--max-sockets-per-address=1"]).await;
+    let _socket = few.connect().await;
+    let refused = few.api().get("/socket.io/?EIO=4&transport=polling").await;
+    refused.problem(429, "too_many_sockets");
+    guarded(&refused, "too many sockets");
     let body = json!({"tokens": ["1"]}).to_string();
     let evil =
         [("origin", "https://evil.com"), ("x-api-key", "0123456789abcdef"), ("content-type", "application/json")];

@@ -49,6 +49,7 @@ async fn a_full_disk_is_said_what_is_there_still_flows_and_it_recovers() {
     for _ in 0..3 {
         api.post(&body).await.problem(503, "storage_full");
     }
+    assert_eq!(api.get("/readyz").await.status, 503);
 
     // Reading goes on: health, logins, replays, and the live socket that was there before.
     assert_eq!(api.get("/healthz").await.status, 200);
@@ -170,7 +171,10 @@ async fn a_disk_that_fails_to_sync_gets_no_200_and_a_clean_restart() {
         assert!(["storage_unavailable", "outcome_unknown"].contains(&code.as_str()), "{}", answer.text);
         answer.problem(503, &code);
     }
-    println!("ready: {}", api.get("/readyz").await.status);
+    for _ in 0..20 {
+        api.get("/readyz").await.problem(503, "storage_unavailable");
+    }
+    assert_eq!(api.get("/healthz").await.status, 200, "a restart would not mend it");
     server.kill_9().await;
     let (recorder, tokens) = load.finish().await;
     server.repair_disk();

@@ -257,6 +257,71 @@ async fn a_socket_that_ignores_being_disconnected_is_hung_up_on() {
 }
 
 #[tokio::test]
+async fn a_flood_keeps_no_socket_open_that_never_logs_in() {
+    let server = TestServer::with(&["--login-timeout-secs=1", "--socket-rate=5"]).await;
+    for event in [r#"["ack",{"upTo":1}]"#, r#"["user_login",{"tokenId":""}]"#] {
+        let mut socket = server.connect().await;
+        // Enough that the socket is still worked for when its time is over, and for as long again.
+        for _ in 0..100 {
+            socket.send(&format!("42{event}")).await.unwrap();
+        }
+        let events = socket.expect_end().await;
+        assert!(events.iter().any(|event| event.text().contains("login_timeout")), "{event}: {events:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_the_namespace_and_stays_is_hung_up_on() {
+    let server = TestServer::start().await;
+    for (engine, polling) in [(Engine::V3, false), (Engine::V4, false), (Engine::V3, true), (Engine::V4, true)] {
+        let dial = Dial::new(server.address()).engine(engine);
+        let mut socket = if polling { dial.polling() } else { dial }.connect().await;
+        socket.login("1").await;
+        socket.expect_event("replay_complete").await;
+        socket.send("41").await.unwrap();
+        socket.expect_end().await;
+        // Nor does it help to come back.
+        let dial = Dial::new(server.address()).engine(engine);
+        let mut socket = if polling { dial.polling() } else { dial }.connect().await;
+        socket.send("41").await.unwrap();
+        socket.send("40").await.unwrap();
+        socket.expect_end().await;
+    }
+}
+
+#[tokio::test]
+async fn leaving_the_namespace_and_coming_back_does_not_make_a_client_faster() {
+    let server = TestServer::with(&["--socket-rate=1", "--event-queue=4"]).await;
+    let id = server.api().push("1", "1").await.id;
+    let mut socket = server.connect().await;
+    let began = std::time::Instant::now();
+    let receipts = [format!(r#"42["read",["{id}"]]"#), format!(r#"42["unread",["{id}"]]"#)];
+    loop {
+        for packet in [r#"42["user_login",{"tokenId":"1"}]"#, &receipts[0], &receipts[1], &receipts[0]] {
+            let _ = socket.send(packet).await;
+        }
+        if socket.rejoin().await.is_err() {
+            break;
+        }
+    }
+    let done = server.table().count("select count(*) from inbox_change").await;
+    let allowed = 4 + began.elapsed().as_secs_f64().ceil() as i64;
+    assert!(done <= allowed, "{done} receipts, {allowed} events may be done");
+}
+
+#[tokio::test]
+async fn events_that_nobody_knows_count_like_others() {
+    let server = TestServer::with(&["--socket-rate=1", "--event-queue=4"]).await;
+    let mut socket = server.login_empty("1").await;
+    let flood = (0..3_000).map(|_| tokio_tungstenite::tungstenite::Message::text(r#"42["typing",{}]"#));
+    let _ = socket.flood(flood).await;
+    socket.expect_end().await;
+    let mut polite = server.login_empty("1").await;
+    polite.emit(r#"["typing",{}]"#).await;
+    polite.ack_up_to(0).await;
+}
+
+#[tokio::test]
 async fn one_token_has_a_bounded_number_of_sockets() {
     let server = TestServer::with(&["--max-sockets-per-token=2"]).await;
     let first = server.login_empty("1").await;
