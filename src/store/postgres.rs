@@ -259,6 +259,9 @@ impl Store for PostgresStore {
                     from notification
                     where token = $1 and seq < $2 and retracted_at is null and (expires_at is null or expires_at > $3)
                         and ($4::bool is null or (read_at is null) = $4) and ($5::text is null or entity_type = $5)
+                        -- What is unread begins behind the mark; where nothing is, there is nothing to look for.
+                        and seq > case when $4 then
+                            coalesce((select read_upto from inbox where token = $1 and unread > 0), $2) else 0 end
                     order by seq desc limit $6
                 ) as wanted
             ) as page where bytes - octet_length(data) < $7 order by seq desc"#,
@@ -292,7 +295,8 @@ impl Store for PostgresStore {
         sqlx::query_as!(
             TypeCount,
             r#"select entity_type, count(*) as "unread!" from notification
-            where token = $1 and read_at is null and retracted_at is null and (expires_at is null or expires_at > $2)
+            where token = $1 and seq > (select read_upto from inbox where token = $1 and unread > 0)
+                and read_at is null and retracted_at is null and (expires_at is null or expires_at > $2)
             group by entity_type order by 2 desc, entity_type collate "C" limit $3"#,
             token.as_str(),
             now,

@@ -338,9 +338,11 @@ impl Store for SqliteStore {
                 delivered_at, read_at, expires_at)) as "rows!: String"
             from (
                 select *, sum(octet_length(data)) over (order by seq desc rows unbounded preceding) as bytes from (
+                    -- What is unread begins behind the mark; where nothing is, there is nothing to look for.
                     select * from notification
                     where token = ?1 and seq < ?2 and retracted_at is null and (expires_at is null or expires_at > ?3)
                         and (?4 is null or (read_at is null) = ?4) and (?5 is null or entity_type = ?5)
+                        and seq > iif(?4, coalesce((select read_upto from inbox where token = ?1 and unread > 0), ?2), 0)
                     order by seq desc limit ?6
                 )
             ) where bytes - octet_length(data) < ?7"#,
@@ -376,7 +378,8 @@ impl Store for SqliteStore {
         sqlx::query_as!(
             TypeCount,
             r#"select entity_type, count(*) as unread from notification
-            where token = ?1 and read_at is null and retracted_at is null and (expires_at is null or expires_at > ?2)
+            where token = ?1 and seq > (select read_upto from inbox where token = ?1 and unread > 0)
+                and read_at is null and retracted_at is null and (expires_at is null or expires_at > ?2)
             group by entity_type order by 2 desc, 1 limit ?3"#,
             token,
             now,
