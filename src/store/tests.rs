@@ -536,6 +536,30 @@ async fn a_violation_is_found_and_named(make: fn() -> Database) {
     commit_pushes(&mut opened, (0..3).map(|_| push(&["1", "2"], "{}")).collect()).await;
     assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
     for (sql, named) in [
+        (
+            "update inbox_change set change = '{\"readUpTo\":1,\"unread\":1}' where token = '3'",
+            "inbox 3: unread is 0, but its last change left 1",
+        ),
+        ("update inbox set read_upto = 9 where token = '3'", "inbox 3: rev 2, but delivered up to 2, read up to 9"),
+        ("update inbox set read_upto = 2 where token = '2'", "inbox 2, seq 1: not read, though everything up to 2"),
+        (
+            "update notification set group_actors = '[]' where token = '3'",
+            "inbox 3, seq 1: stands for 1 and names 0, but 1 act",
+        ),
+        (
+            "update notification set group_key = 'other' where token = '3'",
+            "inbox 3, group key post: stands for row 1, which is another's or gone",
+        ),
+        (
+            "update notification_actor set seq = 9 where token = '3'",
+            "inbox 3, actor a: acts in row 9, which is no group or gone",
+        ),
+        (
+            "delete from inbox_change where token = '1'; update inbox set rev = 3 where token = '1';
+            update notification set read_at = null, delivered_at = null where token = '1';
+            update inbox set delivered_upto = 0 where token = '1'",
+            "inbox 1: unread is 2, but 3 rows are",
+        ),
         ("update inbox set unread = 7 where token = '1'", "inbox 1: unread is 7, but 3 rows are"),
         ("update inbox set unread = 3, rev = 4 where token = '1'", "inbox 1: rev 4, purged up to 0, but 3 events"),
         (
