@@ -413,8 +413,10 @@ impl Store for PostgresStore {
         .await
         .map_err(unavailable)?;
         let changes = sqlx::query!(
-            r#"select token, max(rev) as "upto!" from inbox_change where token > $1 and token <= $2 and at < $3
-            group by token order by token"#,
+            r#"select inbox.token, purged_rev, max(change.rev) as "upto!"
+            from inbox join inbox_change as change on change.token = inbox.token
+            where change.token > $1 and change.token <= $2 and at < $3
+            group by inbox.token order by inbox.token"#,
             after,
             last_token,
             keep.history_before
@@ -424,7 +426,7 @@ impl Store for PostgresStore {
         .map_err(unavailable)?;
         Ok(Stale {
             rows: stale.into_iter().map(|row| (Token::stored(&row.token), row.seq)).collect(),
-            history: changes.into_iter().map(|row| (Token::stored(&row.token), row.upto)).collect(),
+            history: changes.into_iter().map(|row| (Token::stored(&row.token), row.purged_rev, row.upto)).collect(),
             last: Some(Token::stored(&last_token)).filter(|_| last.inboxes >= i64::from(inboxes)),
         })
     }

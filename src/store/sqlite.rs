@@ -31,6 +31,8 @@ mod edit;
 pub(super) mod export;
 pub(super) mod keys;
 mod recovery;
+#[cfg(test)]
+mod tests;
 
 use commit::SqliteCommitter;
 
@@ -497,9 +499,11 @@ impl Store for SqliteStore {
         .await
         .map_err(unavailable)?;
         let changes = sqlx::query_scalar!(
-            r#"select json_group_array(json_array(token, upto)) as "rows!: String" from (
-                select token, max(rev) as upto from inbox_change where token > ?1 and token <= ?2 and at < ?3
-                group by token)"#,
+            r#"select json_group_array(json_array(token, purged_rev, upto)) as "rows!: String" from (
+                select inbox.token, purged_rev, max(change.rev) as upto
+                from inbox join inbox_change as change on change.token = inbox.token
+                where change.token > ?1 and change.token <= ?2 and at < ?3
+                group by inbox.token)"#,
             after,
             last_token,
             history
