@@ -395,12 +395,18 @@ impl Store for PostgresStore {
                     order by seq desc limit 1 offset $7) as seq
                 from inbox where token > $1 and token <= $2 and $7::bigint is not null and rev > $7
             )
-            select notification.token as "token!", notification.seq as "seq!"
-            from notification left join oldest on oldest.token = notification.token
-            where notification.token > $1 and notification.token <= $2
-                and (read_at < $4 or (read_at is null and created_at < $5) or retracted_at < $6
-                    or notification.seq <= oldest.seq)
-            order by notification.token, notification.seq limit $3"#,
+            select token as "token!", seq as "seq!" from (
+                (select token, seq from notification where token > $1 and token <= $2 and retracted_at < $6
+                order by token, seq limit $3)
+                union all
+                (select notification.token, notification.seq
+                from notification left join oldest on oldest.token = notification.token
+                where ($4::timestamptz is not null or $5::timestamptz is not null or $7 is not null)
+                    and notification.token > $1 and notification.token <= $2
+                    and (read_at < $4 or (read_at is null and created_at < $5) or notification.seq <= oldest.seq)
+                    and (retracted_at is null or $6::timestamptz is null or retracted_at >= $6)
+                order by notification.token, notification.seq limit $3)
+            ) as old order by token, seq limit $3"#,
             after,
             last_token,
             i64::from(rows),

@@ -481,11 +481,14 @@ impl Store for SqliteStore {
                 from inbox where token > ?1 and token <= ?2 and ?7 is not null and rev > ?7
             )
             select json_group_array(json_array(token, seq)) as "rows!: String" from (
+                select token, seq from notification where token > ?1 and token <= ?2 and retracted_at < ?6
+                union all
                 select notification.token, notification.seq
                 from notification left join oldest on oldest.token = notification.token
-                where notification.token > ?1 and notification.token <= ?2
-                    and (read_at < ?4 or (read_at is null and created_at < ?5) or retracted_at < ?6
-                        or notification.seq <= oldest.seq)
+                where (?4 is not null or ?5 is not null or ?7 is not null)
+                    and notification.token > ?1 and notification.token <= ?2
+                    and (read_at < ?4 or (read_at is null and created_at < ?5) or notification.seq <= oldest.seq)
+                    and (retracted_at is null or ?6 is null or retracted_at >= ?6)
                 limit ?3)"#,
             after,
             last_token,
