@@ -56,19 +56,22 @@ impl Inbox {
                     continue;
                 }
             };
-            for (is_due, edit) in
-                [(due.scheduled, Edit::Release { limit: TEND_ROWS }), (due.expired, Edit::Expire { limit: TEND_ROWS })]
-            {
-                let mut more = is_due;
-                while more && !stop.is_cancelled() {
-                    more = match self.writer.edit(edit.clone(), None).await {
-                        Ok(rows) => rows >= u64::from(TEND_ROWS),
-                        Err(error) => {
-                            warn!(%error, "Cannot do what is due, trying again");
-                            false
-                        }
-                    };
-                }
+            // In turns, so that much of one holds up nothing of the other.
+            let (mut scheduled, mut expired) = (due.scheduled, due.expired);
+            while (scheduled || expired) && !stop.is_cancelled() {
+                scheduled = scheduled && self.do_some(Edit::Release { limit: TEND_ROWS }).await;
+                expired = expired && self.do_some(Edit::Expire { limit: TEND_ROWS }).await;
+            }
+        }
+    }
+
+    /// Does some of what is due and returns whether there may be more.
+    async fn do_some(&self, edit: Edit) -> bool {
+        match self.writer.edit(edit, None).await {
+            Ok(rows) => rows >= u64::from(TEND_ROWS),
+            Err(error) => {
+                warn!(%error, "Cannot do what is due, trying again");
+                false
             }
         }
     }

@@ -593,9 +593,12 @@ impl Transaction<'_> {
         .execute(&mut *self.connection)
         .await?;
         sqlx::query!(
-            "delete from idempotency where (key_owner, key) in (
+            "with expired as materialized (
                 select key_owner, key from idempotency where expires_at <= $1
-                order by expires_at limit $2 for update skip locked)",
+                order by expires_at limit $2 for update skip locked
+            )
+            delete from idempotency as kept using expired
+            where kept.key_owner = expired.key_owner and kept.key = expired.key",
             self.now,
             EXPIRED_KEYS_PER_COMMIT
         )

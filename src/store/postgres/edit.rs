@@ -472,10 +472,14 @@ impl Transaction<'_> {
     /// Moves due pushes into their inboxes, as if they were posted now. What another node is moving is left to it.
     async fn release(&mut self, limit: u32) -> Result<u64, sqlx::Error> {
         let mut rows = sqlx::query!(
-            "delete from scheduled where (id, token) in (
+            // Materialized, or a plan may look for what is due again and again and take more than the limit.
+            "with due as materialized (
                 select id, token from scheduled where due_at <= $1 order by due_at, id, token limit $2
-                for update skip locked)
-            returning id, token, due_at, entity_type, ttl_secs, collapse_key, group_key, actor, data::text as data",
+                for update skip locked
+            )
+            delete from scheduled as later using due where later.id = due.id and later.token = due.token
+            returning later.id, later.token, due_at, entity_type, ttl_secs, collapse_key, group_key, actor,
+                data::text as data",
             self.now,
             i64::from(limit)
         )
