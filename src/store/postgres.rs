@@ -203,7 +203,9 @@ impl Store for PostgresStore {
                 read as "read!", group_key as "group_key?", group_count as "group_count?",
                 group_actors as "group_actors?", change as "change?"
             from (
-                select *, sum(octet_length(data)) over (order by rev rows unbounded preceding) as bytes from (
+                select *, sum(greatest(octet_length(data), octet_length(change)))
+                    over (order by rev rows unbounded preceding) as bytes
+                from (
                     select * from (
                         select seq as rev, created_at as at, id, entity_type, data::text as data,
                             read_at is not null as read, group_key, group_count, group_actors::text as group_actors,
@@ -217,7 +219,7 @@ impl Store for PostgresStore {
                     ) as changed
                     order by rev limit $3
                 ) as wanted
-            ) as page where bytes - octet_length(data) < $4 order by rev"#,
+            ) as page where bytes - greatest(octet_length(data), octet_length(change)) < $4 order by rev"#,
             token.as_str(),
             after,
             i64::from(limit) + 1,
@@ -230,7 +232,7 @@ impl Store for PostgresStore {
         .map_err(unavailable)?;
         let mut builder = PageBuilder::new(limit, self.page_bytes);
         for row in rows {
-            let weight = row.data.len();
+            let weight = row.data.len().max(row.change.as_ref().map_or(0, String::len));
             let event = match (row.change, row.id, row.entity_type) {
                 (Some(change), ..) => super::change_event(row.rev, &change, row.at)?,
                 (None, Some(id), Some(entity_type)) => Event::New(Notification {

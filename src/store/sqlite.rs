@@ -283,7 +283,9 @@ impl Store for SqliteStore {
             r#"select json_group_array(json_array(rev, id, entity_type, at, data, read_at is not null, group_key,
                 group_count, group_actors, change)) as "rows!: String"
             from (
-                select *, sum(octet_length(data)) over (order by rev rows unbounded preceding) as bytes from (
+                select *, sum(max(octet_length(data), octet_length(coalesce(change, ''))))
+                    over (order by rev rows unbounded preceding) as bytes
+                from (
                     select seq as rev, created_at as at, id, entity_type, data, read_at, group_key, group_count,
                         group_actors, iif(retracted_at is not null or expires_at <= ?5, ?6, null) as change
                     from notification where token = ?1 and seq > ?2
@@ -292,7 +294,7 @@ impl Store for SqliteStore {
                     from inbox_change where token = ?1 and rev > ?2
                     order by 1 limit ?3
                 )
-            ) where bytes - octet_length(data) < ?4"#,
+            ) where bytes - max(octet_length(data), octet_length(coalesce(change, ''))) < ?4"#,
             token,
             after,
             rows,
@@ -317,7 +319,7 @@ impl Store for SqliteStore {
         );
         let mut builder = PageBuilder::new(limit, self.page_bytes);
         for (rev, id, entity_type, at, data, read, key, count, actors, change) in parse::<Vec<Row<'_>>>(&rows)? {
-            let weight = data.len();
+            let weight = data.len().max(change.as_ref().map_or(0, |change| change.len()));
             let event = match (change, id, entity_type) {
                 (Some(change), ..) => super::change_event(rev, &change, time(&at)?)?,
                 (None, Some(id), Some(entity_type)) => {

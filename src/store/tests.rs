@@ -463,6 +463,15 @@ async fn a_page_ends_at_its_bytes_whatever_its_rows(make: fn() -> Database) {
     assert_eq!((page.rows.len(), page.more), (2, true));
     let page = Undelivered { token: &token("1"), after: 2, upto: 5, limit: 1000, now: now() };
     assert_eq!(opened.store.undelivered(&page).await.unwrap().rows.len(), 2);
+
+    let many = commit_pushes(&mut opened, (0..40).map(|_| push(&["2"], "{}")).collect()).await;
+    let ids: Vec<_> = many.iter().map(|pushed| pushed.id).collect();
+    for kind in [ReceiptKind::Read, ReceiptKind::Unread] {
+        let receipts = vec![receipt("2", kind, Selection::Ids(ids.clone()))];
+        opened.committers[0].commit(&Batch { pushes: vec![], receipts }, now()).await.unwrap();
+    }
+    let page = opened.store.events(&token("2"), 40, 1000, now()).await.unwrap();
+    assert_eq!((page.rows.len(), page.more), (1, true), "a change of many rows fills it too");
 }
 
 async fn a_failed_batch_leaves_nothing_and_the_next_one_works(make: fn() -> Database) {
