@@ -140,8 +140,8 @@ pub struct Keep {
 pub struct Stale {
     /// Rows that go.
     pub rows: Vec<(Token, Rev)>,
-    /// Inboxes with the rev up to which their history goes.
-    pub history: Vec<(Token, Rev)>,
+    /// Inboxes with the rev up to which their history is gone, and the one up to which it goes.
+    pub history: Vec<(Token, Rev, Rev)>,
     /// The last inbox that was looked at; none if there are no more behind it.
     pub last: Option<Token>,
 }
@@ -394,12 +394,14 @@ pub enum Edit {
         /// At most this many rows.
         limit: u32,
     },
-    /// Removes what is not to be kept.
+    /// Removes what is not to be kept, of what was there when somebody looked: an inbox may have been erased and live again.
     Purge {
         /// Rows.
         rows: Vec<(Token, Rev)>,
         /// Inboxes with the rev up to which their history goes.
         history: Vec<(Token, Rev)>,
+        /// When that was; newer rows stay.
+        seen: DateTime<Utc>,
     },
     /// Notes when API keys were last used.
     NoteUse {

@@ -138,16 +138,28 @@ fn shapes(page: &mut String, document: &Value) -> fmt::Result {
     writeln!(page, "<h2>Shapes</h2>")?;
     for (name, schema) in entries(&document["components"]["schemas"]) {
         let (name, about) = (escaped(name), escaped(text(&schema["description"])));
-        writeln!(page, "<section id=\"{name}\"><h3>{name}</h3><p>{about}</p><table><tr><th>field<th>type<th></tr>")?;
-        let required: Vec<&str> = list(&schema["required"]).map(text).collect();
-        for (field, shape) in entries(&schema["properties"]) {
-            let optional = if required.contains(&field.as_str()) { "" } else { "?" };
-            let (kind, about) = (kind(shape), escaped(text(&shape["description"])));
-            writeln!(page, "<tr><td><code>{}{optional}</code><td>{kind}<td>{about}</tr>", escaped(field))?;
+        writeln!(page, "<section id=\"{name}\"><h3>{name}</h3><p>{about}</p>")?;
+        if schema["oneOf"].is_null() {
+            fields(page, schema)?;
         }
-        writeln!(page, "</table></section>")?;
+        for choice in list(&schema["oneOf"]) {
+            writeln!(page, "<p>{}</p>", escaped(text(&choice["description"])))?;
+            fields(page, choice)?;
+        }
+        writeln!(page, "</section>")?;
     }
     Ok(())
+}
+
+fn fields(page: &mut String, schema: &Value) -> fmt::Result {
+    writeln!(page, "<table><tr><th>field<th>type<th></tr>")?;
+    let required: Vec<&str> = list(&schema["required"]).map(text).collect();
+    for (field, shape) in entries(&schema["properties"]) {
+        let optional = if required.contains(&field.as_str()) { "" } else { "?" };
+        let (kind, about) = (kind(shape), escaped(text(&shape["description"])));
+        writeln!(page, "<tr><td><code>{}{optional}</code><td>{kind}<td>{about}</tr>", escaped(field))?;
+    }
+    writeln!(page, "</table>")
 }
 
 /// What a schema is, in a word or a link.
@@ -155,6 +167,9 @@ fn kind(schema: &Value) -> String {
     if let Some(name) = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
         let name = escaped(name);
         return format!("<a href=\"#{name}\">{name}</a>");
+    }
+    if !schema["oneOf"].is_null() {
+        return list(&schema["oneOf"]).map(kind).collect::<Vec<_>>().join(", or ");
     }
     match &schema["type"] {
         Value::String(kind) if kind == "array" => format!("list of {}", self::kind(&schema["items"])),

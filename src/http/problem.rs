@@ -72,7 +72,7 @@ impl Problem {
     pub(super) fn write(error: &WriterError) -> Self {
         match error {
             WriterError::Busy => {
-                Self::unavailable("busy", "too many changes wait to be stored; nothing was stored, try again later")
+                Self::unavailable("busy", "too many changes wait to be stored; nothing was changed, try again later")
             }
             WriterError::Stopped => Self::draining(),
             WriterError::Store(failure) => Self::store(failure),
@@ -84,15 +84,15 @@ impl Problem {
         error!(error = %failure, "The database failed a request");
         match failure {
             store::Error::StorageFull => {
-                Self::unavailable("storage_full", "the disk is full; nothing was stored, try again later")
+                Self::unavailable("storage_full", "the disk is full; nothing was changed, try again later")
             }
             store::Error::Unavailable(_) => Self::unavailable(
                 "storage_unavailable",
-                "the database does not answer; nothing was stored, try again later",
+                "the database does not answer; nothing was changed, try again later",
             ),
             store::Error::OutcomeUnknown(_) => Self::unavailable(
                 "outcome_unknown",
-                "the push may be stored or not; a retry with the same Idempotency-Key settles it",
+                "it may be stored or not; the same request again settles it, for a push with the same Idempotency-Key",
             ),
         }
     }

@@ -48,7 +48,7 @@ pub(super) struct PlacedIn {
     /// Where it stands. Missing if it is for later, or was sent live only.
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<i64>,
-    /// The notification it became part of, by its `groupKey`, instead of one of its own.
+    /// The notification it became part of, by its `groupKey`, instead of one of its own: there it is seen and taken back.
     #[serde(skip_serializing_if = "Option::is_none")]
     grouped_into: Option<Uuid>,
 }
@@ -87,7 +87,33 @@ pub(super) struct PushBody {
     group_key: Option<String>,
     /// Who acted, counted once in a group.
     actor: Option<String>,
-    /// When it enters the inboxes, at most `--max-delay-days` ahead.
+    /// When it enters the inboxes, at most `--max-delay-days` ahead; `ttl` counts from then.
+    #[schema(format = DateTime)]
+    deliver_at: Option<String>,
+}
+
+/// The same as a form.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "it only describes what the parser takes")]
+pub(super) struct PushForm {
+    /// Once for each token; repeats count once, none at all is fine.
+    #[schema(value_type = Option<Vec<String>>)]
+    tokens: Option<Vec<Token>>,
+    /// `""` unless given.
+    entity_type: Option<String>,
+    /// A text; `{}` unless given.
+    data: Option<String>,
+    /// Seconds after which it is gone; 0: sent to whoever is there, never stored.
+    #[schema(minimum = 0, maximum = 4_294_967_295_i64)]
+    ttl: Option<i64>,
+    /// It takes the place of the unread one with this key.
+    collapse_key: Option<String>,
+    /// It becomes part of the unread one with this key.
+    group_key: Option<String>,
+    /// Who acted, counted once in a group.
+    actor: Option<String>,
+    /// When it enters the inboxes, at most `--max-delay-days` ahead; `ttl` counts from then.
     #[schema(format = DateTime)]
     deliver_at: Option<String>,
 }
@@ -102,8 +128,8 @@ fn tokens_schema() -> Schema {
 /// Push a notification
 ///
 /// Answers after one row a token is durable. With an `Idempotency-Key` a retry gets the same answer and makes no second row.
-/// A form (`application/x-www-form-urlencoded`) with the same names is taken as well.
-#[utoipa::path(post, path = "/api", tag = "push", request_body = PushBody,
+#[utoipa::path(post, path = "/api", tag = "push",
+    request_body(content((PushBody = "application/json"), (PushForm = "application/x-www-form-urlencoded"))),
     security((), ("apiKey" = ["push"]), ("apiKeyHeader" = ["push"])),
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters")),
     responses((status = 200, body = Answer, description = "Stored, or sent to whoever is there"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]

@@ -85,6 +85,8 @@ pub(super) struct Removed {
 }
 
 /// See what became of a push
+///
+/// Where it became part of a group's row it is to be found under that row's id, the `groupedInto` of its answer.
 #[utoipa::path(get, path = "/api/notifications/{id}", tag = "notifications",
     security((), ("apiKey" = ["read"]), ("apiKeyHeader" = ["read"])),
     params(("id" = Uuid, Path, description = "As the push was answered"), RecipientParams),
@@ -131,7 +133,8 @@ pub(super) async fn show(
 /// Take a push back
 ///
 /// It is gone from every inbox and from the schedule, is never replayed, and live clients are told. Doing it again
-/// changes nothing.
+/// changes nothing. Where it became part of a group's row, that has an id of its own, the `groupedInto` of its answer, under
+/// which the whole row is taken back.
 #[utoipa::path(delete, path = "/api/notifications/{id}", tag = "notifications",
     security((), ("apiKey" = ["push"]), ("apiKeyHeader" = ["push"])),
     params(("id" = Uuid, Path, description = "As the push was answered")),
@@ -152,7 +155,8 @@ pub(super) async fn retract(
 
 /// Take an actor out of a group
 ///
-/// The un-like: the group's newest row stands for one less, and goes when nobody is left.
+/// The un-like: the group's newest row, read or not, stands for one less, and goes when nobody is left. Older rows of the
+/// group stay as they are.
 #[utoipa::path(delete, path = "/api/groups/{token}/{groupKey}/actors/{actor}", tag = "notifications",
     security((), ("apiKey" = ["push"]), ("apiKeyHeader" = ["push"])),
     params(("token" = String, Path, description = "Whose inbox"), ("groupKey" = String, Path, description = "Of the pushes"),

@@ -5,18 +5,22 @@
 
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Inbox;
-use crate::store::{Edit, Keep, Stale, WriterError};
+use crate::notification::{Rev, Token};
+use crate::store::{self, Edit, Keep, Stale};
 
 /// How often to look for what is due: the most that a push for later is late, and that an expired row is still counted.
 const TEND_INTERVAL: Duration = Duration::from_secs(1);
 
 /// So many rows are moved or removed in one transaction, between which pushes have their turn.
 const TEND_ROWS: u32 = 500;
+
+/// The history of so many revs is removed in one transaction.
+const TEND_REVS: Rev = 2_000;
 
 /// So many inboxes are looked at in one read for what is too old.
 const RETAIN_INBOXES: u32 = 200;
@@ -52,19 +56,22 @@ impl Inbox {
                     continue;
                 }
             };
-            for (is_due, edit) in
-                [(due.scheduled, Edit::Release { limit: TEND_ROWS }), (due.expired, Edit::Expire { limit: TEND_ROWS })]
-            {
-                let mut more = is_due;
-                while more && !stop.is_cancelled() {
-                    more = match self.writer.edit(edit.clone(), None).await {
-                        Ok(rows) => rows >= u64::from(TEND_ROWS),
-                        Err(error) => {
-                            warn!(%error, "Cannot do what is due, trying again");
-                            false
-                        }
-                    };
-                }
+            // In turns, so that much of one holds up nothing of the other.
+            let (mut scheduled, mut expired) = (due.scheduled, due.expired);
+            while (scheduled || expired) && !stop.is_cancelled() {
+                scheduled = scheduled && self.do_some(Edit::Release { limit: TEND_ROWS }).await;
+                expired = expired && self.do_some(Edit::Expire { limit: TEND_ROWS }).await;
+            }
+        }
+    }
+
+    /// Does some of what is due and returns whether there may be more.
+    async fn do_some(&self, edit: Edit) -> bool {
+        match self.writer.edit(edit, None).await {
+            Ok(rows) => rows >= u64::from(TEND_ROWS),
+            Err(error) => {
+                warn!(%error, "Cannot do what is due, trying again");
+                false
             }
         }
     }
@@ -90,8 +97,9 @@ impl Inbox {
         }
     }
 
-    /// Looks at the inboxes that follow one, and returns the one to go on after.
-    async fn retain_after(&self, after: &str) -> Result<Option<String>, WriterError> {
+    /// Looks at the inboxes that follow one, and returns the one to go on after. What cannot be removed holds up none of
+    /// those behind.
+    async fn retain_after(&self, after: &str) -> Result<Option<String>, store::Error> {
         let (now, retention) = (Utc::now(), &self.settings.retention);
         let before = |age: Option<TimeDelta>| age.and_then(|age| now.checked_sub_signed(age));
         let keep = Keep {
@@ -103,11 +111,65 @@ impl Inbox {
         let stale = self.store.stale(after, RETAIN_INBOXES, TEND_ROWS, &keep);
         let Stale { rows, history, last } = self.reading(stale).await?;
         let full = rows.len() >= TEND_ROWS as usize;
-        if !rows.is_empty() || !history.is_empty() {
-            let removed = self.writer.edit(Edit::Purge { rows, history }, None).await?;
-            debug!(rows = removed, "Removed what is old");
+        let next = last.map(|token| token.as_str().to_owned());
+        for edit in purges(rows, history, TEND_REVS, now) {
+            match self.writer.edit(edit, None).await {
+                Ok(removed) => debug!(rows = removed, "Removed what is old"),
+                Err(error) => {
+                    warn!(%error, "Cannot remove what is old of some inboxes, the next round will");
+                    return Ok(next);
+                }
+            }
         }
         // More of the same inboxes, or the next ones.
-        Ok(if full { Some(after.to_owned()) } else { last.map(|token| token.as_str().to_owned()) })
+        Ok(if full { Some(after.to_owned()) } else { next })
+    }
+}
+
+/// The rows in one edit, and the history in as many as it takes that none goes through more than `limit` revs.
+fn purges(rows: Vec<(Token, Rev)>, history: Vec<(Token, Rev, Rev)>, limit: Rev, seen: DateTime<Utc>) -> Vec<Edit> {
+    let mut edits = Vec::new();
+    if !rows.is_empty() {
+        edits.push(Edit::Purge { rows, history: Vec::new(), seen });
+    }
+    let (mut some, mut left) = (Vec::new(), limit);
+    for (token, mut purged, upto) in history {
+        while purged < upto {
+            let step = left.min(upto - purged);
+            (purged, left) = (purged + step, left - step);
+            some.push((token.clone(), purged));
+            if left == 0 {
+                edits.push(Edit::Purge { rows: Vec::new(), history: std::mem::take(&mut some), seen });
+                left = limit;
+            }
+        }
+    }
+    if !some.is_empty() {
+        edits.push(Edit::Purge { rows: Vec::new(), history: some, seen });
+    }
+    edits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_purge_goes_through_more_revs_than_the_limit() {
+        let token = |text: &str| Token::parse(text, 256).unwrap();
+        let rows = vec![(token("1"), 7)];
+        let history = vec![(token("1"), 100, 130), (token("2"), 0, 3), (token("3"), 5, 5), (token("4"), 0, 9)];
+        let purges = purges(rows, history, 10, Utc::now());
+        let shown = purges.iter().map(|edit| match edit {
+            Edit::Purge { rows, history, .. } => {
+                let shown = |list: &[(Token, Rev)]| {
+                    list.iter().map(|(token, rev)| format!("{} {rev}", token.as_str())).collect::<Vec<_>>().join(", ")
+                };
+                format!("{}; {}", shown(rows), shown(history))
+            }
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(shown.collect::<Vec<_>>(), ["1 7; ", "; 1 110", "; 1 120", "; 1 130", "; 2 3, 4 7", "; 4 9"]);
+        assert!(super::purges(Vec::new(), Vec::new(), 10, Utc::now()).is_empty());
     }
 }

@@ -67,6 +67,40 @@ macro_rules! violations {
         );
         violations.extend(
             sqlx::query_scalar!(
+                r#"select 'inbox ' || inbox.token || ', seq ' || cast(seq as text)
+                    || ': not read, though everything up to ' || cast(read_upto as text) || ' should be'
+                    as "violation!: String"
+                from inbox join notification on notification.token = inbox.token and seq <= read_upto
+                where read_at is null and retracted_at is null limit $1 "# + $dialect,
+                SHOWN
+            )
+            .fetch_all(&mut $connection)
+            .await?,
+        );
+        violations.extend(
+            sqlx::query_scalar!(
+                r#"select 'inbox ' || token || ': rev ' || cast(rev as text) || ', but delivered up to '
+                    || cast(delivered_upto as text) || ', read up to ' || cast(read_upto as text) || ', purged up to '
+                    || cast(purged_rev as text) as "violation!: String"
+                from inbox where delivered_upto > rev or read_upto > rev or purged_rev > rev limit $1 "# + $dialect,
+                SHOWN
+            )
+            .fetch_all(&mut $connection)
+            .await?,
+        );
+        violations.extend(
+            sqlx::query_scalar!(
+                r#"select 'inbox ' || inbox.token || ': unread is ' || cast(unread as text) || ', but its last change left '
+                    || (newest.change ->> 'unread') as "violation!: String"
+                from inbox join inbox_change as newest on newest.token = inbox.token and newest.rev = inbox.rev
+                where cast(newest.change ->> 'unread' as bigint) <> unread limit $1 "# + $dialect,
+                SHOWN
+            )
+            .fetch_all(&mut $connection)
+            .await?,
+        );
+        violations.extend(
+            sqlx::query_scalar!(
                 r#"select 'token ' || token || ': has events but no inbox' as "violation!: String" from (
                     select token from notification union select token from inbox_change
                     except select token from inbox
@@ -79,12 +113,40 @@ macro_rules! violations {
         violations.extend(
             sqlx::query_scalar!(
                 r#"select 'inbox ' || notification.token || ', seq ' || cast(notification.seq as text) || ': stands for '
-                    || cast(group_count as text) || ', but ' || cast(count(actor) as text) || ' act'
-                    as "violation!: String"
-                from notification join notification_actor as known
+                    || cast(max(group_count) as text) || ' and names ' || cast(max(json_array_length(group_actors)) as text)
+                    || ', but ' || cast(count(actor) as text) || ' act' as "violation!: String"
+                from notification left join notification_actor as known
                     on known.token = notification.token and known.seq = notification.seq
-                group by notification.token, notification.seq, group_count having count(actor) > group_count
+                where group_count is not null and retracted_at is null
+                group by notification.token, notification.seq
+                having count(actor) > max(group_count)
+                    or max(json_array_length(group_actors)) <> case when count(actor) < 3 then count(actor) else 3 end
                 limit $1 "# + $dialect,
+                SHOWN
+            )
+            .fetch_all(&mut $connection)
+            .await?,
+        );
+        violations.extend(
+            sqlx::query_scalar!(
+                r#"select 'inbox ' || held.token || ', ' || held.kind || ' key ' || held.key || ': stands for row '
+                    || cast(held.seq as text) || ', which is another''s or gone' as "violation!: String"
+                from notification_key as held
+                left join notification as holder on holder.token = held.token and holder.seq = held.seq
+                where holder.seq is null or held.key <> coalesce(holder.group_key, holder.collapse_key, '')
+                limit $1 "# + $dialect,
+                SHOWN
+            )
+            .fetch_all(&mut $connection)
+            .await?,
+        );
+        violations.extend(
+            sqlx::query_scalar!(
+                r#"select 'inbox ' || known.token || ', actor ' || actor || ': acts in row ' || cast(known.seq as text)
+                    || ', which is no group or gone' as "violation!: String"
+                from notification_actor as known
+                left join notification as row on row.token = known.token and row.seq = known.seq
+                where row.group_key is null limit $1 "# + $dialect,
                 SHOWN
             )
             .fetch_all(&mut $connection)

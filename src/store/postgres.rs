@@ -246,7 +246,9 @@ impl Store for PostgresStore {
                 read as "read!", group_key as "group_key?", group_count as "group_count?",
                 group_actors as "group_actors?", change as "change?"
             from (
-                select *, sum(octet_length(data)) over (order by rev rows unbounded preceding) as bytes from (
+                select *, sum(greatest(octet_length(data), octet_length(change)))
+                    over (order by rev rows unbounded preceding) as bytes
+                from (
                     select * from (
                         select seq as rev, created_at as at, id, entity_type, data::text as data,
                             read_at is not null as read, group_key, group_count, group_actors::text as group_actors,
@@ -260,7 +262,7 @@ impl Store for PostgresStore {
                     ) as changed
                     order by rev limit $3
                 ) as wanted
-            ) as page where bytes - octet_length(data) < $4 order by rev"#,
+            ) as page where bytes - greatest(octet_length(data), octet_length(change)) < $4 order by rev"#,
             token.as_str(),
             after,
             i64::from(limit) + 1,
@@ -273,7 +275,7 @@ impl Store for PostgresStore {
         .map_err(unavailable)?;
         let mut builder = PageBuilder::new(limit, self.page_bytes);
         for row in rows {
-            let weight = row.data.len();
+            let weight = row.data.len().max(row.change.as_ref().map_or(0, String::len));
             let event = match (row.change, row.id, row.entity_type) {
                 (Some(change), ..) => super::change_event(row.rev, &change, row.at),
                 (None, Some(id), Some(entity_type)) => Event::New(Notification {
@@ -302,6 +304,10 @@ impl Store for PostgresStore {
                     from notification
                     where token = $1 and seq < $2 and retracted_at is null and (expires_at is null or expires_at > $3)
                         and ($4::bool is null or (read_at is null) = $4) and ($5::text is null or entity_type = $5)
+                        -- What is unread begins behind the mark; where nothing is, there is nothing to look for. And not
+                        -- knowing where rows begin, Postgres takes them in their order, or it may sort all of an inbox.
+                        and seq > (select case when $4 then read_upto else 0 end from inbox
+                            where token = $1 and (unread > 0 or $4 is distinct from true))
                     order by seq desc limit $6
                 ) as wanted
             ) as page where bytes - octet_length(data) < $7 order by seq desc"#,
@@ -335,7 +341,8 @@ impl Store for PostgresStore {
         sqlx::query_as!(
             TypeCount,
             r#"select entity_type, count(*) as "unread!" from notification
-            where token = $1 and read_at is null and retracted_at is null and (expires_at is null or expires_at > $2)
+            where token = $1 and seq > (select read_upto from inbox where token = $1 and unread > 0)
+                and read_at is null and retracted_at is null and (expires_at is null or expires_at > $2)
             group by entity_type order by 2 desc, entity_type collate "C" limit $3"#,
             token.as_str(),
             now,
@@ -434,12 +441,18 @@ impl Store for PostgresStore {
                     order by seq desc limit 1 offset $7) as seq
                 from inbox where token > $1 and token <= $2 and $7::bigint is not null and rev > $7
             )
-            select notification.token as "token!", notification.seq as "seq!"
-            from notification left join oldest on oldest.token = notification.token
-            where notification.token > $1 and notification.token <= $2
-                and (read_at < $4 or (read_at is null and created_at < $5) or retracted_at < $6
-                    or notification.seq <= oldest.seq)
-            order by notification.token, notification.seq limit $3"#,
+            select token as "token!", seq as "seq!" from (
+                (select token, seq from notification where token > $1 and token <= $2 and retracted_at < $6
+                order by token, seq limit $3)
+                union all
+                (select notification.token, notification.seq
+                from notification left join oldest on oldest.token = notification.token
+                where ($4::timestamptz is not null or $5::timestamptz is not null or $7 is not null)
+                    and notification.token > $1 and notification.token <= $2
+                    and (read_at < $4 or (read_at is null and created_at < $5) or notification.seq <= oldest.seq)
+                    and (retracted_at is null or $6::timestamptz is null or retracted_at >= $6)
+                order by notification.token, notification.seq limit $3)
+            ) as old order by token, seq limit $3"#,
             after,
             last_token,
             i64::from(rows),
@@ -452,8 +465,10 @@ impl Store for PostgresStore {
         .await
         .map_err(unavailable)?;
         let changes = sqlx::query!(
-            r#"select token, max(rev) as "upto!" from inbox_change where token > $1 and token <= $2 and at < $3
-            group by token order by token"#,
+            r#"select inbox.token, purged_rev, max(change.rev) as "upto!"
+            from inbox join inbox_change as change on change.token = inbox.token
+            where change.token > $1 and change.token <= $2 and at < $3
+            group by inbox.token order by inbox.token"#,
             after,
             last_token,
             keep.history_before
@@ -463,7 +478,7 @@ impl Store for PostgresStore {
         .map_err(unavailable)?;
         Ok(Stale {
             rows: stale.into_iter().map(|row| (Token::stored(&row.token), row.seq)).collect(),
-            history: changes.into_iter().map(|row| (Token::stored(&row.token), row.upto)).collect(),
+            history: changes.into_iter().map(|row| (Token::stored(&row.token), row.purged_rev, row.upto)).collect(),
             last: Some(Token::stored(&last_token)).filter(|_| last.inboxes >= i64::from(inboxes)),
         })
     }

@@ -30,6 +30,8 @@ mod edit;
 pub(super) mod export;
 pub(super) mod keys;
 mod recovery;
+#[cfg(test)]
+mod tests;
 
 use commit::SqliteCommitter;
 
@@ -296,7 +298,9 @@ impl Store for SqliteStore {
             r#"select json_group_array(json_array(rev, id, entity_type, at, data, read_at is not null, group_key,
                 group_count, group_actors, change)) as "rows!: String"
             from (
-                select *, sum(octet_length(data)) over (order by rev rows unbounded preceding) as bytes from (
+                select *, sum(max(octet_length(data), octet_length(coalesce(change, ''))))
+                    over (order by rev rows unbounded preceding) as bytes
+                from (
                     select seq as rev, created_at as at, id, entity_type, data, read_at, group_key, group_count,
                         group_actors, iif(retracted_at is not null or expires_at <= ?5, ?6, null) as change
                     from notification where token = ?1 and seq > ?2
@@ -305,7 +309,7 @@ impl Store for SqliteStore {
                     from inbox_change where token = ?1 and rev > ?2
                     order by 1 limit ?3
                 )
-            ) where bytes - octet_length(data) < ?4"#,
+            ) where bytes - max(octet_length(data), octet_length(coalesce(change, ''))) < ?4"#,
             token,
             after,
             rows,
@@ -330,7 +334,7 @@ impl Store for SqliteStore {
         );
         let mut builder = PageBuilder::new(limit, self.page_bytes);
         for (rev, id, entity_type, at, data, read, key, count, actors, change) in parse::<Vec<Row<'_>>>(&rows)? {
-            let weight = data.len();
+            let weight = data.len().max(change.as_ref().map_or(0, |change| change.len()));
             let event = match (change, id, entity_type) {
                 (Some(change), ..) => super::change_event(rev, &change, time(&at)?),
                 (None, Some(id), Some(entity_type)) => {
@@ -353,9 +357,11 @@ impl Store for SqliteStore {
                 delivered_at, read_at, expires_at)) as "rows!: String"
             from (
                 select *, sum(octet_length(data)) over (order by seq desc rows unbounded preceding) as bytes from (
+                    -- What is unread begins behind the mark; where nothing is, there is nothing to look for.
                     select * from notification
                     where token = ?1 and seq < ?2 and retracted_at is null and (expires_at is null or expires_at > ?3)
                         and (?4 is null or (read_at is null) = ?4) and (?5 is null or entity_type = ?5)
+                        and seq > iif(?4, coalesce((select read_upto from inbox where token = ?1 and unread > 0), ?2), 0)
                     order by seq desc limit ?6
                 )
             ) where bytes - octet_length(data) < ?7"#,
@@ -391,7 +397,8 @@ impl Store for SqliteStore {
         sqlx::query_as!(
             TypeCount,
             r#"select entity_type, count(*) as unread from notification
-            where token = ?1 and read_at is null and retracted_at is null and (expires_at is null or expires_at > ?2)
+            where token = ?1 and seq > (select read_upto from inbox where token = ?1 and unread > 0)
+                and read_at is null and retracted_at is null and (expires_at is null or expires_at > ?2)
             group by entity_type order by 2 desc, 1 limit ?3"#,
             token,
             now,
@@ -491,11 +498,14 @@ impl Store for SqliteStore {
                 from inbox where token > ?1 and token <= ?2 and ?7 is not null and rev > ?7
             )
             select json_group_array(json_array(token, seq)) as "rows!: String" from (
+                select token, seq from notification where token > ?1 and token <= ?2 and retracted_at < ?6
+                union all
                 select notification.token, notification.seq
                 from notification left join oldest on oldest.token = notification.token
-                where notification.token > ?1 and notification.token <= ?2
-                    and (read_at < ?4 or (read_at is null and created_at < ?5) or retracted_at < ?6
-                        or notification.seq <= oldest.seq)
+                where (?4 is not null or ?5 is not null or ?7 is not null)
+                    and notification.token > ?1 and notification.token <= ?2
+                    and (read_at < ?4 or (read_at is null and created_at < ?5) or notification.seq <= oldest.seq)
+                    and (retracted_at is null or ?6 is null or retracted_at >= ?6)
                 limit ?3)"#,
             after,
             last_token,
@@ -509,9 +519,11 @@ impl Store for SqliteStore {
         .await
         .map_err(unavailable)?;
         let changes = sqlx::query_scalar!(
-            r#"select json_group_array(json_array(token, upto)) as "rows!: String" from (
-                select token, max(rev) as upto from inbox_change where token > ?1 and token <= ?2 and at < ?3
-                group by token)"#,
+            r#"select json_group_array(json_array(token, purged_rev, upto)) as "rows!: String" from (
+                select inbox.token, purged_rev, max(change.rev) as upto
+                from inbox join inbox_change as change on change.token = inbox.token
+                where change.token > ?1 and change.token <= ?2 and at < ?3
+                group by inbox.token)"#,
             after,
             last_token,
             history

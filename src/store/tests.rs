@@ -464,6 +464,15 @@ async fn a_page_ends_at_its_bytes_whatever_its_rows(make: fn() -> Database) {
     assert_eq!((page.rows.len(), page.more), (2, true));
     let page = Undelivered { token: &token("1"), after: 2, upto: 5, limit: 1000, now: now() };
     assert_eq!(opened.store.undelivered(&page).await.unwrap().rows.len(), 2);
+
+    let many = commit_pushes(&mut opened, (0..40).map(|_| push(&["2"], "{}")).collect()).await;
+    let ids: Vec<_> = many.iter().map(|pushed| pushed.id).collect();
+    for kind in [ReceiptKind::Read, ReceiptKind::Unread] {
+        let receipts = vec![receipt("2", kind, Selection::Ids(ids.clone()))];
+        opened.committers[0].commit(&Batch { pushes: vec![], receipts }, now()).await.unwrap();
+    }
+    let page = opened.store.events(&token("2"), 40, 1000, now()).await.unwrap();
+    assert_eq!((page.rows.len(), page.more), (1, true), "a change of many rows fills it too");
 }
 
 async fn a_failed_batch_leaves_nothing_and_the_next_one_works(make: fn() -> Database) {
@@ -504,10 +513,10 @@ async fn what_is_not_to_be_kept_goes_and_the_rest_still_holds(make: fn() -> Data
     assert_eq!(stale(&opened, keep(None, None, None, Some(4))).await.rows, excess);
     let page = opened.store.stale("", 1, 100, &keep(None, None, None, Some(4))).await.unwrap();
     assert_eq!((page.rows.len(), page.last), (2, Some(token("1"))));
-    assert_eq!(stale(&opened, keep(None, None, Some(7), None)).await.history, [row("1", 7)]);
+    assert_eq!(stale(&opened, keep(None, None, Some(7), None)).await.history, [(token("1"), 0, 7)]);
 
     let rows = excess.to_vec();
-    let purge = Edit::Purge { rows, history: vec![] };
+    let purge = Edit::Purge { rows, history: vec![], seen: day(8) };
     let edited = opened.committers[0].edit(&purge, day(8)).await.unwrap();
     assert_eq!(edited.rows, 4);
     let shapes: Vec<_> = edited.events.iter().map(|(token, event)| (token.as_str(), shape(event))).collect();
@@ -519,8 +528,12 @@ async fn what_is_not_to_be_kept_goes_and_the_rest_still_holds(make: fn() -> Data
     assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
 
     let history_of = stale(&opened, keep(None, None, Some(7), None)).await.history;
-    assert_eq!(history_of, [row("1", 7)]);
-    opened.committers[0].edit(&Edit::Purge { rows: vec![], history: history_of }, day(9)).await.unwrap();
+    assert_eq!(history_of, [(token("1"), 0, 7)]);
+    for upto in [3, 7] {
+        let history = vec![row("1", upto), row("nobody", upto)];
+        opened.committers[0].edit(&Edit::Purge { rows: vec![], history, seen: day(9) }, day(9)).await.unwrap();
+        assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
+    }
     let head = opened.store.heads(&[token("1")]).await.unwrap().of[&token("1")];
     assert_eq!((head.rev, head.unread, head.purged_rev), (8, 4, 7));
     assert_eq!(
@@ -528,15 +541,115 @@ async fn what_is_not_to_be_kept_goes_and_the_rest_still_holds(make: fn() -> Data
         4,
         "rows stay though their history is gone"
     );
+    // Somebody erased the inbox after it was looked at, and it lives again.
+    opened.committers[0].edit(&Edit::Erase { token: token("1") }, day(9)).await.unwrap();
+    let batch = Batch { pushes: vec![push(&["1"], "{}")], receipts: vec![] };
+    opened.committers[0].commit(&batch, day(9)).await.unwrap();
+    opened.committers[0]
+        .edit(&Edit::Purge { rows: vec![row("1", 1)], history: vec![row("1", 7)], seen: day(8) }, day(9))
+        .await
+        .unwrap();
+    let head = opened.store.heads(&[token("1")]).await.unwrap()[&token("1")];
+    assert_eq!((head.rev, head.unread, head.purged_rev), (1, 1, 1), "its new row stays");
     assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
+
+    let retract = Edit::Retract { id: commit_pushes(&mut opened, vec![push(&["3"], "{}")]).await[0].id };
+    opened.committers[0].edit(&retract, day(9)).await.unwrap();
+    assert_eq!(stale(&opened, keep(None, None, Some(9), None)).await.rows, []);
+    assert_eq!(stale(&opened, keep(None, None, Some(10), None)).await.rows, [row("3", 1)]);
+    assert_eq!(stale(&opened, keep(Some(9), Some(0), Some(10), None)).await.rows, [row("3", 1)], "once");
+}
+
+/// The rows of an inbox go, and with each its key and its actors, however many others there are.
+async fn with_a_row_goes_its_key(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    let collapsing = |key: &str| Options { collapse_key: Some(key.into()), ..Options::default() };
+    let pushes = ["a", "b", "a", "c"]
+        .map(|key| push_with(&["1"], collapsing(key)))
+        .into_iter()
+        .chain(["a", "d"].map(|key| push_with(&["1"], grouped(key, Some("actor")))));
+    let pushed = commit_pushes(&mut opened, pushes.collect()).await;
+    let rows: Vec<_> = pushed[..4].iter().map(|pushed| (token("1"), pushed.results[0].seq.unwrap())).collect();
+    opened.committers[0].edit(&Edit::Purge { rows, history: vec![], seen: now() }, now()).await.unwrap();
+    assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
+    let joined = commit_pushes(&mut opened, vec![push_with(&["1"], grouped("a", Some("other")))]).await;
+    assert_eq!(joined[0].results[0].grouped_into, Some(pushed[4].id), "a group of the same name stays");
+    database.sql("delete from notification where seq = 7");
+    let violations = super::check(&database.url()).await.unwrap().violations;
+    assert!(
+        violations.iter().any(|found| found.starts_with("inbox 1, group key d: stands for row 7")),
+        "{violations:?}"
+    );
+}
+
+async fn what_is_unread_is_found_behind_the_mark(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    let pushed = commit_pushes(&mut opened, (0..5).map(|_| push(&["1"], "{}")).collect()).await;
+    let mark = async |opened: &mut Opened, kind, selection| {
+        let batch = Batch { pushes: vec![], receipts: vec![receipt("1", kind, selection)] };
+        opened.committers[0].commit(&batch, now()).await.unwrap().receipts[0].unwrap().unread
+    };
+    let unread = async |opened: &Opened| {
+        let rows = list(&*opened.store, &token("1"), Some(true), now()).await.len() as i64;
+        let counts = opened.store.counts(&token("1"), now()).await.unwrap();
+        assert_eq!(counts.iter().map(|count| count.unread).sum::<i64>(), rows);
+        rows
+    };
+    let ids = |at: usize| Selection::Ids(vec![pushed[at].id]);
+    assert_eq!(mark(&mut opened, ReceiptKind::Read, Selection::UpTo(3)).await, 2);
+    assert_eq!(unread(&opened).await, 2);
+    assert_eq!(mark(&mut opened, ReceiptKind::Unread, ids(1)).await, 3, "it lowers the mark");
+    assert_eq!(unread(&opened).await, 3);
+    assert_eq!(mark(&mut opened, ReceiptKind::Read, Selection::All).await, 0);
+    assert_eq!(unread(&opened).await, 0);
+    assert_eq!(mark(&mut opened, ReceiptKind::Unread, ids(4)).await, 1);
+    commit_pushes(&mut opened, vec![push(&["1"], "{}")]).await;
+    assert_eq!(unread(&opened).await, 2);
+    // A node of the version before knows no mark.
+    let again = "update notification set read_at = null where seq = 1; update inbox set unread = 3";
+    database.sql(again);
+    assert_eq!(unread(&opened).await, 3);
+    assert_eq!(mark(&mut opened, ReceiptKind::Read, Selection::All).await, 0);
+    database.sql("update inbox set read_upto = 0");
+    assert_eq!(mark(&mut opened, ReceiptKind::Read, Selection::UpTo(Rev::MAX)).await, 0, "nothing is unread");
 }
 
 async fn a_violation_is_found_and_named(make: fn() -> Database) {
     let database = make();
     let mut opened = database.open().await;
     commit_pushes(&mut opened, (0..3).map(|_| push(&["1", "2"], "{}")).collect()).await;
+    let change =
+        vec![receipt("1", ReceiptKind::Read, Selection::UpTo(1)), receipt("3", ReceiptKind::Read, Selection::All)];
+    commit_pushes(&mut opened, vec![push_with(&["3"], grouped("post", Some("a")))]).await;
+    opened.committers[0].commit(&Batch { pushes: vec![], receipts: change }, now()).await.unwrap();
     assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
     for (sql, named) in [
+        (
+            "update inbox_change set change = '{\"readUpTo\":1,\"unread\":1}' where token = '3'",
+            "inbox 3: unread is 0, but its last change left 1",
+        ),
+        ("update inbox set read_upto = 9 where token = '3'", "inbox 3: rev 2, but delivered up to 2, read up to 9"),
+        ("update inbox set read_upto = 2 where token = '2'", "inbox 2, seq 1: not read, though everything up to 2"),
+        (
+            "update notification set group_actors = '[]' where token = '3'",
+            "inbox 3, seq 1: stands for 1 and names 0, but 1 act",
+        ),
+        (
+            "update notification set group_key = 'other' where token = '3'",
+            "inbox 3, group key post: stands for row 1, which is another's or gone",
+        ),
+        (
+            "update notification_actor set seq = 9 where token = '3'",
+            "inbox 3, actor a: acts in row 9, which is no group or gone",
+        ),
+        (
+            "delete from inbox_change where token = '1'; update inbox set rev = 3 where token = '1';
+            update notification set read_at = null, delivered_at = null where token = '1';
+            update inbox set delivered_upto = 0 where token = '1'",
+            "inbox 1: unread is 2, but 3 rows are",
+        ),
         ("update inbox set unread = 7 where token = '1'", "inbox 1: unread is 7, but 3 rows are"),
         ("update inbox set unread = 3, rev = 4 where token = '1'", "inbox 1: rev 4, purged up to 0, but 3 events"),
         (
@@ -623,7 +736,7 @@ async fn committers_at_once_neither_fail_nor_leave_a_gap(make: fn() -> Database)
                         (2, _) => Edit::Erase { token: token(tokens[0]) },
                         (3, _) => {
                             let rows = tokens.iter().rev().map(|name| (token(name), 1)).collect();
-                            Edit::Purge { rows, history: vec![] }
+                            Edit::Purge { rows, history: vec![], seen: later }
                         }
                         (4, _) => Edit::Ungroup { token: token(tokens[0]), key: "all".into(), actor: who.to_string() },
                         _ => Edit::Expire { limit: 20 },
@@ -677,6 +790,8 @@ on_each_database!(
     a_page_ends_at_its_bytes_whatever_its_rows,
     a_failed_batch_leaves_nothing_and_the_next_one_works,
     what_is_not_to_be_kept_goes_and_the_rest_still_holds,
+    with_a_row_goes_its_key,
+    what_is_unread_is_found_behind_the_mark,
     a_violation_is_found_and_named,
     the_last_three_of_a_group_are_named_and_everybody_counts,
     the_epoch_stays,

@@ -194,18 +194,25 @@ async fn after_a_backup_was_restored_the_epoch_is_renewed_and_clients_start_over
 
 #[tokio::test]
 async fn check_names_what_is_wrong_and_ends_with_1() {
-    let server = TestServer::builder().on_sqlite().start().await;
-    server.api().push_numbers("1", 3).await;
-    server.table().expect_sound().await;
-    let edit = "update inbox set unread = 2; delete from notification where seq = 2";
-    let edited = Command::new("sqlite3").arg(server.database()).arg(edit).status().await.unwrap();
-    assert!(edited.success());
-    let url = format!("sqlite://{}", server.database().display());
-    let found = tidings(&["check", "--database-url", &url]).await;
-    assert_eq!(found.status.code(), Some(1));
-    assert_eq!(stdout(&found).trim(), "inbox 1: rev 3, purged up to 0, but 2 events at 2 revs, the newest 3");
-    let missing = tidings(&["check", "--database-url", "sqlite:///nowhere/tidings.db"]).await;
-    assert!(missing.status.code() == Some(1) && !stderr(&missing).is_empty(), "{missing:?}");
+    for builder in [TestServer::builder().on_sqlite(), TestServer::builder().on_postgres()] {
+        let server = builder.start().await;
+        server.api().push_numbers("1", 3).await;
+        server.table().expect_sound().await;
+        let edit = "update inbox set unread = 2; delete from notification where seq = 2";
+        match server.place() {
+            Place::Postgres(database) => drop(database.sql(edit)),
+            Place::File(path) => {
+                assert!(Command::new("sqlite3").arg(path).arg(edit).status().await.unwrap().success());
+            }
+        }
+        let found = tidings(&["check", "--database-url", &server.place().url()]).await;
+        assert_eq!(found.status.code(), Some(1));
+        assert_eq!(stdout(&found).trim(), "inbox 1: rev 3, purged up to 0, but 2 events at 2 revs, the newest 3");
+    }
+    for nowhere in ["sqlite:///nowhere/tidings.db", "postgres://tidings@127.0.0.1:9/none"] {
+        let missing = tidings(&["check", "--database-url", nowhere]).await;
+        assert!(missing.status.code() == Some(1) && !stderr(&missing).is_empty(), "{missing:?}");
+    }
 }
 
 #[tokio::test]

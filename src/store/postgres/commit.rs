@@ -411,11 +411,16 @@ impl Transaction<'_> {
         }
         let (tokens, upto): (Vec<&str>, Vec<Rev>) = reads.upto.iter().unzip();
         let rows = sqlx::query!(
-            r#"with changed as (
+            r#"with seen as (
+                select inbox.token, unread, read_upto as after, least(given.upto, rev) as upto
+                from unnest($1::text[], $2::bigint[]) as given (token, upto) join inbox on inbox.token = given.token
+            ), marked as (
+                update inbox set read_upto = seen.upto from seen where inbox.token = seen.token and read_upto < seen.upto
+            ), changed as (
                 update notification set read_at = $3, delivered_at = coalesce(delivered_at, $3)
-                from unnest($1::text[], $2::bigint[]) as seen (token, upto)
-                where notification.token = seen.token and seq <= seen.upto and read_at is null
-                    and retracted_at is null
+                from seen
+                where seen.unread > 0 and notification.token = seen.token and seq > seen.after and seq <= seen.upto
+                    and read_at is null and retracted_at is null
                 returning notification.token
             )
             select token, count(*) as "rows!" from changed group by token"#,
@@ -612,9 +617,12 @@ impl Transaction<'_> {
         .execute(&mut *self.connection)
         .await?;
         sqlx::query!(
-            "delete from idempotency where (key_owner, key) in (
+            "with expired as materialized (
                 select key_owner, key from idempotency where expires_at <= $1
-                order by expires_at limit $2 for update skip locked)",
+                order by expires_at limit $2 for update skip locked
+            )
+            delete from idempotency as kept using expired
+            where kept.key_owner = expired.key_owner and kept.key = expired.key",
             self.now,
             EXPIRED_KEYS_PER_COMMIT
         )

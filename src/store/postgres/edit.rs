@@ -19,7 +19,6 @@ use crate::store::{Edit, KeyedPush, PURGED, json};
 /// A row that goes.
 struct Going {
     token: String,
-    seq: Rev,
     id: Uuid,
     unread: bool,
     retracted: bool,
@@ -265,7 +264,7 @@ impl Transaction<'_> {
             Edit::Erase { token } => self.erase(token).await,
             Edit::Expire { limit } => self.expire(*limit).await,
             Edit::Release { limit } => self.release(*limit).await,
-            Edit::Purge { rows, history } => self.purge(rows, history).await,
+            Edit::Purge { rows, history, seen } => self.purge(rows, history, *seen).await,
             Edit::NoteUse { keys } => keys::note_use(&mut *self.connection, keys).await,
         }
     }
@@ -284,7 +283,7 @@ impl Transaction<'_> {
             Going,
             r#"update notification set retracted_at = $3
             where id = $1 and token = any($2) and retracted_at is null
-            returning token, seq, id, read_at is null as "unread!", false as "retracted!""#,
+            returning token, id, read_at is null as "unread!", false as "retracted!""#,
             id,
             &tokens[..] as &[&str],
             self.now
@@ -418,14 +417,15 @@ impl Transaction<'_> {
         let tokens: Vec<&str> = rows.iter().map(|(token, _)| token.as_str()).collect();
         let heads = self.lock(&tokens, &BTreeSet::new()).await?;
         // A push may have joined its group meanwhile, so it is asked again under the lock.
-        self.remove(&rows, Some(self.now), heads).await
+        self.remove(&rows, self.now, Some(self.now), heads).await
     }
 
-    /// Removes rows from the table, or those of them that have expired by then. Their place in the history stays, so that
-    /// it has no gap. The heads are those of their inboxes, which are locked.
+    /// Removes rows from the table that were there when they were `seen`, or those of them that have expired by then. Their
+    /// place in the history stays, so that it has no gap. The heads are those of their inboxes, which are locked.
     async fn remove(
         &mut self,
         rows: &[(Token, Rev)],
+        seen: DateTime<Utc>,
         expired: Option<DateTime<Utc>>,
         heads: HashMap<String, Head>,
     ) -> Result<u64, sqlx::Error> {
@@ -434,36 +434,36 @@ impl Transaction<'_> {
         }
         let tokens: Vec<&str> = rows.iter().map(|(token, _)| token.as_str()).collect();
         let seqs: Vec<Rev> = rows.iter().map(|(_, seq)| *seq).collect();
+        // A key by its whole key: an inbox may have many.
         let rows = sqlx::query_as!(
             Going,
-            r#"delete from notification using unnest($1::text[], $2::bigint[]) as gone (token, seq)
-            where notification.token = gone.token and notification.seq = gone.seq
-                and ($3::timestamptz is null or expires_at <= $3)
-            returning notification.token, notification.seq, notification.id, read_at is null as "unread!",
-                retracted_at is not null as "retracted!""#,
+            r#"with gone as (
+                delete from notification using unnest($1::text[], $2::bigint[]) as gone (token, seq)
+                where notification.token = gone.token and notification.seq = gone.seq
+                    and created_at <= $6 and ($3::timestamptz is null or expires_at <= $3)
+                returning notification.*
+            ), keys as (
+                delete from notification_key as held using gone
+                where held.token = gone.token and held.kind = case when group_key is null then 'collapse' else 'group' end
+                    and held.key = coalesce(group_key, collapse_key) and held.seq = gone.seq
+            ), actors as (
+                delete from notification_actor as known using gone
+                where known.token = gone.token and known.seq = gone.seq
+            ), places as (
+                insert into inbox_change (token, rev, change, at)
+                select gone.token, gone.seq, $4::text::json, $5 from gone join inbox on inbox.token = gone.token
+                where gone.seq > purged_rev
+            )
+            select token as "token!", id as "id!", read_at is null as "unread!",
+                retracted_at is not null as "retracted!" from gone"#,
             &tokens[..] as &[&str],
             &seqs[..],
-            expired
+            expired,
+            PURGED,
+            self.now,
+            seen
         )
         .fetch_all(&mut *self.connection)
-        .await?;
-        let tokens: Vec<&str> = rows.iter().map(|row| &*row.token).collect();
-        let seqs: Vec<Rev> = rows.iter().map(|row| row.seq).collect();
-        sqlx::query!(
-            "with gone as (select * from unnest($1::text[], $2::bigint[]) as gone (token, seq)),
-                keys as (delete from notification_key as held using gone
-                    where held.token = gone.token and held.seq = gone.seq),
-                actors as (delete from notification_actor as known using gone
-                    where known.token = gone.token and known.seq = gone.seq)
-            insert into inbox_change (token, rev, change, at)
-            select gone.token, gone.seq, $3::text::json, $4 from gone join inbox on inbox.token = gone.token
-            where gone.seq > purged_rev",
-            &tokens[..] as &[&str],
-            &seqs[..],
-            PURGED,
-            self.now
-        )
-        .execute(&mut *self.connection)
         .await?;
         self.depart(&rows, ChangeKind::Expired, heads).await?;
         Ok(rows.len() as u64)
@@ -472,10 +472,14 @@ impl Transaction<'_> {
     /// Moves due pushes into their inboxes, as if they were posted now. What another node is moving is left to it.
     async fn release(&mut self, limit: u32) -> Result<u64, sqlx::Error> {
         let mut rows = sqlx::query!(
-            "delete from scheduled where (id, token) in (
+            // Materialized, or a plan may look for what is due again and again and take more than the limit.
+            "with due as materialized (
                 select id, token from scheduled where due_at <= $1 order by due_at, id, token limit $2
-                for update skip locked)
-            returning id, token, due_at, entity_type, ttl_secs, collapse_key, group_key, actor, data::text as data",
+                for update skip locked
+            )
+            delete from scheduled as later using due where later.id = due.id and later.token = due.token
+            returning later.id, later.token, due_at, entity_type, ttl_secs, collapse_key, group_key, actor,
+                data::text as data",
             self.now,
             i64::from(limit)
         )
@@ -516,22 +520,27 @@ impl Transaction<'_> {
         Ok(taken)
     }
 
-    async fn purge(&mut self, rows: &[(Token, Rev)], history: &[(Token, Rev)]) -> Result<u64, sqlx::Error> {
+    async fn purge(
+        &mut self,
+        rows: &[(Token, Rev)],
+        history: &[(Token, Rev)],
+        seen: DateTime<Utc>,
+    ) -> Result<u64, sqlx::Error> {
         if !self.alone().await? {
             return Ok(0);
         }
         // All at once: a second lock would be out of order.
         let tokens: Vec<&str> = rows.iter().chain(history).map(|(token, _)| token.as_str()).collect();
         let heads = self.lock(&tokens, &BTreeSet::new()).await?;
-        let removed = self.remove(rows, None, heads).await?;
+        let removed = self.remove(rows, seen, None, heads).await?;
         if history.is_empty() {
             return Ok(removed);
         }
         let tokens: Vec<&str> = history.iter().map(|(token, _)| token.as_str()).collect();
         let upto: Vec<Rev> = history.iter().map(|(_, rev)| *rev).collect();
         let changes = sqlx::query!(
-            "delete from inbox_change as change using unnest($1::text[], $2::bigint[]) as gone (token, upto)
-            where change.token = gone.token and change.rev <= gone.upto",
+            "delete from inbox_change as change using unnest($1::text[], $2::bigint[]) as gone (token, upto), inbox
+            where inbox.token = gone.token and change.token = gone.token and change.rev <= least(gone.upto, inbox.rev)",
             &tokens[..] as &[&str],
             &upto[..]
         )
@@ -539,7 +548,7 @@ impl Transaction<'_> {
         .await?
         .rows_affected();
         sqlx::query!(
-            "update inbox set purged_rev = greatest(purged_rev, gone.upto)
+            "update inbox set purged_rev = greatest(purged_rev, least(gone.upto, rev))
             from unnest($1::text[], $2::bigint[]) as gone (token, upto) where inbox.token = gone.token",
             &tokens[..] as &[&str],
             &upto[..]

@@ -136,7 +136,7 @@ impl Transaction<'_> {
     }
 
     /// Marks rows read or unread and returns the heads of those inboxes.
-    async fn turn(
+    pub(super) async fn turn(
         &mut self,
         reads: &Selected<'_>,
         unreads: &Selected<'_>,
@@ -268,14 +268,28 @@ impl Transaction<'_> {
         }
         let upto = json(&reads.upto.iter().collect::<Vec<_>>());
         let rows = sqlx::query!(
-            r#"update notification set read_at = ?2, delivered_at = coalesce(delivered_at, ?2)
-            from (select value ->> 0 as token, value ->> 1 as upto from json_each(?1)) as seen
-            where notification.token = seen.token and seq <= seen.upto and read_at is null and retracted_at is null
+            r#"-- Materialized, or SQLite would go through all of an inbox before it looks where to begin.
+            with seen as materialized (
+                select inbox.token, read_upto as after, value ->> 1 as upto from json_each(?1)
+                cross join inbox on inbox.token = value ->> 0 where unread > 0
+            )
+            update notification set read_at = ?2, delivered_at = coalesce(delivered_at, ?2)
+            from seen
+            where notification.token = seen.token and seq > seen.after and seq <= seen.upto and read_at is null
+                and retracted_at is null
             returning notification.token as "token!""#,
             upto,
             self.now_text
         )
         .fetch_all(&mut *self.connection)
+        .await?;
+        sqlx::query!(
+            "update inbox set read_upto = max(read_upto, min(seen.upto, rev))
+            from (select value ->> 0 as token, value ->> 1 as upto from json_each(?1)) as seen
+            where inbox.token = seen.token",
+            upto
+        )
+        .execute(&mut *self.connection)
         .await?;
         for row in rows {
             *changed.entry(row.token).or_default() += 1;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::commit::{Transaction, uncommitted};
@@ -216,7 +217,7 @@ impl Transaction<'_> {
             Edit::Erase { token } => self.erase(token).await,
             Edit::Expire { limit } => self.expire(*limit).await,
             Edit::Release { limit } => self.release(*limit).await,
-            Edit::Purge { rows, history } => self.purge(rows, history).await,
+            Edit::Purge { rows, history, seen } => self.purge(rows, history, *seen).await,
             Edit::NoteUse { keys } => keys::note_use(self.connection, keys).await,
         };
         let rows = rows.map_err(unavailable)?;
@@ -356,13 +357,20 @@ impl Transaction<'_> {
         Ok(rows.len() as u64)
     }
 
-    async fn purge(&mut self, rows: &[(Token, Rev)], history: &[(Token, Rev)]) -> Result<u64, sqlx::Error> {
-        let wanted = json(&rows);
+    async fn purge(
+        &mut self,
+        rows: &[(Token, Rev)],
+        history: &[(Token, Rev)],
+        seen: DateTime<Utc>,
+    ) -> Result<u64, sqlx::Error> {
+        let (wanted, seen) = (json(&rows), timestamp(seen));
         let rows = sqlx::query_scalar!(
             r#"select json_group_array(json_array(token, seq, id, read_at is null, retracted_at is not null))
                 as "rows!: String"
-            from notification where (token, seq) in (select value ->> 0, value ->> 1 from json_each(?1))"#,
-            wanted
+            from notification
+            where (token, seq) in (select value ->> 0, value ->> 1 from json_each(?1)) and created_at <= ?2"#,
+            wanted,
+            seen
         )
         .fetch_one(&mut *self.connection)
         .await?;
@@ -372,14 +380,16 @@ impl Transaction<'_> {
         let changes = sqlx::query!(
             "delete from inbox_change where (token, rev) in (
                 select change.token, change.rev from json_each(?1) as gone
-                cross join inbox_change as change on change.token = gone.value ->> 0 and change.rev <= gone.value ->> 1)",
+                cross join inbox on inbox.token = gone.value ->> 0
+                cross join inbox_change as change on change.token = inbox.token
+                    and change.rev <= min(gone.value ->> 1, inbox.rev))",
             history
         )
         .execute(&mut *self.connection)
         .await?
         .rows_affected();
         sqlx::query!(
-            "update inbox set purged_rev = max(purged_rev, gone.upto)
+            "update inbox set purged_rev = max(purged_rev, min(gone.upto, rev))
             from (select value ->> 0 as token, value ->> 1 as upto from json_each(?1)) as gone
             where inbox.token = gone.token",
             history
@@ -396,12 +406,16 @@ impl Transaction<'_> {
         }
         let gone = json(&rows.iter().map(|(token, seq, ..)| (token, seq)).collect::<Vec<_>>());
         sqlx::query!(
-            "delete from notification where (token, seq) in (select value ->> 0, value ->> 1 from json_each(?));
-
+            "-- By its whole key, which the row still says: an inbox may have many.
             delete from notification_key where (token, kind, key) in (
                 select held.token, held.kind, held.key from json_each(?) as gone
-                cross join notification_key as held on held.token = gone.value ->> 0
-                where held.seq = gone.value ->> 1);
+                cross join notification as row on row.token = gone.value ->> 0 and row.seq = gone.value ->> 1
+                cross join notification_key as held on held.token = row.token
+                    and held.kind = iif(row.group_key is null, 'collapse', 'group')
+                    and held.key = coalesce(row.group_key, row.collapse_key)
+                where held.seq = row.seq);
+
+            delete from notification where (token, seq) in (select value ->> 0, value ->> 1 from json_each(?));
 
             delete from notification_actor where (token, seq, actor) in (
                 select known.token, known.seq, known.actor from json_each(?) as gone

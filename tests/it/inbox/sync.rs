@@ -120,3 +120,40 @@ async fn reading_all_beside_pushes_touches_nothing_newer_and_counts_exactly() {
     assert!(rows[first_unread..].iter().all(|row| row.read_at.is_none()), "a read covers a beginning of the inbox");
     server.table().expect_sound().await;
 }
+
+#[tokio::test]
+async fn reading_all_on_one_node_beside_pushes_on_two_touches_nothing_newer_and_counts_exactly() {
+    let first = TestServer::builder().on_postgres().flag("--bus=postgres").start().await;
+    let second = TestServer::builder().at(first.place().clone()).flag("--bus=postgres").start().await;
+    let mut device = second.login_empty("1").await;
+    let apis = [first.api(), second.api()];
+    let pushes = apis.iter().cycle().take(6).map(|api| async { drop(api.push_numbers("1", 25).await) });
+    let reads = async {
+        for n in 0..30 {
+            let read = apis[n % 2].ask("POST", "/api/inbox/1/read", &json!({"all": true})).await;
+            assert_eq!(read["unread"], 0, "as of its own rev");
+        }
+    };
+    tokio::join!(join_all(pushes), reads);
+    let table = first.table();
+    let inbox = table.inbox("1").await.unwrap();
+    let mut unread = std::collections::BTreeSet::new();
+    let mut rev = 0;
+    while rev < inbox.rev {
+        let event = device.event().await;
+        let value = event.value();
+        rev = value["rev"].as_i64().unwrap();
+        if let Some(upto) = value["readUpTo"].as_i64() {
+            unread.retain(|seq| *seq > upto);
+            assert_eq!(value["unread"], json!(unread.len()), "{value}");
+        } else {
+            unread.insert(value["seq"].as_i64().unwrap());
+        }
+    }
+    let rows = table.rows("1").await;
+    assert_eq!(rows.len(), 150);
+    let expected = rows.iter().filter(|row| row.read_at.is_none()).map(|row| row.seq);
+    assert!(unread.iter().copied().eq(expected), "a device that followed knows what is unread: {unread:?}");
+    assert_eq!(usize::try_from(inbox.unread), Ok(unread.len()));
+    table.expect_sound().await;
+}
