@@ -46,7 +46,6 @@ for (const version of VERSIONS) {
 
 test("the page at / knows the socket path and brings no script or style of its own", async () => {
   const html = await (await moved.fetch("/")).text();
-  assert.match(html, /src="\/ws\/socket\.io\/socket\.io\.js"/);
   assert.match(html, /data-socket-path="\/ws\/socket\.io"/);
   assert.doesNotMatch(html, /\{\{|<style|<script(?![^>]* src=)| style=| on[a-z]+=/);
 });
