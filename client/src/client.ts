@@ -13,6 +13,8 @@ export interface Snapshot {
   readonly items: readonly Item[];
   readonly unread: number;
   readonly hasMore: boolean;
+  /** Whether the list came at least once, from the server or from what was kept: an empty one says something then. */
+  readonly loaded: boolean;
   readonly status: Status;
 }
 
@@ -79,7 +81,11 @@ export class InboxClient {
     return this.snapshot.hasMore;
   }
 
-  /** The four together; the same object until one of them changes. */
+  get loaded(): boolean {
+    return this.snapshot.loaded;
+  }
+
+  /** All of them together; the same object until one of them changes. */
   get snapshot(): Snapshot {
     if (!this.#snapshot) {
       const { known, ops = [], status = { name: "connecting" as const } } = this.#state() ?? {};

@@ -40,6 +40,7 @@ export interface Shown {
   readonly items: readonly Item[];
   readonly unread: number;
   readonly hasMore: boolean;
+  readonly loaded: boolean;
 }
 
 const itemOf = ({ id, seq, entityType, data, createdAt, read, group }: Item): Item => ({
@@ -111,13 +112,13 @@ export function withUnread(known: Known, rev: number, unread: number): Known {
 
 /** What the user sees: what is known, with what the user did since. */
 export function shown(known: Known | undefined, ops: readonly Op[]): Shown {
-  if (!known) return { items: [], unread: 0, hasMore: false };
+  if (!known) return { items: [], unread: 0, hasMore: false, loaded: false };
   const before = countUnread(known.items);
   const items = ops.reduce((items, op) => changed(items, changeOf(op, 0)), known.items);
   // Everything older than what is loaded is read too.
   const elsewhere = ops.some((op) => "upTo" in op) ? Math.max(0, known.unread - before) : 0;
   const unread = Math.max(0, known.unread - elsewhere + countUnread(items) - before);
-  return { items, unread, hasMore: known.next !== null };
+  return { items, unread, hasMore: known.next !== null, loaded: true };
 }
 
 const countUnread = (items: readonly Item[]): number => items.reduce((sum, { read }) => sum + (read ? 0 : 1), 0);

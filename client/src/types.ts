@@ -60,7 +60,7 @@ export interface InboxError {
 }
 
 export interface InboxEvents {
-  /** `items`, `unread`, `status` or `hasMore` changed. */
+  /** `items`, `unread`, `hasMore`, `loaded` or `status` changed. */
   change: [];
   /** A new notification came live; in every tab. */
   message: [item: Item];

@@ -58,9 +58,11 @@ test("who opens before the server is there is connected when it comes", async ()
   const ada = make(line.url, "ada");
   ada.connect();
   await ada.offline();
+  expect(ada.loaded).toBe(false);
   await expect(ada.loadMore()).resolves.toBeUndefined();
   line.mend();
   await ada.live();
+  expect([ada.items, ada.loaded]).toEqual([[], true]);
 });
 
 test("a slow line is caught up with, however long it takes", async () => {

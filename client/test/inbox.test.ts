@@ -11,7 +11,7 @@ test("a login shows what waited, acks it, and toasts none of it", async () => {
   const server = await Server.start();
   await server.pushMany("ada", 3);
   const ada = make(server.url, "ada");
-  expect(ada.snapshot).toEqual({ items: [], unread: 0, hasMore: false, status: { name: "connecting" } });
+  expect(ada.snapshot).toEqual({ items: [], unread: 0, hasMore: false, loaded: false, status: { name: "connecting" } });
   ada.connect();
   await ada.live();
 

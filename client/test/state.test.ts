@@ -79,8 +79,8 @@ test("a change is made to its rows, and the others stay the same objects", () =>
 test("what is shown is what is known with what the user did since, in order", () => {
   const read: Op = { id: "1", kind: "read", ids: ["id3", "id1"] };
   const unread: Op = { id: "2", kind: "unread", ids: ["id3"] };
-  expect(shown(undefined, [read])).toEqual({ items: [], unread: 0, hasMore: false });
-  expect(shown(known(), [])).toEqual({ items: known().items, unread: 3, hasMore: false });
+  expect(shown(undefined, [read])).toEqual({ items: [], unread: 0, hasMore: false, loaded: false });
+  expect(shown(known(), [])).toEqual({ items: known().items, unread: 3, hasMore: false, loaded: true });
   expect(shown(known({ next: 1 }), [read])).toMatchObject({ unread: 1, hasMore: true });
   const both = shown(known(), [read, unread]);
   expect([both.unread, both.items.map((item) => item.read)]).toEqual([2, [false, false, true]]);
