@@ -309,13 +309,14 @@ test("logins are signed by what the page hands in, and a refused one is told", a
   await isLive(page);
 });
 
-/** A client as the element needs it, whose changes are all refused. */
+/** A client as the element needs it, whose changes are all refused; of some of them it tells that by `error` too. */
 function refusing() {
   const handlers = {};
-  const tell = (name, ...rest) => handlers[name]?.forEach((handler) => handler(...rest));
-  const refuse = async () => {
-    tell("error", { code: "unavailable", message: "<b>no disk</b>" });
-    throw new Error("refused");
+  const refused = Object.assign(new Error("<b>no disk</b>"), { code: "unavailable" });
+  const refuse = async () => Promise.reject(refused);
+  const tellAndRefuse = () => {
+    handlers.error?.forEach((handler) => handler(refused));
+    return refuse();
   };
   const item = {
     id: "1",
@@ -336,8 +337,8 @@ function refusing() {
     },
     markRead: refuse,
     markUnread: refuse,
-    markAllRead: refuse,
-    loadMore: refuse,
+    markAllRead: tellAndRefuse,
+    loadMore: tellAndRefuse,
   };
 }
 
@@ -351,6 +352,27 @@ test("what was refused is told until it is dismissed or tried again", async (t) 
     await page.getByRole("button", { name: "Dismiss" }).click();
     await alert.waitFor({ state: "hidden" });
   }
+  // What the server says is English, so other languages go by its code.
+  await page.evaluate(() => document.querySelector("tidings-inbox").setAttribute("lang", "zh"));
+  await page.getByRole("button", { name: "全部标为已读" }).click();
+  await alert.getByText("操作失败：服务器暂时不可用", { exact: true }).waitFor();
+});
+
+test("an empty list and one that could not be loaded are told apart, also by axe", async (t) => {
+  const own = await Server.start("--drain-timeout-secs=1");
+  t.after(() => own.stop());
+  await own.end();
+  const [english, chinese] = [tag("unloaded", "inline", "", own), tag("unloaded", 'inline lang="zh"', "", own)];
+  const page = await open(t, `${english}<h2>In Chinese</h2>${chinese}`);
+  page.removeAllListeners("console"); // a refused connection is noted by the browser itself
+  const empty = page.locator("tidings-inbox .empty");
+  await empty.first().getByText("This could not be loaded").waitFor();
+  await empty.last().getByText("暂时无法加载").waitFor();
+  await page.screenshot({ path: shot("not-loaded") });
+  await expectAccessible(page, "not loaded");
+  await own.startAgain();
+  await empty.first().getByText("Nothing here yet").waitFor();
+  await empty.last().getByText("暂无通知").waitFor();
 });
 
 test("texts are in the language of the page, in Chinese too, or the page's own", async (t) => {

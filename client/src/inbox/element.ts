@@ -3,7 +3,7 @@
 // the inbox itself. Everything that came from users is set as text.
 
 import { InboxClient } from "../client.js";
-import type { Credential, InboxOptions, Item, Status } from "../types.js";
+import type { Credential, InboxError, InboxOptions, Item, Status } from "../types.js";
 import { Announcer } from "./announcer.js";
 import { button, icon, make, say, set } from "./dom.js";
 import { place } from "./place.js";
@@ -32,7 +32,7 @@ export class TidingsInbox extends Base {
   );
   readonly #title = make("span", { class: "title" });
   readonly #count = make("span", { class: "badge", part: "count", "aria-hidden": "true" });
-  readonly #readAll = button({ class: "quiet", part: "mark-all" }, () => this.#ask((client) => client.markAllRead()));
+  readonly #readAll = button({ class: "quiet", part: "mark-all" }, () => void this.#ask((client) => client.markAllRead()));
   readonly #errorText = make("span");
   readonly #dismiss = button({ class: "toggle", part: "dismiss" }, () => this.#fail(), icon("close"));
   readonly #error = make("div", { class: "error", role: "alert", hidden: true }, this.#errorText, this.#dismiss);
@@ -207,15 +207,15 @@ export class TidingsInbox extends Base {
           client.on("change", () => this.#render()),
           client.on("message", (item) => this.#announce(item)),
           client.on("toast", (item) => this.#toast(item)),
-          client.on("error", ({ code, message }) => REFUSED.has(code) || this.#fail(message)), // the status tells that
+          client.on("error", (error) => REFUSED.has(error.code) || this.#fail(error)), // the status tells that
         ]
       : [];
   }
 
-  /** Asks for a change. What goes wrong with it is told by the client's `error`, after it was taken back. */
-  #ask(change: (client: InboxClient) => Promise<void>): void {
+  /** Asks for something, and tells if it is refused: the client's `error` does not tell all of that. */
+  async #ask(wish: (client: InboxClient) => Promise<void>): Promise<void> {
     this.#fail();
-    if (this.#client) change(this.#client).catch(() => {});
+    if (this.#client) await wish(this.#client).catch((error: InboxError) => this.#fail(error));
   }
 
   async #loadMore(): Promise<void> {
@@ -223,9 +223,8 @@ export class TidingsInbox extends Base {
     const last = this.#order.at(-1);
     const hadFocus = this.#root.activeElement === this.#more;
     this.#loadingMore = true;
-    this.#fail();
     this.#render();
-    await this.#client?.loadMore().catch(() => {});
+    await this.#ask((client) => client.loadMore());
     this.#loadingMore = false;
     this.#render();
     // The first row that came is where reading goes on; the button may be gone.
@@ -341,19 +340,19 @@ export class TidingsInbox extends Base {
   }
 
   /** Shows why something did not work, or nothing more of it. */
-  #fail(message?: string): void {
-    this.#error.hidden = message === undefined;
-    say(this.#errorText, message === undefined ? "" : this.#view.strings.failed(message));
+  #fail(error?: InboxError): void {
+    this.#error.hidden = error === undefined;
+    say(this.#errorText, error ? this.#view.strings.failed(error) : "");
   }
 
   // What the user does
 
   #activate(item: Item): void {
-    if (this.#dispatch("tidings-item", item) && !item.read) this.#ask((client) => client.markRead(item.id));
+    if (this.#dispatch("tidings-item", item) && !item.read) void this.#ask((client) => client.markRead(item.id));
   }
 
   #toggleRead(item: Item): void {
-    this.#ask((client) => (item.read ? client.markUnread(item.id) : client.markRead(item.id)));
+    void this.#ask((client) => (item.read ? client.markUnread(item.id) : client.markRead(item.id)));
   }
 
   /** Tells the page; false if it prevented what would happen next. */
