@@ -330,6 +330,7 @@ function refusing() {
     items: [item],
     unread: 1,
     hasMore: true,
+    loaded: true,
     status: { name: "live" },
     on(name, handler) {
       (handlers[name] ??= new Set()).add(handler);

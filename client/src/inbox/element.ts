@@ -265,7 +265,7 @@ export class TidingsInbox extends Base {
   #render(): void {
     if (!this.isConnected) return;
     const { strings } = this.#view;
-    const { items = [], unread = 0, hasMore = false } = this.#client ?? {};
+    const { items = [], unread = 0, hasMore = false, loaded = false } = this.#client ?? {};
     const status: Status = this.#client?.status ?? { name: "offline" };
     for (const badge of [this.#badge, this.#count]) {
       say(badge, unread > 99 ? "99+" : String(unread));
@@ -279,8 +279,7 @@ export class TidingsInbox extends Base {
     this.#more.hidden = !hasMore;
     say(this.#more, this.#loadingMore ? strings.loading : strings.loadMore);
     this.#empty.hidden = items.length > 0 || hasMore;
-    const isLoading = status.name === "connecting" || status.name === "catching-up";
-    say(this.#emptyText, isLoading ? strings.loading : strings.empty);
+    say(this.#emptyText, loaded ? strings.empty : status.name === "offline" ? strings.notLoaded : strings.loading);
     const said = statusText(status, strings);
     say(this.#status, said);
     this.#status.title = status.reason ?? "";

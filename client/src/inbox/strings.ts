@@ -20,6 +20,8 @@ export interface Strings {
   loadMore: string;
   loading: string;
   empty: string;
+  /** Nothing could be loaded yet. */
+  notLoaded: string;
   dismiss: string;
   /** The button that asks for permission to show browser notifications. */
   notify: string;
@@ -74,6 +76,7 @@ const english: Strings = {
   loadMore: "Load more",
   loading: "Loading…",
   empty: "Nothing here yet",
+  notLoaded: "This could not be loaded",
   dismiss: "Dismiss",
   notify: "Notify me when this page is hidden",
   connecting: "Connecting…",
@@ -109,6 +112,7 @@ const chinese: Strings = {
   loadMore: "加载更多",
   loading: "正在加载…",
   empty: "暂无通知",
+  notLoaded: "暂时无法加载",
   dismiss: "关闭",
   notify: "页面在后台时提醒我",
   connecting: "正在连接…",
