@@ -136,6 +136,51 @@ test("the bell counts what is unread, and opens and closes a panel that takes th
   assert.equal(await page.locator("button.bell .badge").textContent(), "2");
 });
 
+test("an open element that leaves the page lets go of it, and is closed when it comes back", async (t) => {
+  const page = await open(t, tag("leaves"), {
+    init: () => {
+      globalThis.listening = [];
+      for (const target of [window, document]) {
+        const { addEventListener: add, removeEventListener: remove } = target;
+        target.addEventListener = (name, ...rest) => {
+          if (name === "resize" || name === "scroll") globalThis.listening.push(name);
+          add.call(target, name, ...rest);
+        };
+        target.removeEventListener = (name, ...rest) => {
+          const at = globalThis.listening.indexOf(name);
+          if (at >= 0) globalThis.listening.splice(at, 1);
+          remove.call(target, name, ...rest);
+        };
+      }
+    },
+  });
+  await isLive(page);
+  await page.evaluate(() => document.querySelector("tidings-inbox").show());
+  await page.getByRole("dialog").waitFor();
+  const listening = () => page.evaluate(() => globalThis.listening.toSorted());
+  await until(async () => (await listening()).join() === "resize,scroll", "the panel follows its bell");
+  await page.evaluate(() => {
+    globalThis.inbox = document.querySelector("tidings-inbox");
+    globalThis.inbox.remove();
+  });
+  assert.deepEqual(await listening(), []);
+  await page.evaluate(() => document.querySelector("main").append(globalThis.inbox));
+  assert.equal(await page.locator("button.bell").getAttribute("aria-expanded"), "false");
+  assert.equal(await page.getByRole("dialog").count(), 0);
+});
+
+test("a page opens and closes the panel itself", async (t) => {
+  const page = await open(t, tag("itself"));
+  const isOpen = () => page.evaluate(() => document.querySelector("tidings-inbox").open);
+  assert.equal(await isOpen(), false);
+  for (const call of ["hide", "show", "show", "hide"]) {
+    await page.evaluate((call) => document.querySelector("tidings-inbox")[call](), call);
+    assert.equal(await isOpen(), call === "show");
+  }
+  await page.evaluate(() => document.querySelector("tidings-inbox").setAttribute("inline", ""));
+  assert.equal(await isOpen(), true);
+});
+
 test("more than 99 unread ones are 99+, and older ones are loaded a page at a time", async (t) => {
   for (let n = 1; n <= 105; n += 1) await server.push("many", { from: `User ${n}` }, "like");
   await open(t, tag("many", "inline"));

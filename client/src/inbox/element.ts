@@ -93,6 +93,7 @@ export class TidingsInbox extends Base {
   disconnectedCallback(): void {
     clearInterval(this.#ticking);
     this.#announcer.stop();
+    this.#follow(false); // the browser closes the panel without an event
     this.#settle();
   }
 
@@ -411,15 +412,8 @@ export class TidingsInbox extends Base {
   }
 
   #toggled({ newState }: ToggleEvent): void {
-    const open = newState === "open";
-    set(this.#bell, { "aria-expanded": String(open) });
-    for (const [target, name] of [
-      [window, "resize"],
-      [document, "scroll"],
-    ] as const) {
-      if (open) target.addEventListener(name, this.#place, { capture: true, passive: true });
-      else target.removeEventListener(name, this.#place, { capture: true });
-    }
+    const open = newState === "open" && this.isConnected;
+    this.#follow(open);
     if (open) {
       this.#tick();
       if (this.#order[0]) this.#focusRow(this.#order[0]);
@@ -429,6 +423,18 @@ export class TidingsInbox extends Base {
       // The focus goes back to the bell, unless a click has taken it to something else.
       const { activeElement } = this.getRootNode() as Document | ShadowRoot;
       if (!activeElement || activeElement === document.body || activeElement === this) this.#bell.focus();
+    }
+  }
+
+  /** Keeps an open panel at its bell. */
+  #follow(open: boolean): void {
+    set(this.#bell, { "aria-expanded": String(open) });
+    for (const [target, name] of [
+      [window, "resize"],
+      [document, "scroll"],
+    ] as const) {
+      if (open) target.addEventListener(name, this.#place, { capture: true, passive: true });
+      else target.removeEventListener(name, this.#place, { capture: true });
     }
   }
 
