@@ -314,6 +314,22 @@ test("what comes live is read out, several as one; what waited is not", async (t
   );
 });
 
+test("a silent element reads nothing out, and toasts all the same", async (t) => {
+  const page = await open(t, tag("hush", "silent inline"));
+  await isLive(page);
+  await page.evaluate(() => {
+    globalThis.toasts = globalThis.said = 0;
+    document.addEventListener("tidings-toast", () => (globalThis.toasts += 1));
+    const aloud = document.querySelector("tidings-inbox").shadowRoot.querySelector("[role=status]");
+    new MutationObserver(() => (globalThis.said += 1)).observe(aloud, { childList: true });
+  });
+  await page.clock.install();
+  await server.push("hush", { from: "Bob" }, "like");
+  await row(page, "Bob").waitFor();
+  await page.clock.runFor("00:05");
+  assert.deepEqual(await page.evaluate(() => [globalThis.toasts, globalThis.said]), [1, 0]);
+});
+
 test("a lost server is told, and what was sent meanwhile comes by itself", async (t) => {
   // A server that stops asks its clients to stay away for as long as it may take.
   const own = await Server.start("--drain-timeout-secs=1");
@@ -618,11 +634,18 @@ test("the client may be one of the page's, which the element neither opens nor c
     globalThis.client.connect();
   }, server.url);
   for (const id of ["#one", "#two"]) await page.locator(`${id} .text`, { hasText: "Bob" }).waitFor();
+  await page.evaluate(() => {
+    globalThis.toasts = [];
+    document.addEventListener("tidings-toast", ({ detail }) => globalThis.toasts.push(detail.data.from));
+  });
+  await server.push("shared", { from: "Zoe" }, "like");
+  for (const id of ["#one", "#two"]) await page.locator(`${id} .text`, { hasText: "Zoe" }).waitFor();
   await page.locator("#one").getByRole("button", { name: "Mark read: Bob liked your post" }).click();
   await page.locator("#two").getByRole("button", { name: "Mark unread: Bob liked your post" }).waitFor();
   await page.evaluate(() => document.querySelector("#one").remove());
   await server.push("shared", { from: "Eve" }, "like");
   await page.locator("#two .text", { hasText: "Eve" }).waitFor();
+  assert.deepEqual(await page.evaluate(() => globalThis.toasts), ["Zoe", "Eve"], "one of the two toasts");
   assert.equal(await page.evaluate(() => globalThis.client.status.name), "live");
 });
 
@@ -681,12 +704,17 @@ test("a hidden page shows a browser notification, once the user has allowed it b
     );
   const arrive = async (from) => {
     await server.push("hidden", { from }, "like");
-    await row(page, from).waitFor();
+    await row(page, from).first().waitFor();
   };
   await hide("hidden");
   await arrive("Ann");
   await page.getByRole("button", { name: "Notify me when this page is hidden" }).click();
   await page.getByRole("button", { name: "Notify me" }).waitFor({ state: "hidden" });
+  await page.evaluate(() => {
+    const [first, second] = [document.querySelector("tidings-inbox"), document.createElement("tidings-inbox")];
+    Object.assign(second, { client: first.client }).toggleAttribute("notify", true);
+    first.after(second); // notifies of nothing that the first one has told
+  });
   await arrive("Bob");
   await hide("visible");
   await arrive("Cid");

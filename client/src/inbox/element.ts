@@ -446,9 +446,9 @@ export class TidingsInbox extends Base {
   }
 
   #toast(item: Item): void {
-    this.#dispatch("tidings-toast", item);
+    if (isFirst(item, toasted)) this.#dispatch("tidings-toast", item);
     const allowed = this.hasAttribute("notify") && globalThis.Notification?.permission === "granted";
-    if (!allowed || document.visibilityState !== "hidden") return;
+    if (!allowed || document.visibilityState !== "hidden" || !isFirst(item, notified)) return;
     const { strings, locale } = this.#view;
     try {
       const shown = new Notification(strings.title, { body: this.textOf(item), tag: item.id, lang: locale });
@@ -465,6 +465,15 @@ export class TidingsInbox extends Base {
     await Notification.requestPermission();
     this.#render();
   }
+}
+
+// Elements that share a client are given the same item; one of them tells of it.
+const [toasted, notified] = [new WeakSet<Item>(), new WeakSet<Item>()];
+
+function isFirst(item: Item, told: WeakSet<Item>): boolean {
+  if (told.has(item)) return false;
+  told.add(item);
+  return true;
 }
 
 /** Why a user is offline matters to them only if it is for them to change. */
