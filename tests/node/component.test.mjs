@@ -735,6 +735,25 @@ for (const colorScheme of ["light", "dark"]) {
     await page.getByRole("button", { name: "Notifications, 20 unread" }).waitFor();
     await expectAccessible(page, "open");
   });
+
+  test(`axe finds nothing wrong: ${colorScheme}, in Chinese, loading, refused and with an error`, async (t) => {
+    const page = await open(t, "<tidings-inbox lang='zh'></tidings-inbox>", { colorScheme });
+    await page.evaluate(refusing);
+    await page.locator("button.bell").click();
+    await page.getByRole("button", { name: "全部标为已读" }).click();
+    await page.getByRole("alert").waitFor();
+    await page.screenshot({ path: shot(`error-${colorScheme}`) });
+    await expectAccessible(page, "an error, in Chinese");
+    for (const status of [{ name: "offline", reason: "unauthorized" }, { name: "connecting" }]) {
+      await page.evaluate((status) => {
+        const inbox = document.querySelector("tidings-inbox");
+        inbox.client = { ...inbox.client, status, items: [], unread: 0, hasMore: false, loaded: false };
+      }, status);
+      await page.locator(`tidings-inbox .status.${status.name}`).waitFor();
+      await expectAccessible(page, `${status.name}, in Chinese`);
+      await page.evaluate(() => document.querySelector("tidings-inbox").setAttribute("lang", "en"));
+    }
+  });
 }
 
 test("nothing moves for those who asked for that", async (t) => {
