@@ -590,16 +590,104 @@ test("a page shows items in its own way, as text or as nodes in its own tree", a
   assert.equal(await page.locator("tidings-inbox > [slot]").count(), 0);
 });
 
+test("what a page renders keeps the focus while nothing about it changes, and leaves it to the row", async (t) => {
+  const { id } = await push("stays", { entityType: "like", data: { from: "Bob" } });
+  const page = await open(t, tag("stays", "inline"));
+  await page.evaluate(() => {
+    document.querySelector("tidings-inbox").renderItem = ({ data }) => {
+      const link = document.createElement("a");
+      link.href = "#there";
+      link.textContent = `See ${data.from}`;
+      return link;
+    };
+  });
+  await page.getByRole("link", { name: "See Bob" }).focus();
+  await page.evaluate(() => (document.querySelector("tidings-inbox").strings = { title: "News" }));
+  await page.getByText("News", { exact: true }).waitFor();
+  await expectFocus(page, "See Bob");
+  await server.push("stays", { from: "Eve" }, "like");
+  await page.getByRole("link", { name: "See Eve" }).waitFor();
+  await expectFocus(page, "See Bob");
+
+  const body = JSON.stringify({ ids: [id] });
+  const headers = { "content-type": "application/json" };
+  await server.fetch("/api/inbox/stays/read", { method: "POST", headers, body });
+  await page.getByRole("button", { name: "Mark unread: See Bob" }).waitFor();
+  const isOnRow = () => page.evaluate(() => document.querySelector("tidings-inbox").shadowRoot.activeElement?.matches("li:last-child .open"));
+  await until(isOnRow, "the row has the focus");
+
+  // A page that gives the same node again keeps it.
+  await page.evaluate(() => {
+    const nodes = new Map();
+    document.querySelector("tidings-inbox").renderItem = ({ id, data }) => {
+      if (!nodes.has(id)) nodes.set(id, Object.assign(document.createElement("a"), { href: "#", textContent: `Same ${data.from}` }));
+      return nodes.get(id);
+    };
+  });
+  await page.getByRole("link", { name: "Same Bob" }).focus();
+  await page.getByRole("button", { name: "Mark unread: Same Bob" }).evaluate((button) => button.click());
+  await page.getByRole("button", { name: "Mark read: Same Bob" }).waitFor();
+  await expectFocus(page, "Same Bob");
+
+  // What has the focus and is retracted leaves it to the next one.
+  await page.getByRole("link", { name: "Same Eve" }).focus();
+  await server.fetch(`/api/notifications/${(await listed("stays"))[0].id}`, { method: "DELETE" });
+  await page.getByRole("link", { name: "Same Eve" }).waitFor({ state: "detached" });
+  await until(isOnRow, "the row that is left has the focus");
+});
+
+/** How much two colours that the browser computed differ, as WCAG counts it. */
+function contrast([one, other]) {
+  const context = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d");
+  const luminance = (colour) => {
+    context.fillStyle = colour;
+    context.fillRect(0, 0, 1, 1);
+    const [r, g, b] = [...context.getImageData(0, 0, 1, 1).data].map((part) => {
+      const share = part / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const [high, low] = [luminance(one), luminance(other)].sort((a, b) => b - a);
+  return (high + 0.05) / (low + 0.05);
+}
+
+for (const colorScheme of ["light", "dark"]) {
+  test(`the dots of read and unread rows can be seen, under a finger too: ${colorScheme}`, async (t) => {
+    const token = `dots ${colorScheme}`;
+    for (const from of ["Ann", "Bob"]) await server.push(token, { from }, "like");
+    const page = await open(t, tag(token, "inline"), { colorScheme, isMobile: true, hasTouch: true });
+    await row(page, "Ann").click();
+    await page.getByRole("button", { name: "Mark unread: Ann liked your post" }).waitFor();
+    await page.mouse.move(0, 0); // nothing is pointed at
+    for (const from of ["Ann", "Bob"]) {
+      const colours = await row(page, from)
+        .locator(".dot")
+        .evaluate((dot) => {
+          const { backgroundColor } = getComputedStyle(dot.closest(".row"));
+          const isClear = backgroundColor === "rgba(0, 0, 0, 0)";
+          const behind = isClear ? getComputedStyle(dot.closest(".panel")).backgroundColor : backgroundColor;
+          return [getComputedStyle(dot).borderTopColor, behind];
+        });
+      const found = await page.evaluate(contrast, colours);
+      assert.ok(found >= 3, `${from}: ${found} between ${colours}`);
+    }
+  });
+}
+
 test("a page puts its own heading, bell, footer and empty state into the slots", async (t) => {
   const content = `<b slot="header">My heading</b><b slot="bell">My bell</b><a slot="footer" href="#all">See all</a>
     <b slot="empty">All quiet</b>`;
   const page = await open(t, tag("slots", "", content));
   await isLive(page);
+  await bell(page, "My bell, Notifications").waitFor();
   await page.getByText("My bell").click();
   for (const text of ["My heading", "See all", "All quiet"]) await page.getByText(text).waitFor();
   await server.push("slots", { from: "Bob" }, "like");
   await row(page, "Bob").waitFor();
   await page.getByText("All quiet").waitFor({ state: "hidden" });
+  await page.evaluate(() => (document.querySelector("[slot=bell]").slot = ""));
+  await bell(page, "Notifications, 1 unread").waitFor();
 });
 
 test("nothing that users write becomes part of the page", async (t) => {

@@ -24,10 +24,11 @@ export class TidingsInbox extends Base {
 
   readonly #root = this.attachShadow({ mode: "open" });
   readonly #badge = make("span", { class: "badge", "aria-hidden": "true" });
+  readonly #face = make("slot", { name: "bell" }, icon("bell"));
   readonly #bell = make(
     "button",
     { class: "bell", type: "button", "aria-haspopup": "dialog", "aria-expanded": "false", "aria-controls": "panel" },
-    make("slot", { name: "bell" }, icon("bell")),
+    this.#face,
     this.#badge,
   );
   readonly #title = make("span", { class: "title" });
@@ -77,6 +78,7 @@ export class TidingsInbox extends Base {
     this.#root.adoptedStyleSheets = [style()];
     this.#root.append(this.#bell, this.#panel, this.#announcer.element);
     this.#bell.popoverTargetElement = this.#panel;
+    this.#face.addEventListener("slotchange", () => this.#render());
     this.#panel.addEventListener("beforetoggle", (event) => this.#beforeToggle(event as ToggleEvent));
     this.#panel.addEventListener("toggle", (event) => this.#toggled(event as ToggleEvent));
     this.#panel.addEventListener("keydown", (event) => this.#onKey(event));
@@ -272,7 +274,7 @@ export class TidingsInbox extends Base {
       say(badge, unread > 99 ? "99+" : String(unread));
       badge.hidden = unread === 0;
     }
-    set(this.#bell, { "aria-label": strings.bell(unread) });
+    set(this.#bell, { "aria-label": this.#nameOfBell(unread) });
     set(this.#panel, { "aria-label": strings.bell(unread) });
     if (unread === 0 && this.#root.activeElement === this.#readAll) this.#panel.focus(); // it would get lost
     this.#readAll.disabled = unread === 0;
@@ -294,9 +296,16 @@ export class TidingsInbox extends Base {
     this.#permit.hidden = !askable;
   }
 
+  /** Whoever says what they see must hit it: a text that the page put into the bell is part of its name. */
+  #nameOfBell(unread: number): string {
+    const name = this.#view.strings.bell(unread);
+    const seen = this.#face.assignedNodes().map((node) => node.textContent).join(" ").trim().replace(/\s+/g, " ");
+    return name.toLowerCase().includes(seen.toLowerCase()) ? name : `${seen}, ${name}`;
+  }
+
   /** Brings the rows into the order of the items, moving as few as possible: one that moves would lose the focus. */
   #renderRows(items: readonly Item[]): void {
-    const focused = this.#focusedRow();
+    const focused = this.#order.find((row) => row.hasFocus);
     const at = focused ? this.#order.indexOf(focused) : -1;
     const known = new Set(items.map((item) => item.id));
     for (const [id, row] of this.#rows) {
