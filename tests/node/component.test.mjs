@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
@@ -674,6 +675,63 @@ for (const colorScheme of ["light", "dark"]) {
     }
   });
 }
+
+const README = readFileSync(new URL("../../client/README.md", import.meta.url), "utf8");
+
+/** What the first column of the README's table with this head names. */
+function documented(head) {
+  const [, table] = README.match(new RegExp(`\\| ${head} \\|.*\\n\\|[-|]+\\n((?:\\|.*\\n)+)`));
+  return [...table.matchAll(/^\| (.+?) \|/gm)].flatMap(([, names]) => names.match(/(?<=`)[\w-]+(?=[`(])/g)).sort();
+}
+
+test("a page styles it by custom properties and parts, and the README has all of them", async (t) => {
+  await server.push("style", { from: "Bob" }, "like");
+  const page = await open(t, tag("style", "inline"));
+  await row(page, "Bob").waitFor();
+  await page.evaluate(() => {
+    const sheet = new CSSStyleSheet(); // the page's policy allows no other
+    sheet.replaceSync(`
+      tidings-inbox { --tidings-accent: rgb(1, 2, 3); --tidings-radius: 7px; --tidings-font-size: 21px; }
+      tidings-inbox::part(row unread) { background-color: rgb(4, 5, 6); }
+      tidings-inbox::part(mark-all) { letter-spacing: 3px; }`);
+    document.adoptedStyleSheets = [sheet];
+  });
+  const style = (part, name) =>
+    page.locator(`tidings-inbox [part~=${part}]`).evaluate((element, name) => getComputedStyle(element)[name], name);
+  assert.equal(await style("mark-all", "color"), "rgb(1, 2, 3)");
+  assert.equal(await style("mark-all", "letterSpacing"), "3px");
+  assert.equal(await style("panel", "borderTopLeftRadius"), "7px");
+  assert.equal(await style("text", "fontSize"), "21px");
+  assert.equal(await style("row", "backgroundColor"), "rgb(4, 5, 6)");
+
+  const sheet = readFileSync(new URL("../../client/src/inbox/style.ts", import.meta.url), "utf8");
+  assert.deepEqual(documented("custom property"), [...new Set(sheet.match(/--tidings-[a-z-]+/g))].sort());
+  await page.evaluate(() => {
+    document.querySelector("tidings-inbox").renderItem = () => document.createElement("p");
+  });
+  const parts = () =>
+    page.evaluate(() => [...document.querySelector("tidings-inbox").shadowRoot.querySelectorAll("[part]")].flatMap(({ part }) => [...part]));
+  const found = new Set(await parts());
+  await page.evaluate(() => (document.querySelector("tidings-inbox").renderItem = undefined));
+  for (const part of await parts()) found.add(part);
+  assert.deepEqual(documented("`::part\\(\\)`"), [...found].sort());
+});
+
+test("the README has every attribute, slot, event and text", async (t) => {
+  const page = await open(t, "<tidings-inbox></tidings-inbox>");
+  const [slots, attributes] = await page.evaluate(() => {
+    const inbox = document.querySelector("tidings-inbox");
+    const slots = [...inbox.shadowRoot.querySelectorAll("slot")].map(({ name }) => name);
+    return [slots, [...inbox.constructor.observedAttributes, "silent"]];
+  });
+  assert.deepEqual(documented("slot"), slots.sort());
+  assert.deepEqual(documented("attribute").filter((name) => !["en", "zh"].includes(name)), attributes.sort());
+  const source = (name) => readFileSync(new URL(`../../client/src/inbox/${name}.ts`, import.meta.url), "utf8");
+  const [, texts] = source("strings").match(/export interface Strings \{\n(.+?)\n\}/s);
+  assert.deepEqual(documented("text"), texts.match(/(?<=^ {2})\w+(?=[:(])/gm).sort());
+  const events = source("element").match(/(?<=")tidings-\w+(?=": CustomEvent)/g);
+  assert.deepEqual(documented("event \\| `detail`"), events.sort());
+});
 
 test("a page puts its own heading, bell, footer and empty state into the slots", async (t) => {
   const content = `<b slot="header">My heading</b><b slot="bell">My bell</b><a slot="footer" href="#all">See all</a>

@@ -22,7 +22,7 @@ export class Row {
   readonly open: HTMLButtonElement;
   readonly toggle: HTMLButtonElement;
   readonly #host: HTMLElement;
-  readonly #mark = make("span", { class: "unseen" });
+  readonly #mark = make("span", { class: "unseen", part: false });
   readonly #text = make("span", { class: "text", dir: "auto" });
   readonly #time = make("time", { class: "time" });
   readonly #body = make("div", { class: "body" });

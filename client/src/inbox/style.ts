@@ -5,7 +5,6 @@
 const CSS = `
 :host {
   --_accent: var(--tidings-accent, light-dark(#3451c6, #a3b5ff));
-  --_on-accent: var(--tidings-on-accent, light-dark(#fff, #10162e));
   --_surface: var(--tidings-surface, light-dark(#fff, #1a1f2a));
   --_text: var(--tidings-text, light-dark(#1b2130, #e8ebf2));
   --_muted: var(--tidings-muted, light-dark(#596273, #a2acbf));
