@@ -13,7 +13,7 @@ fn main() {
     fs::write(out, bundles(&root.join("client/dist"))).expect("OUT_DIR can be written");
 }
 
-/// The source of a slice of `(file name, hash of the contents, contents)`.
+/// The source of a slice of `(file name, hash of the contents, contents, the same compressed)`.
 fn bundles(folder: &Path) -> String {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -24,7 +24,12 @@ fn bundles(folder: &Path) -> String {
         println!("cargo:rerun-if-changed={}", path.display());
         let mut hash = DefaultHasher::new();
         fs::read(&path).expect("a bundle can be read").hash(&mut hash);
-        format!("({name:?}, \"\\\"{:x}\\\"\", include_bytes!({path:?})),", hash.finish())
+        let compressed = folder.join(format!("{name}.gz"));
+        let compressed = match compressed.exists() {
+            true => format!("Some(include_bytes!({compressed:?}))"),
+            false => "None".to_owned(),
+        };
+        format!("({name:?}, \"{:x}\", include_bytes!({path:?}), {compressed}),", hash.finish())
     };
     format!("&[{}]", names.iter().map(item).collect::<String>())
 }

@@ -3,14 +3,17 @@
 // path, where pages written for the Node server look for them.
 
 import { execFileSync } from "node:child_process";
-import { copyFileSync, existsSync, mkdirSync, rmSync } from "node:fs";
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 
 import { build } from "esbuild";
 
 const path = (relative) => fileURLToPath(new URL(relative, import.meta.url));
 
+// What an earlier build left would be embedded too.
 mkdirSync(path("dist/"), { recursive: true });
+for (const file of readdirSync(path("dist/"))) if (file !== ".gitkeep") rmSync(path(`dist/${file}`));
 for (const bundle of ["socket.io.js", "socket.io.min.js", "socket.io.esm.min.js"]) {
   for (const file of [bundle, `${bundle}.map`]) {
     copyFileSync(path(`node_modules/socket.io-client/dist/${file}`), path(`dist/${file}`));
@@ -18,21 +21,18 @@ for (const bundle of ["socket.io.js", "socket.io.min.js", "socket.io.esm.min.js"
 }
 
 const common = { bundle: true, minify: true, sourcemap: true, target: "es2022", logLevel: "warning" };
-const element = existsSync(path("src/inbox/index.ts"));
 
 await build({ ...common, entryPoints: [path("src/index.ts")], format: "esm", outfile: path("dist/tidings.js") });
 
-if (element) {
-  // The element takes the client from the file beside it, so that a page that loads both has it once.
-  const besides = {
-    name: "besides",
-    setup: ({ onResolve }) => onResolve({ filter: /^\.\.\/client\.js$/ }, () => ({ path: "./tidings.js", external: true })),
-  };
-  const entryPoints = [path("src/inbox/index.ts")];
-  await build({ ...common, entryPoints, plugins: [besides], format: "esm", outfile: path("dist/tidings-inbox.js") });
-}
+// The element takes the client from the file beside it, so that a page that loads both has it once.
+const besides = {
+  name: "besides",
+  setup: ({ onResolve }) => onResolve({ filter: /^\.\.\/client\.js$/ }, () => ({ path: "./tidings.js", external: true })),
+};
+const entryPoints = [path("src/inbox/index.ts")];
+await build({ ...common, entryPoints, plugins: [besides], format: "esm", outfile: path("dist/tidings-inbox.js") });
 
-const all = ["./src/index.ts", ...(element ? ["./src/inbox/index.ts"] : [])];
+const all = ["./src/index.ts", "./src/inbox/index.ts"];
 await build({
   ...common,
   stdin: { contents: all.map((file) => `export * from "${file}";`).join("\n"), resolveDir: path("."), loader: "ts" },
@@ -40,6 +40,11 @@ await build({
   globalName: "Tidings",
   outfile: path("dist/tidings.global.js"),
 });
+
+// For browsers that take them compressed, which are all.
+for (const file of readdirSync(path("dist/"))) {
+  if (file !== ".gitkeep") writeFileSync(path(`dist/${file}.gz`), gzipSync(readFileSync(path(`dist/${file}`)), { level: 9 }));
+}
 
 rmSync(path("lib/"), { recursive: true, force: true });
 execFileSync(process.execPath, [path("node_modules/typescript/bin/tsc"), "-p", path("tsconfig.lib.json")], { stdio: "inherit" });

@@ -187,6 +187,27 @@ test("every tab shows it and one of them toasts, and what is read in one is read
   assert.deepEqual(await texts(first, "Tab"), ["Mia liked your post", "Waited liked your post"]);
 });
 
+test("the README's first push comes to the users that its address names", async (t) => {
+  const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
+  const [, query] = readme.match(/open <http:\/\/127\.0\.0\.1:4001\/\?users=([^>]+)>/);
+  const [, body] = readme.match(/curl -X POST \S+\/api .*\n +-d '(.+)'/);
+  const users = query.split(",");
+  const page = await openDemo(t, await newContext(t, browser, wide), users);
+  for (const user of users) await isLive(page, user);
+  const headers = { "Content-Type": "application/json" };
+  assert.ok((await server.fetch("/api", { method: "POST", headers, body })).ok);
+  for (const user of users) await hears(page, user, "like: You shall not pass!!!");
+});
+
+test("the page works below another socket path", async (t) => {
+  const own = await Server.start("--socket-path=/ws/socket.io");
+  t.after(() => own.stop());
+  const page = await openDemo(t, await newContext(t, browser, wide), undefined, { from: own });
+  for (const user of ["Alice", "Bob"]) await isLive(page, user);
+  await send(page, { to: ["alice", "bob"], from: "Mia" });
+  for (const user of ["Alice", "Bob"]) await hears(page, user, "Mia liked your post");
+});
+
 test("the bell that the page embeds shows the first user's inbox", async (t) => {
   const page = await openDemo(t, await newContext(t, browser, wide), ["bella", "other"]);
   await isLive(page, "Bella");

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
@@ -134,6 +135,51 @@ test("the bell counts what is unread, and opens and closes a panel that takes th
   await server.push("bell", { from: "Eve" }, "follow");
   await bell(page, "Notifications, 2 unread").waitFor();
   assert.equal(await page.locator("button.bell .badge").textContent(), "2");
+});
+
+test("an open element that leaves the page lets go of it, and is closed when it comes back", async (t) => {
+  const page = await open(t, tag("leaves"), {
+    init: () => {
+      globalThis.listening = [];
+      for (const target of [window, document]) {
+        const { addEventListener: add, removeEventListener: remove } = target;
+        target.addEventListener = (name, ...rest) => {
+          if (name === "resize" || name === "scroll") globalThis.listening.push(name);
+          add.call(target, name, ...rest);
+        };
+        target.removeEventListener = (name, ...rest) => {
+          const at = globalThis.listening.indexOf(name);
+          if (at >= 0) globalThis.listening.splice(at, 1);
+          remove.call(target, name, ...rest);
+        };
+      }
+    },
+  });
+  await isLive(page);
+  await page.evaluate(() => document.querySelector("tidings-inbox").show());
+  await page.getByRole("dialog").waitFor();
+  const listening = () => page.evaluate(() => globalThis.listening.toSorted());
+  await until(async () => (await listening()).join() === "resize,scroll", "the panel follows its bell");
+  await page.evaluate(() => {
+    globalThis.inbox = document.querySelector("tidings-inbox");
+    globalThis.inbox.remove();
+  });
+  assert.deepEqual(await listening(), []);
+  await page.evaluate(() => document.querySelector("main").append(globalThis.inbox));
+  assert.equal(await page.locator("button.bell").getAttribute("aria-expanded"), "false");
+  assert.equal(await page.getByRole("dialog").count(), 0);
+});
+
+test("a page opens and closes the panel itself", async (t) => {
+  const page = await open(t, tag("itself"));
+  const isOpen = () => page.evaluate(() => document.querySelector("tidings-inbox").open);
+  assert.equal(await isOpen(), false);
+  for (const call of ["hide", "show", "show", "hide"]) {
+    await page.evaluate((call) => document.querySelector("tidings-inbox")[call](), call);
+    assert.equal(await isOpen(), call === "show");
+  }
+  await page.evaluate(() => document.querySelector("tidings-inbox").setAttribute("inline", ""));
+  assert.equal(await isOpen(), true);
 });
 
 test("more than 99 unread ones are 99+, and older ones are loaded a page at a time", async (t) => {
@@ -269,6 +315,22 @@ test("what comes live is read out, several as one; what waited is not", async (t
   );
 });
 
+test("a silent element reads nothing out, and toasts all the same", async (t) => {
+  const page = await open(t, tag("hush", "silent inline"));
+  await isLive(page);
+  await page.evaluate(() => {
+    globalThis.toasts = globalThis.said = 0;
+    document.addEventListener("tidings-toast", () => (globalThis.toasts += 1));
+    const aloud = document.querySelector("tidings-inbox").shadowRoot.querySelector("[role=status]");
+    new MutationObserver(() => (globalThis.said += 1)).observe(aloud, { childList: true });
+  });
+  await page.clock.install();
+  await server.push("hush", { from: "Bob" }, "like");
+  await row(page, "Bob").waitFor();
+  await page.clock.runFor("00:05");
+  assert.deepEqual(await page.evaluate(() => [globalThis.toasts, globalThis.said]), [1, 0]);
+});
+
 test("a lost server is told, and what was sent meanwhile comes by itself", async (t) => {
   // A server that stops asks its clients to stay away for as long as it may take.
   const own = await Server.start("--drain-timeout-secs=1");
@@ -309,13 +371,14 @@ test("logins are signed by what the page hands in, and a refused one is told", a
   await isLive(page);
 });
 
-/** A client as the element needs it, whose changes are all refused. */
+/** A client as the element needs it, whose changes are all refused; of some of them it tells that by `error` too. */
 function refusing() {
   const handlers = {};
-  const tell = (name, ...rest) => handlers[name]?.forEach((handler) => handler(...rest));
-  const refuse = async () => {
-    tell("error", { code: "unavailable", message: "<b>no disk</b>" });
-    throw new Error("refused");
+  const refused = Object.assign(new Error("<b>no disk</b>"), { code: "unavailable" });
+  const refuse = async () => Promise.reject(refused);
+  const tellAndRefuse = () => {
+    handlers.error?.forEach((handler) => handler(refused));
+    return refuse();
   };
   const item = {
     id: "1",
@@ -329,6 +392,7 @@ function refusing() {
     items: [item],
     unread: 1,
     hasMore: true,
+    loaded: true,
     status: { name: "live" },
     on(name, handler) {
       (handlers[name] ??= new Set()).add(handler);
@@ -336,8 +400,8 @@ function refusing() {
     },
     markRead: refuse,
     markUnread: refuse,
-    markAllRead: refuse,
-    loadMore: refuse,
+    markAllRead: tellAndRefuse,
+    loadMore: tellAndRefuse,
   };
 }
 
@@ -351,6 +415,27 @@ test("what was refused is told until it is dismissed or tried again", async (t) 
     await page.getByRole("button", { name: "Dismiss" }).click();
     await alert.waitFor({ state: "hidden" });
   }
+  // What the server says is English, so other languages go by its code.
+  await page.evaluate(() => document.querySelector("tidings-inbox").setAttribute("lang", "zh"));
+  await page.getByRole("button", { name: "全部标为已读" }).click();
+  await alert.getByText("操作失败：服务器暂时不可用", { exact: true }).waitFor();
+});
+
+test("an empty list and one that could not be loaded are told apart, also by axe", async (t) => {
+  const own = await Server.start("--drain-timeout-secs=1");
+  t.after(() => own.stop());
+  await own.end();
+  const [english, chinese] = [tag("unloaded", "inline", "", own), tag("unloaded", 'inline lang="zh"', "", own)];
+  const page = await open(t, `${english}<h2>In Chinese</h2>${chinese}`);
+  page.removeAllListeners("console"); // a refused connection is noted by the browser itself
+  const empty = page.locator("tidings-inbox .empty");
+  await empty.first().getByText("This could not be loaded").waitFor();
+  await empty.last().getByText("暂时无法加载").waitFor();
+  await page.screenshot({ path: shot("not-loaded") });
+  await expectAccessible(page, "not loaded");
+  await own.startAgain();
+  await empty.first().getByText("Nothing here yet").waitFor();
+  await empty.last().getByText("暂无通知").waitFor();
 });
 
 test("texts are in the language of the page, in Chinese too, or the page's own", async (t) => {
@@ -506,16 +591,161 @@ test("a page shows items in its own way, as text or as nodes in its own tree", a
   assert.equal(await page.locator("tidings-inbox > [slot]").count(), 0);
 });
 
+test("what a page renders keeps the focus while nothing about it changes, and leaves it to the row", async (t) => {
+  const { id } = await push("stays", { entityType: "like", data: { from: "Bob" } });
+  const page = await open(t, tag("stays", "inline"));
+  await page.evaluate(() => {
+    document.querySelector("tidings-inbox").renderItem = ({ data }) => {
+      const link = document.createElement("a");
+      link.href = "#there";
+      link.textContent = `See ${data.from}`;
+      return link;
+    };
+  });
+  await page.getByRole("link", { name: "See Bob" }).focus();
+  await page.evaluate(() => (document.querySelector("tidings-inbox").strings = { title: "News" }));
+  await page.getByText("News", { exact: true }).waitFor();
+  await expectFocus(page, "See Bob");
+  await server.push("stays", { from: "Eve" }, "like");
+  await page.getByRole("link", { name: "See Eve" }).waitFor();
+  await expectFocus(page, "See Bob");
+
+  const body = JSON.stringify({ ids: [id] });
+  const headers = { "content-type": "application/json" };
+  await server.fetch("/api/inbox/stays/read", { method: "POST", headers, body });
+  await page.getByRole("button", { name: "Mark unread: See Bob" }).waitFor();
+  const isOnRow = () => page.evaluate(() => document.querySelector("tidings-inbox").shadowRoot.activeElement?.matches("li:last-child .open"));
+  await until(isOnRow, "the row has the focus");
+
+  // A page that gives the same node again keeps it.
+  await page.evaluate(() => {
+    const nodes = new Map();
+    document.querySelector("tidings-inbox").renderItem = ({ id, data }) => {
+      if (!nodes.has(id)) nodes.set(id, Object.assign(document.createElement("a"), { href: "#", textContent: `Same ${data.from}` }));
+      return nodes.get(id);
+    };
+  });
+  await page.getByRole("link", { name: "Same Bob" }).focus();
+  await page.getByRole("button", { name: "Mark unread: Same Bob" }).evaluate((button) => button.click());
+  await page.getByRole("button", { name: "Mark read: Same Bob" }).waitFor();
+  await expectFocus(page, "Same Bob");
+
+  // What has the focus and is retracted leaves it to the next one.
+  await page.getByRole("link", { name: "Same Eve" }).focus();
+  await server.fetch(`/api/notifications/${(await listed("stays"))[0].id}`, { method: "DELETE" });
+  await page.getByRole("link", { name: "Same Eve" }).waitFor({ state: "detached" });
+  await until(isOnRow, "the row that is left has the focus");
+});
+
+/** How much two colours that the browser computed differ, as WCAG counts it. */
+function contrast([one, other]) {
+  const context = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d");
+  const luminance = (colour) => {
+    context.fillStyle = colour;
+    context.fillRect(0, 0, 1, 1);
+    const [r, g, b] = [...context.getImageData(0, 0, 1, 1).data].map((part) => {
+      const share = part / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const [high, low] = [luminance(one), luminance(other)].sort((a, b) => b - a);
+  return (high + 0.05) / (low + 0.05);
+}
+
+for (const colorScheme of ["light", "dark"]) {
+  test(`the dots of read and unread rows can be seen, under a finger too: ${colorScheme}`, async (t) => {
+    const token = `dots ${colorScheme}`;
+    for (const from of ["Ann", "Bob"]) await server.push(token, { from }, "like");
+    const page = await open(t, tag(token, "inline"), { colorScheme, isMobile: true, hasTouch: true });
+    await row(page, "Ann").click();
+    await page.getByRole("button", { name: "Mark unread: Ann liked your post" }).waitFor();
+    await page.mouse.move(0, 0); // nothing is pointed at
+    for (const from of ["Ann", "Bob"]) {
+      const colours = await row(page, from)
+        .locator(".dot")
+        .evaluate((dot) => {
+          const { backgroundColor } = getComputedStyle(dot.closest(".row"));
+          const isClear = backgroundColor === "rgba(0, 0, 0, 0)";
+          const behind = isClear ? getComputedStyle(dot.closest(".panel")).backgroundColor : backgroundColor;
+          return [getComputedStyle(dot).borderTopColor, behind];
+        });
+      const found = await page.evaluate(contrast, colours);
+      assert.ok(found >= 3, `${from}: ${found} between ${colours}`);
+    }
+  });
+}
+
+const README = readFileSync(new URL("../../client/README.md", import.meta.url), "utf8");
+
+/** What the first column of the README's table with this head names. */
+function documented(head) {
+  const [, table] = README.match(new RegExp(`\\| ${head} \\|.*\\n\\|[-|]+\\n((?:\\|.*\\n)+)`));
+  return [...table.matchAll(/^\| (.+?) \|/gm)].flatMap(([, names]) => names.match(/(?<=`)[\w-]+(?=[`(])/g)).sort();
+}
+
+test("a page styles it by custom properties and parts, and the README has all of them", async (t) => {
+  await server.push("style", { from: "Bob" }, "like");
+  const page = await open(t, tag("style", "inline"));
+  await row(page, "Bob").waitFor();
+  await page.evaluate(() => {
+    const sheet = new CSSStyleSheet(); // the page's policy allows no other
+    sheet.replaceSync(`
+      tidings-inbox { --tidings-accent: rgb(1, 2, 3); --tidings-radius: 7px; --tidings-font-size: 21px; }
+      tidings-inbox::part(row unread) { background-color: rgb(4, 5, 6); }
+      tidings-inbox::part(mark-all) { letter-spacing: 3px; }`);
+    document.adoptedStyleSheets = [sheet];
+  });
+  const style = (part, name) =>
+    page.locator(`tidings-inbox [part~=${part}]`).evaluate((element, name) => getComputedStyle(element)[name], name);
+  assert.equal(await style("mark-all", "color"), "rgb(1, 2, 3)");
+  assert.equal(await style("mark-all", "letterSpacing"), "3px");
+  assert.equal(await style("panel", "borderTopLeftRadius"), "7px");
+  assert.equal(await style("text", "fontSize"), "21px");
+  assert.equal(await style("row", "backgroundColor"), "rgb(4, 5, 6)");
+
+  const sheet = readFileSync(new URL("../../client/src/inbox/style.ts", import.meta.url), "utf8");
+  assert.deepEqual(documented("custom property"), [...new Set(sheet.match(/--tidings-[a-z-]+/g))].sort());
+  await page.evaluate(() => {
+    document.querySelector("tidings-inbox").renderItem = () => document.createElement("p");
+  });
+  const parts = () =>
+    page.evaluate(() => [...document.querySelector("tidings-inbox").shadowRoot.querySelectorAll("[part]")].flatMap(({ part }) => [...part]));
+  const found = new Set(await parts());
+  await page.evaluate(() => (document.querySelector("tidings-inbox").renderItem = undefined));
+  for (const part of await parts()) found.add(part);
+  assert.deepEqual(documented("`::part\\(\\)`"), [...found].sort());
+});
+
+test("the README has every attribute, slot, event and text", async (t) => {
+  const page = await open(t, "<tidings-inbox></tidings-inbox>");
+  const [slots, attributes] = await page.evaluate(() => {
+    const inbox = document.querySelector("tidings-inbox");
+    const slots = [...inbox.shadowRoot.querySelectorAll("slot")].map(({ name }) => name);
+    return [slots, [...inbox.constructor.observedAttributes, "silent"]];
+  });
+  assert.deepEqual(documented("slot"), slots.sort());
+  assert.deepEqual(documented("attribute").filter((name) => !["en", "zh"].includes(name)), attributes.sort());
+  const source = (name) => readFileSync(new URL(`../../client/src/inbox/${name}.ts`, import.meta.url), "utf8");
+  const [, texts] = source("strings").match(/export interface Strings \{\n(.+?)\n\}/s);
+  assert.deepEqual(documented("text"), texts.match(/(?<=^ {2})\w+(?=[:(])/gm).sort());
+  const events = source("element").match(/(?<=")tidings-\w+(?=": CustomEvent)/g);
+  assert.deepEqual(documented("event \\| `detail`"), events.sort());
+});
+
 test("a page puts its own heading, bell, footer and empty state into the slots", async (t) => {
   const content = `<b slot="header">My heading</b><b slot="bell">My bell</b><a slot="footer" href="#all">See all</a>
     <b slot="empty">All quiet</b>`;
   const page = await open(t, tag("slots", "", content));
   await isLive(page);
+  await bell(page, "My bell, Notifications").waitFor();
   await page.getByText("My bell").click();
   for (const text of ["My heading", "See all", "All quiet"]) await page.getByText(text).waitFor();
   await server.push("slots", { from: "Bob" }, "like");
   await row(page, "Bob").waitFor();
   await page.getByText("All quiet").waitFor({ state: "hidden" });
+  await page.evaluate(() => (document.querySelector("[slot=bell]").slot = ""));
+  await bell(page, "Notifications, 1 unread").waitFor();
 });
 
 test("nothing that users write becomes part of the page", async (t) => {
@@ -550,11 +780,18 @@ test("the client may be one of the page's, which the element neither opens nor c
     globalThis.client.connect();
   }, server.url);
   for (const id of ["#one", "#two"]) await page.locator(`${id} .text`, { hasText: "Bob" }).waitFor();
+  await page.evaluate(() => {
+    globalThis.toasts = [];
+    document.addEventListener("tidings-toast", ({ detail }) => globalThis.toasts.push(detail.data.from));
+  });
+  await server.push("shared", { from: "Zoe" }, "like");
+  for (const id of ["#one", "#two"]) await page.locator(`${id} .text`, { hasText: "Zoe" }).waitFor();
   await page.locator("#one").getByRole("button", { name: "Mark read: Bob liked your post" }).click();
   await page.locator("#two").getByRole("button", { name: "Mark unread: Bob liked your post" }).waitFor();
   await page.evaluate(() => document.querySelector("#one").remove());
   await server.push("shared", { from: "Eve" }, "like");
   await page.locator("#two .text", { hasText: "Eve" }).waitFor();
+  assert.deepEqual(await page.evaluate(() => globalThis.toasts), ["Zoe", "Eve"], "one of the two toasts");
   assert.equal(await page.evaluate(() => globalThis.client.status.name), "live");
 });
 
@@ -613,12 +850,17 @@ test("a hidden page shows a browser notification, once the user has allowed it b
     );
   const arrive = async (from) => {
     await server.push("hidden", { from }, "like");
-    await row(page, from).waitFor();
+    await row(page, from).first().waitFor();
   };
   await hide("hidden");
   await arrive("Ann");
   await page.getByRole("button", { name: "Notify me when this page is hidden" }).click();
   await page.getByRole("button", { name: "Notify me" }).waitFor({ state: "hidden" });
+  await page.evaluate(() => {
+    const [first, second] = [document.querySelector("tidings-inbox"), document.createElement("tidings-inbox")];
+    Object.assign(second, { client: first.client }).toggleAttribute("notify", true);
+    first.after(second); // notifies of nothing that the first one has told
+  });
   await arrive("Bob");
   await hide("visible");
   await arrive("Cid");
@@ -638,6 +880,25 @@ for (const colorScheme of ["light", "dark"]) {
     await rows(page).first().click();
     await page.getByRole("button", { name: "Notifications, 20 unread" }).waitFor();
     await expectAccessible(page, "open");
+  });
+
+  test(`axe finds nothing wrong: ${colorScheme}, in Chinese, loading, refused and with an error`, async (t) => {
+    const page = await open(t, "<tidings-inbox lang='zh'></tidings-inbox>", { colorScheme });
+    await page.evaluate(refusing);
+    await page.locator("button.bell").click();
+    await page.getByRole("button", { name: "全部标为已读" }).click();
+    await page.getByRole("alert").waitFor();
+    await page.screenshot({ path: shot(`error-${colorScheme}`) });
+    await expectAccessible(page, "an error, in Chinese");
+    for (const status of [{ name: "offline", reason: "unauthorized" }, { name: "connecting" }]) {
+      await page.evaluate((status) => {
+        const inbox = document.querySelector("tidings-inbox");
+        inbox.client = { ...inbox.client, status, items: [], unread: 0, hasMore: false, loaded: false };
+      }, status);
+      await page.locator(`tidings-inbox .status.${status.name}`).waitFor();
+      await expectAccessible(page, `${status.name}, in Chinese`);
+      await page.evaluate(() => document.querySelector("tidings-inbox").setAttribute("lang", "en"));
+    }
   });
 }
 

@@ -8,6 +8,7 @@ import { Page, VERSIONS } from "./page.mjs";
 import { Server } from "./server.mjs";
 
 const DIST = new URL("../../client/dist/", import.meta.url);
+const CLIENT = ["tidings.js", "tidings-inbox.js", "tidings.global.js"].flatMap((file) => [file, `${file}.map`]);
 const BUNDLES = ["socket.io.js", "socket.io.min.js", "socket.io.esm.min.js"].flatMap((file) => [file, `${file}.map`]);
 const NO_BUNDLES = !existsSync(new URL(BUNDLES[0], DIST)) && "no client/dist: run `make client` and build again";
 const ORIGIN = "https://old-page.example:8443";
@@ -19,9 +20,13 @@ const server = await Server.start(`--origins=${ORIGIN}`);
 const moved = await Server.start("--socket-path=/ws/socket.io");
 after(() => Promise.all([server.stop(), moved.stop()]));
 
-describe("the client bundle", { skip: NO_BUNDLES }, () => {
-  for (const [where, at] of [[server, "/socket.io/"], [moved, "/ws/socket.io/"]]) {
-    for (const file of BUNDLES) {
+describe("a client bundle", { skip: NO_BUNDLES }, () => {
+  for (const [where, at, files] of [
+    [server, "/socket.io/", BUNDLES],
+    [moved, "/ws/socket.io/", BUNDLES],
+    [server, "/client/", CLIENT],
+  ]) {
+    for (const file of files) {
       test(`${at}${file} is the file that npm has`, async () => {
         const response = await where.fetch(at + file);
         assert.equal(response.status, 200, "404 here means: built before there was client/dist");
@@ -31,6 +36,45 @@ describe("the client bundle", { skip: NO_BUNDLES }, () => {
       });
     }
   }
+
+  test("it is sent compressed to whoever takes that, and not at all to whoever has it", async () => {
+    const get = (headers) => server.fetch("/client/tidings.js", { headers: { "accept-encoding": "identity", ...headers } });
+    const tags = new Map();
+    for (const [accepted, encoding] of [
+      ["identity", null],
+      ["gzip;q=0, br", null],
+      ["deflate, GZIP;q=0.5", "gzip"],
+      ["gzip, deflate, br, zstd", "gzip"],
+    ]) {
+      const response = await get({ "accept-encoding": accepted });
+      assert.equal(response.headers.get("content-encoding"), encoding, accepted);
+      assert.match(response.headers.get("vary"), /accept-encoding/);
+      tags.set(encoding, response.headers.get("etag"));
+      assert.ok(Buffer.from(await response.arrayBuffer()).equals(readFileSync(new URL("tidings.js", DIST))));
+    }
+    const [plain, gzip] = [tags.get(null), tags.get("gzip")];
+    assert.notEqual(plain, gzip);
+    for (const [known, status] of [
+      [plain, 304],
+      [`W/${plain}`, 304],
+      [`"another", W/"third" , ${plain}`, 304],
+      ["*", 304],
+      [gzip, 200],
+      ['"another"', 200],
+    ]) {
+      const response = await get({ "if-none-match": known });
+      assert.deepEqual([response.status, response.headers.get("etag")], [status, plain], known);
+    }
+    const response = await get({ "accept-encoding": "gzip", "if-none-match": `W/${gzip}` });
+    assert.deepEqual([response.status, response.headers.get("etag")], [304, gzip]);
+  });
+});
+
+test("the page has an icon, so that a browser need not ask for one in vain", async () => {
+  const html = await (await server.fetch("/")).text();
+  const [, icon] = html.match(/<link rel="icon" href="([^"]+)">/);
+  const response = await server.fetch(icon);
+  assert.deepEqual([response.status, response.headers.get("content-type")], [200, "image/svg+xml"]);
 });
 
 for (const version of VERSIONS) {
@@ -46,7 +90,6 @@ for (const version of VERSIONS) {
 
 test("the page at / knows the socket path and brings no script or style of its own", async () => {
   const html = await (await moved.fetch("/")).text();
-  assert.match(html, /src="\/ws\/socket\.io\/socket\.io\.js"/);
   assert.match(html, /data-socket-path="\/ws\/socket\.io"/);
   assert.doesNotMatch(html, /\{\{|<style|<script(?![^>]* src=)| style=| on[a-z]+=/);
 });

@@ -5,7 +5,7 @@ import { make } from "./dom.js";
 const AFTER_MS = 400; // what comes within this time is read out at once
 
 export class Announcer {
-  readonly element = make("div", { class: "unseen", role: "status" });
+  readonly element = make("div", { class: "unseen", part: false, role: "status" });
   #timer: ReturnType<typeof setTimeout> | undefined;
   #count = 0;
   #last = "";

@@ -2,7 +2,7 @@
 
 type Attributes = Readonly<Record<string, string | boolean>>;
 
-/** An element; true sets an empty attribute, false leaves it out. `class` is also its part, unless a part is given. */
+/** An element; true sets an empty attribute, false leaves it out. `class` is also its part, unless a part is given or false. */
 export function make<Name extends keyof HTMLElementTagNameMap>(
   name: Name,
   attributes: Attributes = {},

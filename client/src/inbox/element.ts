@@ -3,7 +3,7 @@
 // the inbox itself. Everything that came from users is set as text.
 
 import { InboxClient } from "../client.js";
-import type { Credential, InboxOptions, Item, Status } from "../types.js";
+import type { Credential, InboxError, InboxOptions, Item, Status } from "../types.js";
 import { Announcer } from "./announcer.js";
 import { button, icon, make, say, set } from "./dom.js";
 import { place } from "./place.js";
@@ -24,15 +24,16 @@ export class TidingsInbox extends Base {
 
   readonly #root = this.attachShadow({ mode: "open" });
   readonly #badge = make("span", { class: "badge", "aria-hidden": "true" });
+  readonly #face = make("slot", { name: "bell" }, icon("bell"));
   readonly #bell = make(
     "button",
     { class: "bell", type: "button", "aria-haspopup": "dialog", "aria-expanded": "false", "aria-controls": "panel" },
-    make("slot", { name: "bell" }, icon("bell")),
+    this.#face,
     this.#badge,
   );
   readonly #title = make("span", { class: "title" });
   readonly #count = make("span", { class: "badge", part: "count", "aria-hidden": "true" });
-  readonly #readAll = button({ class: "quiet", part: "mark-all" }, () => this.#ask((client) => client.markAllRead()));
+  readonly #readAll = button({ class: "quiet", part: "mark-all" }, () => void this.#ask((client) => client.markAllRead()));
   readonly #errorText = make("span");
   readonly #dismiss = button({ class: "toggle", part: "dismiss" }, () => this.#fail(), icon("close"));
   readonly #error = make("div", { class: "error", role: "alert", hidden: true }, this.#errorText, this.#dismiss);
@@ -77,6 +78,7 @@ export class TidingsInbox extends Base {
     this.#root.adoptedStyleSheets = [style()];
     this.#root.append(this.#bell, this.#panel, this.#announcer.element);
     this.#bell.popoverTargetElement = this.#panel;
+    this.#face.addEventListener("slotchange", () => this.#render());
     this.#panel.addEventListener("beforetoggle", (event) => this.#beforeToggle(event as ToggleEvent));
     this.#panel.addEventListener("toggle", (event) => this.#toggled(event as ToggleEvent));
     this.#panel.addEventListener("keydown", (event) => this.#onKey(event));
@@ -93,6 +95,7 @@ export class TidingsInbox extends Base {
   disconnectedCallback(): void {
     clearInterval(this.#ticking);
     this.#announcer.stop();
+    this.#follow(false); // the browser closes the panel without an event
     this.#settle();
   }
 
@@ -207,15 +210,15 @@ export class TidingsInbox extends Base {
           client.on("change", () => this.#render()),
           client.on("message", (item) => this.#announce(item)),
           client.on("toast", (item) => this.#toast(item)),
-          client.on("error", ({ code, message }) => REFUSED.has(code) || this.#fail(message)), // the status tells that
+          client.on("error", (error) => REFUSED.has(error.code) || this.#fail(error)), // the status tells that
         ]
       : [];
   }
 
-  /** Asks for a change. What goes wrong with it is told by the client's `error`, after it was taken back. */
-  #ask(change: (client: InboxClient) => Promise<void>): void {
+  /** Asks for something, and tells if it is refused: the client's `error` does not tell all of that. */
+  async #ask(wish: (client: InboxClient) => Promise<void>): Promise<void> {
     this.#fail();
-    if (this.#client) change(this.#client).catch(() => {});
+    if (this.#client) await wish(this.#client).catch((error: InboxError) => this.#fail(error));
   }
 
   async #loadMore(): Promise<void> {
@@ -223,9 +226,8 @@ export class TidingsInbox extends Base {
     const last = this.#order.at(-1);
     const hadFocus = this.#root.activeElement === this.#more;
     this.#loadingMore = true;
-    this.#fail();
     this.#render();
-    await this.#client?.loadMore().catch(() => {});
+    await this.#ask((client) => client.loadMore());
     this.#loadingMore = false;
     this.#render();
     // The first row that came is where reading goes on; the button may be gone.
@@ -266,13 +268,13 @@ export class TidingsInbox extends Base {
   #render(): void {
     if (!this.isConnected) return;
     const { strings } = this.#view;
-    const { items = [], unread = 0, hasMore = false } = this.#client ?? {};
+    const { items = [], unread = 0, hasMore = false, loaded = false } = this.#client ?? {};
     const status: Status = this.#client?.status ?? { name: "offline" };
     for (const badge of [this.#badge, this.#count]) {
       say(badge, unread > 99 ? "99+" : String(unread));
       badge.hidden = unread === 0;
     }
-    set(this.#bell, { "aria-label": strings.bell(unread) });
+    set(this.#bell, { "aria-label": this.#nameOfBell(unread) });
     set(this.#panel, { "aria-label": strings.bell(unread) });
     if (unread === 0 && this.#root.activeElement === this.#readAll) this.#panel.focus(); // it would get lost
     this.#readAll.disabled = unread === 0;
@@ -280,8 +282,7 @@ export class TidingsInbox extends Base {
     this.#more.hidden = !hasMore;
     say(this.#more, this.#loadingMore ? strings.loading : strings.loadMore);
     this.#empty.hidden = items.length > 0 || hasMore;
-    const isLoading = status.name === "connecting" || status.name === "catching-up";
-    say(this.#emptyText, isLoading ? strings.loading : strings.empty);
+    say(this.#emptyText, loaded ? strings.empty : status.name === "offline" ? strings.notLoaded : strings.loading);
     const said = statusText(status, strings);
     say(this.#status, said);
     this.#status.title = status.reason ?? "";
@@ -295,9 +296,16 @@ export class TidingsInbox extends Base {
     this.#permit.hidden = !askable;
   }
 
+  /** Whoever says what they see must hit it: a text that the page put into the bell is part of its name. */
+  #nameOfBell(unread: number): string {
+    const name = this.#view.strings.bell(unread);
+    const seen = this.#face.assignedNodes().map((node) => node.textContent).join(" ").trim().replace(/\s+/g, " ");
+    return name.toLowerCase().includes(seen.toLowerCase()) ? name : `${seen}, ${name}`;
+  }
+
   /** Brings the rows into the order of the items, moving as few as possible: one that moves would lose the focus. */
   #renderRows(items: readonly Item[]): void {
-    const focused = this.#focusedRow();
+    const focused = this.#order.find((row) => row.hasFocus);
     const at = focused ? this.#order.indexOf(focused) : -1;
     const known = new Set(items.map((item) => item.id));
     for (const [id, row] of this.#rows) {
@@ -341,19 +349,19 @@ export class TidingsInbox extends Base {
   }
 
   /** Shows why something did not work, or nothing more of it. */
-  #fail(message?: string): void {
-    this.#error.hidden = message === undefined;
-    say(this.#errorText, message === undefined ? "" : this.#view.strings.failed(message));
+  #fail(error?: InboxError): void {
+    this.#error.hidden = error === undefined;
+    say(this.#errorText, error ? this.#view.strings.failed(error) : "");
   }
 
   // What the user does
 
   #activate(item: Item): void {
-    if (this.#dispatch("tidings-item", item) && !item.read) this.#ask((client) => client.markRead(item.id));
+    if (this.#dispatch("tidings-item", item) && !item.read) void this.#ask((client) => client.markRead(item.id));
   }
 
   #toggleRead(item: Item): void {
-    this.#ask((client) => (item.read ? client.markUnread(item.id) : client.markRead(item.id)));
+    void this.#ask((client) => (item.read ? client.markUnread(item.id) : client.markRead(item.id)));
   }
 
   /** Tells the page; false if it prevented what would happen next. */
@@ -413,15 +421,8 @@ export class TidingsInbox extends Base {
   }
 
   #toggled({ newState }: ToggleEvent): void {
-    const open = newState === "open";
-    set(this.#bell, { "aria-expanded": String(open) });
-    for (const [target, name] of [
-      [window, "resize"],
-      [document, "scroll"],
-    ] as const) {
-      if (open) target.addEventListener(name, this.#place, { capture: true, passive: true });
-      else target.removeEventListener(name, this.#place, { capture: true });
-    }
+    const open = newState === "open" && this.isConnected;
+    this.#follow(open);
     if (open) {
       this.#tick();
       if (this.#order[0]) this.#focusRow(this.#order[0]);
@@ -434,6 +435,18 @@ export class TidingsInbox extends Base {
     }
   }
 
+  /** Keeps an open panel at its bell. */
+  #follow(open: boolean): void {
+    set(this.#bell, { "aria-expanded": String(open) });
+    for (const [target, name] of [
+      [window, "resize"],
+      [document, "scroll"],
+    ] as const) {
+      if (open) target.addEventListener(name, this.#place, { capture: true, passive: true });
+      else target.removeEventListener(name, this.#place, { capture: true });
+    }
+  }
+
   // What is told
 
   #announce(item: Item): void {
@@ -442,9 +455,9 @@ export class TidingsInbox extends Base {
   }
 
   #toast(item: Item): void {
-    this.#dispatch("tidings-toast", item);
+    if (isFirst(item, toasted)) this.#dispatch("tidings-toast", item);
     const allowed = this.hasAttribute("notify") && globalThis.Notification?.permission === "granted";
-    if (!allowed || document.visibilityState !== "hidden") return;
+    if (!allowed || document.visibilityState !== "hidden" || !isFirst(item, notified)) return;
     const { strings, locale } = this.#view;
     try {
       const shown = new Notification(strings.title, { body: this.textOf(item), tag: item.id, lang: locale });
@@ -461,6 +474,15 @@ export class TidingsInbox extends Base {
     await Notification.requestPermission();
     this.#render();
   }
+}
+
+// Elements that share a client are given the same item; one of them tells of it.
+const [toasted, notified] = [new WeakSet<Item>(), new WeakSet<Item>()];
+
+function isFirst(item: Item, told: WeakSet<Item>): boolean {
+  if (told.has(item)) return false;
+  told.add(item);
+  return true;
 }
 
 /** Why a user is offline matters to them only if it is for them to change. */

@@ -22,13 +22,13 @@ export class Row {
   readonly open: HTMLButtonElement;
   readonly toggle: HTMLButtonElement;
   readonly #host: HTMLElement;
-  readonly #mark = make("span", { class: "unseen" });
+  readonly #mark = make("span", { class: "unseen", part: false });
   readonly #text = make("span", { class: "text", dir: "auto" });
   readonly #time = make("time", { class: "time" });
   readonly #body = make("div", { class: "body" });
   #item: Item;
   #view: View | undefined;
-  #content: HTMLElement | undefined;
+  #content: HTMLElement | undefined; // around what the page rendered
 
   constructor(host: HTMLElement, item: Item, activate: (item: Item) => void, toggle: (item: Item) => void) {
     this.#host = host;
@@ -49,9 +49,12 @@ export class Row {
   /** Shows `item`; does nothing if that is what is shown. */
   update(item: Item, view: View): void {
     if (item === this.#item && view === this.#view) return;
+    const isRendered = item === this.#item && view.renderItem === this.#view?.renderItem;
     this.#item = item;
     this.#view = view;
-    const sentence = this.#show(item, view);
+    const hadFocus = this.hasFocus;
+    const sentence = this.#show(item, view, isRendered);
+    if (hadFocus && !this.hasFocus) this.open.focus(); // the page's node had it and is gone
     const { strings, locale } = view;
     this.element.classList.toggle("unread", !item.read);
     set(this.element, { part: item.read ? "row" : "row unread" });
@@ -71,15 +74,24 @@ export class Row {
     this.open.tabIndex = this.toggle.tabIndex = current ? 0 : -1;
   }
 
+  /** Whether the focus is in it, or in what the page put into it. */
+  get hasFocus(): boolean {
+    const { activeElement } = this.#host.getRootNode() as Document | ShadowRoot;
+    const own = this.#host.shadowRoot?.activeElement ?? null;
+    return this.element.contains(own) || (this.#content?.contains(activeElement) ?? false);
+  }
+
   remove(): void {
     this.element.remove();
     this.#content?.remove();
   }
 
-  /** Puts in what the item says, and returns it as a text. */
-  #show(item: Item, view: View): string {
+  /** Puts in what the item says, and returns it as a text. A node of the page that is there stays where it is. */
+  #show(item: Item, view: View, isRendered: boolean): string {
     const sentence = sentenceOf(item, view.strings);
-    const own = render(item, view.renderItem) ?? sentence;
+    const shown = this.#content?.firstChild;
+    const own = isRendered && shown ? shown : (render(item, view.renderItem) ?? sentence);
+    if (own === shown) return this.#said(sentence);
     this.#content?.remove();
     this.#content = undefined;
     while (this.open.nextSibling) this.open.nextSibling.remove();
@@ -98,8 +110,10 @@ export class Row {
     this.#body.append(slot);
     this.#content = make("div", { slot: name }, own);
     this.#host.append(this.#content);
-    return this.#content.textContent.trim() || sentence;
+    return this.#said(sentence);
   }
+
+  readonly #said = (sentence: string) => this.#content?.textContent.trim() || sentence;
 }
 
 /** What the page makes of an item; a mistake there is reported and costs the page its own content, not the inbox. */

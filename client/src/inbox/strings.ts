@@ -1,7 +1,7 @@
 // Every text of <tidings-inbox>, in English and Chinese, and how a notification becomes a sentence. All of it is plain
 // text: nothing here may produce markup, for half of it was written by other users.
 
-import type { Item } from "../types.js";
+import type { InboxError, Item } from "../types.js";
 
 /** Says what happened; undefined if the data is not of the form that this sentence needs. */
 export type Sentence = (who: string, item: Item) => string | undefined;
@@ -20,6 +20,8 @@ export interface Strings {
   loadMore: string;
   loading: string;
   empty: string;
+  /** Nothing could be loaded yet. */
+  notLoaded: string;
   dismiss: string;
   /** The button that asks for permission to show browser notifications. */
   notify: string;
@@ -29,8 +31,8 @@ export interface Strings {
   offline: string;
   /** Offline because the login was refused or is over. */
   refused: string;
-  /** Something was refused or taken back. */
-  failed(message: string): string;
+  /** Something was refused or taken back; the message is English. */
+  failed(error: InboxError): string;
   /** "Alice", "Alice and Bob", "Alice and 12 others"; `names` are the newest, `count` is how many there are. */
   who(names: readonly string[], count: number): string;
   /** By `entityType`. */
@@ -45,6 +47,24 @@ export type StringsPatch = Partial<Strings>;
 /** What the data says beside the actor, if it is a text. */
 const said = (item: Item): string => textOf(item.data, "text") ?? "";
 
+/** Why something failed, by the code of the error: for those that users meet. */
+type Reasons = Readonly<Record<string, string>>;
+
+const ENGLISH_REASONS: Reasons = { network: "the server cannot be reached" };
+
+const CHINESE_REASONS: Reasons = {
+  closed: "连接已关闭",
+  network: "无法连接服务器",
+  outdated: "内容已变化，请重新加载",
+  rate_limited: "请求过于频繁",
+  storage_unavailable: "服务器暂时不可用",
+  timeout: "服务器没有响应",
+  too_many_pending: "待发送的操作过多",
+  unavailable: "服务器暂时不可用",
+};
+
+const reason = (reasons: Reasons, code: string) => (Object.hasOwn(reasons, code) ? reasons[code] : undefined);
+
 const english: Strings = {
   title: "Notifications",
   bell: (unread) => (unread === 0 ? "Notifications" : `Notifications, ${unread} unread`),
@@ -56,6 +76,7 @@ const english: Strings = {
   loadMore: "Load more",
   loading: "Loading…",
   empty: "Nothing here yet",
+  notLoaded: "This could not be loaded",
   dismiss: "Dismiss",
   notify: "Notify me when this page is hidden",
   connecting: "Connecting…",
@@ -63,7 +84,7 @@ const english: Strings = {
   live: "Up to date",
   offline: "Offline. What comes meanwhile waits for you.",
   refused: "Signed out. Sign in again to see what is new.",
-  failed: (message) => `That did not work: ${message}`,
+  failed: ({ code, message }) => `That did not work: ${reason(ENGLISH_REASONS, code) ?? message}`,
   who([first = "Someone", second], count) {
     if (count <= 1) return first;
     if (count === 2) return second === undefined ? `${first} and 1 other` : `${first} and ${second}`;
@@ -91,6 +112,7 @@ const chinese: Strings = {
   loadMore: "加载更多",
   loading: "正在加载…",
   empty: "暂无通知",
+  notLoaded: "暂时无法加载",
   dismiss: "关闭",
   notify: "页面在后台时提醒我",
   connecting: "正在连接…",
@@ -98,7 +120,7 @@ const chinese: Strings = {
   live: "已是最新",
   offline: "已离线。期间的通知会为你保留。",
   refused: "登录已失效。请重新登录以查看新通知。",
-  failed: (message) => `操作失败：${message}`,
+  failed: ({ code }) => `操作失败：${reason(CHINESE_REASONS, code) ?? code}`,
   who([first = "有人", second], count) {
     if (count <= 1) return first;
     if (count === 2 && second !== undefined) return `${first}和${second}`;

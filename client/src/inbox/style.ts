@@ -5,7 +5,6 @@
 const CSS = `
 :host {
   --_accent: var(--tidings-accent, light-dark(#3451c6, #a3b5ff));
-  --_on-accent: var(--tidings-on-accent, light-dark(#fff, #10162e));
   --_surface: var(--tidings-surface, light-dark(#fff, #1a1f2a));
   --_text: var(--tidings-text, light-dark(#1b2130, #e8ebf2));
   --_muted: var(--tidings-muted, light-dark(#596273, #a2acbf));
@@ -85,10 +84,10 @@ button .badge { position: absolute; inset-block-start: 0; inset-inline-start: 1.
 .unread .text { font-weight: 600; }
 .time { display: block; margin-block-start: 0.1rem; color: var(--_muted); font-size: 0.8125rem; }
 .toggle { position: relative; z-index: 1; display: grid; place-items: center; inline-size: 1.75rem; block-size: 1.75rem; border-radius: 50%; }
-.dot { inline-size: 0.625rem; block-size: 0.625rem; border: 2px solid transparent; border-radius: 50%; }
-.unread .dot { background: var(--_accent); border-color: var(--_accent); }
-.row:hover .dot, .toggle:focus-visible .dot { border-color: var(--_accent); }
-@media (hover: none) { .row .dot { border-color: var(--_line); } .row.unread .dot { border-color: var(--_accent); } }
+.dot { inline-size: 0.625rem; block-size: 0.625rem; border: 1.5px solid color-mix(in srgb, var(--_muted) 75%, var(--_surface));
+  border-radius: 50%; }
+.unread .dot { background: var(--_accent); }
+.unread .dot, .row:hover .dot, .toggle:focus-visible .dot { border-color: var(--_accent); }
 .toggle:hover { background: light-dark(#0000000f, #ffffff1a); }
 .more { flex: none; inline-size: 100%; margin: 0; min-block-size: 2.75rem; border-radius: 0; text-align: center;
   border-block-start: 1px solid var(--_line); }
