@@ -14,7 +14,7 @@ use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info};
 use uuid::Uuid;
 
@@ -22,12 +22,16 @@ use super::{Batch, Committer, Edit, Edited, Error, IdempotencyKey, KeyName, Keye
 use crate::metrics;
 use crate::notification::{Event, Head, NewPush, Options, Payload, ReceiptKind, Token};
 
-/// Acks alone wait this many times as long as the last transaction took, for more of them or for anything else to share a
-/// transaction with. Nobody looks at the clock for them, and clients that catch up together ack together: a transaction
-/// for each few would cost more than their replay, this way acks take at most a fifth of the writer's time.
+/// Acks wait this many times as long as the last transaction with acks took, for more of them to share one with. Nobody
+/// looks at the clock for them, and clients that catch up together ack together: a transaction for each few would cost
+/// more than their replay, this way acks take at most a fifth of the writer's time.
 const ACK_LINGER: u32 = 4;
 
-/// However long the last transaction took, acks wait no longer than this.
+/// However short that transaction was, acks wait so long: beside a few of them a transaction of pushes takes several times
+/// as long as without, so most should be without.
+const MIN_ACK_LINGER: Duration = Duration::from_millis(20);
+
+/// However long it took, acks wait no longer than this.
 const MAX_ACK_LINGER: Duration = Duration::from_millis(250);
 
 /// So long after a transaction failed one is tried that nobody asked for: without pushes nobody would notice that the
@@ -113,8 +117,12 @@ pub struct WriterTask {
     /// A commit writes each page once however many of its rows changed, so large ones are cheap; but the jobs behind one
     /// wait for it.
     max_rows: usize,
-    /// How long the last transaction took.
-    took: Duration,
+    /// Acks that wait for company; at most as many as the queue holds.
+    acks: Vec<Job>,
+    /// When they have waited long enough, if there are any.
+    acks_due: Option<Instant>,
+    /// How long the last transaction with acks took.
+    acks_took: Duration,
     failing: Arc<AtomicBool>,
     /// While it fails: when to try whether it still does.
     probe_at: Option<Instant>,
@@ -139,7 +147,17 @@ impl Writer {
         let worker = |committer| {
             let (sender, jobs) = mpsc::channel(queue);
             let (publish, failing) = (Arc::clone(&publish), Arc::default());
-            let task = WriterTask { jobs, committer, publish, max_rows, took: Duration::ZERO, failing, probe_at: None };
+            let task = WriterTask {
+                jobs,
+                committer,
+                publish,
+                max_rows,
+                acks: Vec::new(),
+                acks_due: None,
+                acks_took: Duration::ZERO,
+                failing,
+                probe_at: None,
+            };
             (sender, task)
         };
         let (queues, tasks): (Vec<_>, Vec<WriterTask>) = committers.into_iter().map(worker).unzip();
@@ -214,48 +232,63 @@ impl WriterTask {
                 let (job, _answer) = probe();
                 self.commit(vec![job], 0).await;
             }
-            let probe_at = self.probe_at;
-            let mut jobs = Vec::new();
-            let mut rows = 0;
-            let first = match held.take() {
+            let due = [self.probe_at, self.acks_due].into_iter().flatten().min();
+            let mut next = match held.take() {
                 Some(job) => Some(job),
                 None => tokio::select! {
-                    job = self.jobs.recv() => job,
+                    job = self.jobs.recv() => match job {
+                        Some(job) => Some(job),
+                        None => break,
+                    },
                     () = stop.cancelled(), if !self.jobs.is_closed() => {
                         self.jobs.close();
                         continue;
                     }
-                    () = sleep_until(probe_at.unwrap_or_else(Instant::now)), if probe_at.is_some() => continue,
+                    () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => None,
                 },
             };
-            let Some(first) = first else { break };
-            if let Job::Edit(edit, answer) = first {
+            if let Some(Job::Edit(edit, answer)) = next {
                 self.edit(&edit, answer).await;
                 continue;
             }
-            let mut next = Some(first);
-            let mut unread = false;
-            let mut keys = HashSet::new();
-            let (mut only_acks, linger) = (true, Instant::now() + (self.took * ACK_LINGER).min(MAX_ACK_LINGER));
+            let (mut jobs, mut rows, mut unread, mut keys) = (Vec::new(), 0, false, HashSet::new());
             while let Some(job) = next {
-                let repeated = job.key().is_some_and(|key| !keys.insert(key));
-                if repeated || !job.fits(unread) || (rows > 0 && rows + job.rows() > self.max_rows) {
-                    held = Some(job);
-                    break;
+                if job.is_ack() {
+                    self.linger(job);
+                } else {
+                    let repeated = job.key().is_some_and(|key| !keys.insert(key));
+                    if repeated || !job.fits(unread) || (rows > 0 && rows + job.rows() > self.max_rows) {
+                        held = Some(job);
+                        break;
+                    }
+                    rows += job.rows();
+                    unread |= job.is_unread();
+                    jobs.push(job);
                 }
-                rows += job.rows();
-                only_acks &= job.is_ack();
-                unread |= job.is_unread();
-                jobs.push(job);
-                next = match self.jobs.try_recv() {
-                    Err(_) if only_acks => timeout_at(linger, self.jobs.recv()).await.ok().flatten(),
-                    queued => queued.ok(),
-                };
+                next = self.jobs.try_recv().ok();
+            }
+            if self.acks_due.is_some_and(|due| due <= Instant::now()) {
+                self.acks_due = None;
+                rows += self.acks.iter().map(Job::rows).sum::<usize>();
+                jobs.append(&mut self.acks);
             }
             self.commit(jobs, rows).await;
         }
+        let acks = std::mem::take(&mut self.acks);
+        let rows = acks.iter().map(Job::rows).sum();
+        self.commit(acks, rows).await;
         self.committer.close().await;
         info!("Writer stopped, its queue is empty");
+    }
+
+    /// Puts an ack aside. It says nothing that depends on what comes before or after it.
+    fn linger(&mut self, ack: Job) {
+        let linger = (self.acks_took * ACK_LINGER).clamp(MIN_ACK_LINGER, MAX_ACK_LINGER);
+        self.acks_due.get_or_insert_with(|| Instant::now() + linger);
+        self.acks.push(ack);
+        if self.acks.len() >= self.jobs.max_capacity() {
+            self.acks_due = Some(Instant::now());
+        }
     }
 
     fn fails(&mut self) {
@@ -307,12 +340,15 @@ impl WriterTask {
         let (pushes, receipts) = (batch.pushes.len(), batch.receipts.len());
         let started = Instant::now();
         let result = self.committer.commit(&batch, now_millis()).await;
-        self.took = started.elapsed();
+        let took = started.elapsed();
+        if batch.receipts.iter().any(|receipt| receipt.kind == ReceiptKind::Ack) {
+            self.acks_took = took;
+        }
         match result {
             Ok(committed) => {
-                let duration_ms = self.took.as_millis();
+                let duration_ms = took.as_millis();
                 debug!(batch.pushes = pushes, batch.receipts = receipts, batch.rows = rows, duration_ms, "Committed");
-                metrics::committed(pushes + receipts, created(&committed.events), self.took);
+                metrics::committed(pushes + receipts, created(&committed.events), took);
                 // One without pushes may have had nothing to write, and then says nothing of the disk.
                 if pushes > 0 && self.probe_at.take().is_some() {
                     self.failing.store(false, Ordering::Relaxed);
@@ -383,18 +419,68 @@ mod tests {
         async fn close(&mut self) {}
     }
 
+    /// How many pushes and receipts each transaction had.
+    struct Recording(Arc<std::sync::Mutex<Vec<(usize, usize)>>>);
+
+    #[async_trait]
+    impl Committer for Recording {
+        async fn commit(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, Error> {
+            self.0.lock().unwrap().push((batch.pushes.len(), batch.receipts.len()));
+            Failing(0).commit(batch, now).await
+        }
+
+        async fn edit(&mut self, _edit: &Edit, _now: DateTime<Utc>) -> Result<Edited, Error> {
+            Ok(Edited::default())
+        }
+
+        async fn close(&mut self) {}
+    }
+
+    fn receipt(kind: ReceiptKind) -> Receipt {
+        let selection = crate::notification::Selection::All;
+        Receipt { token: Token::parse("1", 8).unwrap(), kind, selection, origin: None }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn acks_gather_while_pushes_go_on_and_none_is_left_behind() {
+        let transactions = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let committer: Box<dyn Committer> = Box::new(Recording(Arc::clone(&transactions)));
+        let (writer, mut tasks) = Writer::new(vec![committer], 3, 10, Duration::from_secs(5), |_| {});
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(tasks.remove(0).run(stop.clone()));
+        let push = || {
+            let Job::Push(push, _) = probe().0 else { unreachable!() };
+            push
+        };
+        let (first, second, pushes) =
+            tokio::join!(writer.receipt(receipt(ReceiptKind::Ack)), writer.receipt(receipt(ReceiptKind::Ack)), async {
+                writer.push(push()).await.unwrap();
+                writer.push(push()).await.unwrap();
+                transactions.lock().unwrap().clone()
+            });
+        assert!(first.is_ok() && second.is_ok());
+        assert_eq!(pushes, [(1, 0), (1, 0)]);
+        // As many as the queue holds wait for nobody.
+        let began = Instant::now();
+        let acks = (0..3).map(|_| writer.receipt(receipt(ReceiptKind::Ack)));
+        assert!(futures_util::future::join_all(acks).await.iter().all(Result::is_ok));
+        assert!(began.elapsed() < MIN_ACK_LINGER);
+        // One that waits when the service stops is done before.
+        let (last, ()) = tokio::join!(writer.receipt(receipt(ReceiptKind::Ack)), async {
+            tokio::task::yield_now().await;
+            stop.cancel();
+        });
+        assert!(last.is_ok());
+        task.await.unwrap();
+        assert_eq!(*transactions.lock().unwrap(), [(1, 0), (1, 0), (0, 2), (0, 3), (0, 1)]);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_failed_is_tried_again_without_anybody_asking_until_it_works() {
         let committer: Box<dyn Committer> = Box::new(Failing(3));
         let (writer, mut tasks) = Writer::new(vec![committer], 4, 10, Duration::from_secs(5), |_| {});
         let stop = CancellationToken::new();
         let task = tokio::spawn(tasks.remove(0).run(stop.clone()));
-        let receipt = |kind| Receipt {
-            token: Token::parse("1", 8).unwrap(),
-            kind,
-            selection: crate::notification::Selection::All,
-            origin: None,
-        };
         assert!(!writer.is_failing());
         assert!(writer.receipt(receipt(ReceiptKind::Read)).await.is_err());
         assert!(writer.is_failing());
