@@ -181,6 +181,7 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         key_rate: Arc::new(Rate::per_second(config.key_rate)),
         address_rate: Arc::new(Rate::per_second(config.address_rate)),
         sockets: Seats::each(config.max_sockets_per_address),
+        refusals: Arc::default(),
     };
     let engine = from_fn_with_state(guard.clone(), web::seat).layer(realtime.service());
     let router = web::router(app, guard.clone(), &config.socket_path)

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use governor::clock::{Clock, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
@@ -80,6 +80,25 @@ impl Pace {
     pub fn wait(&self) -> Option<Duration> {
         let until = self.0.check().err()?;
         Some(until.wait_time_from(DefaultClock::default().now()))
+    }
+}
+
+/// Lets one line a second of each kind into the log of what anybody can cause, and counts what it leaves out.
+#[derive(Debug, Default)]
+pub struct Quiet(Mutex<HashMap<&'static str, (Instant, u64)>>);
+
+impl Quiet {
+    /// Whether a line of this kind is due, and if so how many were left out before it.
+    #[must_use]
+    pub fn due(&self, kind: &'static str, now: Instant) -> Option<u64> {
+        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match kinds.get_mut(kind) {
+            Some((last, left_out)) if now < *last + Duration::from_secs(1) => {
+                *left_out += 1;
+                None
+            }
+            _ => Some(kinds.insert(kind, (now, 0)).map_or(0, |(_, left_out)| left_out)),
+        }
     }
 }
 
@@ -169,6 +188,15 @@ mod tests {
         assert!(refused.retry_after.is_some_and(|wait| wait <= Duration::from_secs(1)), "{refused:?}");
         assert_eq!(rate.count("other").unwrap().retry_after, None);
         assert_eq!(Rate::per_second(0).count("one"), None);
+    }
+
+    #[test]
+    fn the_log_gets_a_line_a_second_and_the_number_of_those_left_out() {
+        let (quiet, start) = (Quiet::default(), Instant::now());
+        let due = |kind, millis| quiet.due(kind, start + Duration::from_millis(millis));
+        assert_eq!([due("a", 0), due("a", 1), due("a", 999)], [Some(0), None, None]);
+        assert_eq!(due("b", 999), Some(0), "another kind");
+        assert_eq!([due("a", 1000), due("a", 1001), due("a", 5000)], [Some(2), None, Some(1)]);
     }
 
     #[test]

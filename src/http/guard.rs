@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -14,7 +15,7 @@ use tracing::warn;
 
 use super::Problem;
 use crate::access::{Access, Caller};
-use crate::limits::{Left, Rate, Seats, site};
+use crate::limits::{Left, Quiet, Rate, Seats, site};
 use crate::metrics;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -42,9 +43,11 @@ pub struct Guard {
     pub address_rate: Arc<Rate>,
     /// Sockets by address.
     pub sockets: Seats,
+    /// Of refused requests and sockets: whoever may not come in shall not fill the disk either.
+    pub refusals: Arc<Quiet>,
 }
 
-/// Lets a request in, or refuses it with one line in the log that names the flag.
+/// Lets a request in, or refuses it with a line in the log that names the flag, at most one of a kind a second.
 pub async fn admit(
     State(guard): State<Guard>,
     Extension(Peer(peer)): Extension<Peer>,
@@ -52,7 +55,9 @@ pub async fn admit(
     next: Next,
 ) -> Response {
     if let Err(stranger) = guard.access.admit(request.headers()) {
-        warn!(code = stranger.code(), "Refused a request: {stranger}");
+        if let Some(left_out) = guard.refusals.due(stranger.code(), Instant::now()) {
+            warn!(code = stranger.code(), left_out, "Refused a request: {stranger}");
+        }
         return Problem::new(StatusCode::FORBIDDEN, stranger.code(), stranger.to_string()).into_response();
     }
     let client = Client(guard.access.client_address(peer, request.headers()));
@@ -113,7 +118,9 @@ pub async fn seat(
     }
     let Some(seat) = guard.sockets.take(address) else {
         metrics::limited("sockets");
-        warn!(%address, "Refused a socket: its address has --max-sockets-per-address already");
+        if let Some(left_out) = guard.refusals.due("sockets", Instant::now()) {
+            warn!(%address, left_out, "Refused a socket: its address has --max-sockets-per-address already");
+        }
         let detail = "this address has as many sockets as it may; behind a proxy the service needs --trusted-proxies";
         let mut response = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sockets", detail).into_response();
         response.headers_mut().insert(RETRY_AFTER, RETRY_SOCKET_SECS);
