@@ -82,7 +82,7 @@ pub enum Error {
     /// Keys or the certificate cannot be used.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// `tidings key` has nothing to do for that name.
+    /// `tidings key` has nothing to do for that name, or no room for one more.
     #[error("{0}")]
     KeyName(String),
     /// The operating system gives no random numbers.

@@ -99,7 +99,7 @@ pub trait Store: Send + Sync {
     /// [`Error::Unavailable`] if the database does not answer.
     async fn stale(&self, after: &str, inboxes: u32, rows: u32, keep: &Keep) -> Result<Stale, Error>;
 
-    /// All API keys, revoked ones included, by their names; at most [`MAX_KEYS`].
+    /// All API keys, revoked ones last, by their names; at most [`MAX_KEYS`].
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database does not answer.

@@ -58,6 +58,11 @@ pub async fn key(config: &Config, command: KeyCommand) -> Result<(), Error> {
     let (url, now) = (&config.database_url, store::now_millis());
     match command {
         KeyCommand::Add { name, scope, expires } => {
+            let active = store::keys(url, &config.into()).await?.iter().filter(|key| key.revoked_at.is_none()).count();
+            if i64::try_from(active).is_ok_and(|active| active >= store::MAX_KEYS) {
+                let problem = format!("there are {active} API keys, and no more count: revoke one first");
+                return Err(Error::KeyName(problem));
+            }
             let key = fresh_key()?;
             let stored = StoredKey {
                 name: name.clone(),

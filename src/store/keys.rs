@@ -32,7 +32,7 @@ pub enum KeyChange<'a> {
     Revoke(&'a str, DateTime<Utc>),
 }
 
-/// All keys by their names, at most [`MAX_KEYS`].
+/// All keys, those that are not revoked first, by their names; at most [`MAX_KEYS`].
 ///
 /// # Errors
 /// Says why the database cannot be read.
@@ -62,5 +62,5 @@ pub async fn change_keys(url: &str, settings: &Settings, change: KeyChange<'_>) 
     }
 }
 
-/// So many keys are looked at; every request compares its key with all of them.
+/// So many keys are looked at, revoked ones last; every request compares its key with all of them. No more are added.
 pub const MAX_KEYS: i64 = 1_000;

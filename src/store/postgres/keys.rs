@@ -50,7 +50,7 @@ pub(super) async fn list(executor: impl sqlx::PgExecutor<'_>) -> Result<Vec<Stor
     sqlx::query_as!(
         StoredKey,
         "select name, sha256, scopes, created_at, expires_at, last_used_at, revoked_at
-        from api_key order by name limit $1",
+        from api_key order by revoked_at is not null, name limit $1",
         MAX_KEYS
     )
     .fetch_all(executor)

@@ -71,7 +71,7 @@ async fn open_beside(url: &str, settings: &Settings) -> Result<(SqliteConnection
 pub(in crate::store) async fn list(connection: &mut SqliteConnection) -> Result<Vec<StoredKey>, Error> {
     let rows = sqlx::query!(
         "select name, sha256, scopes, created_at, expires_at, last_used_at, revoked_at
-        from api_key order by name limit ?1",
+        from api_key order by revoked_at is not null, name limit ?1",
         MAX_KEYS
     )
     .fetch_all(connection)

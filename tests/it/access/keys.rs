@@ -86,6 +86,29 @@ async fn a_key_that_was_revoked_by_a_clock_that_is_ahead_is_revoked_all_the_same
 }
 
 #[tokio::test]
+async fn a_key_too_many_is_refused_and_revoked_ones_take_no_room() {
+    let server = TestServer::with(&[RELOAD]).await;
+    add(&server, "first", &["--scope", "push"]).await;
+    let more = |of: &str, revoked: &str, count: usize| {
+        let (first, zeros) = (&of[..1], "0".repeat(57));
+        format!(
+            "with recursive n(i) as (select 1 union all select i + 1 from n where i < {count})
+            insert into api_key (name, sha256, scopes, created_at, revoked_at)
+            select '{of}' || i, '{first}' || (100000 + i) || '{zeros}', 'push', '2026-01-02T03:04:05.678Z', {revoked} from n"
+        )
+    };
+    server.table().change(&more("a revoked ", "'2026-01-02T03:04:05.678Z'", 1_500)).await;
+    let key = add(&server, "z", &["--scope", "push"]).await;
+    until(&server, 200, "POST", "/api", &key).await;
+    server.table().change(&more("b many ", "null", 998)).await;
+    let refused = tidings(&server, &["key", "add", "--name=more", "--scope=push"]).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && said.contains("1000 API keys"), "{said}");
+    assert!(tidings(&server, &["key", "revoke", "first"]).await.status.success());
+    add(&server, "more", &["--scope", "push"]).await;
+}
+
+#[tokio::test]
 async fn what_is_broken_in_one_place_keeps_no_key_of_another_in() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
