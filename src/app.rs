@@ -129,12 +129,31 @@ pub fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Error> {
     open().map_err(|source| Error::Listen { address, source })
 }
 
+/// What the service needs of descriptors besides connections: the database, files, the bus, the listeners.
+const OWN_DESCRIPTORS: u64 = 64;
+
+/// Raises the limit of descriptors as far as this process may. What is left says whether one address can take them all.
+fn raise_descriptors(config: &Config) {
+    let raised = rlimit::increase_nofile_limit(u64::MAX);
+    let needed = config.max_connections_per_address as u64 + OWN_DESCRIPTORS;
+    match raised {
+        Ok(limit) if limit < needed => warn!(
+            limit,
+            "The limit of open files (ulimit -n) lets one address take all connections: raise it to more than {needed}, \
+            or lower --max-connections-per-address"
+        ),
+        Ok(_) => {}
+        Err(error) => debug!(%error, "Cannot raise the limit of open files"),
+    }
+}
+
 /// Serves until `shutdown` is cancelled, then drains: no new work, queued work done, sockets told, database closed.
 ///
 /// # Errors
 /// Says why the service could not start or go on.
 pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     metrics::install();
+    raise_descriptors(&config);
     let admin = config.admin_listen.0.map(listen).transpose()?;
     let certificate = Certificate::load(&config).await.map_err(CredentialsError::from)?;
     let acceptor = certificate.as_ref().map(Certificate::acceptor).transpose().map_err(CredentialsError::from)?;

@@ -237,6 +237,26 @@ async fn without_descriptors_it_accepts_again_when_there_are_some() {
 }
 
 #[tokio::test]
+async fn the_limit_of_descriptors_is_raised_or_said_to_be_too_low() {
+    for (limits, raised, warned) in [("256:4096", 4096, false), ("256:512", 512, true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let said = folder.path().join("stderr");
+        let mut command = Command::new("prlimit");
+        command.args([&format!("--nofile={limits}"), env!("CARGO_BIN_EXE_tidings"), "--listen=127.0.0.1:0"]);
+        command.args(["--admin-listen=off", "--database-url", "sqlite://tidings.db"]).current_dir(folder.path());
+        command.stdout(std::process::Stdio::piped()).stderr(std::fs::File::create(&said).unwrap()).kill_on_drop(true);
+        let mut child = command.spawn().expect("prlimit is there");
+        let mut stdout = child.stdout.take().expect("it is piped");
+        timeout(PATIENCE, stdout.read(&mut [0; 10])).await.expect("ready in time").unwrap();
+        let text = std::fs::read_to_string(format!("/proc/{}/limits", child.id().expect("it runs"))).unwrap();
+        let line = text.lines().find(|line| line.starts_with("Max open files")).expect("it is there");
+        assert_eq!(line.split_whitespace().nth(3), Some(raised.to_string().as_str()), "{line}");
+        let said = std::fs::read_to_string(said).unwrap();
+        assert_eq!(said.contains("--max-connections-per-address"), warned, "{said}");
+    }
+}
+
+#[tokio::test]
 async fn five_hundred_readers_that_read_nothing_cost_bounded_memory_and_resume_whole() {
     const READERS: usize = 500;
     const ROWS: usize = 300;
