@@ -1,4 +1,4 @@
-.PHONY: run test bench fuzz lint audit sbom client tools
+.PHONY: run test bench soak fuzz lint audit sbom client tools
 
 NPM_CI = npm ci --no-audit --no-fund
 
@@ -10,6 +10,11 @@ test: tools client              ## Installs what tests need and runs all of them
 
 bench: tools                    ## Runs a bounded load beside a Node server and prints one table.
 	scripts/bench
+
+SOAK_SECONDS = 600
+
+soak: tools                     ## Has users come, read and go for ten minutes, and looks whether anything stays.
+	TIDINGS_TEST_CHURN_SECS=$(SOAK_SECONDS) cargo test --locked --test it users_who_come_and_go -- --nocapture
 
 FUZZ_SECONDS = 60
 

@@ -273,6 +273,30 @@ async fn a_refusal_to_start_shows_nothing_of_a_key() {
 }
 
 #[tokio::test]
+async fn a_login_may_be_shown_in_the_handshake_and_another_with_the_event_counts_more() {
+    let server = TestServer::with(&[LOGIN_KEYS]).await;
+    let good = signed("1", &[]).await;
+    let mut wrong = good.clone();
+    wrong["exp"] = json!(good["exp"].as_i64().unwrap() + 1);
+    let plain = json!({"tokenId": "1"});
+    for (auth, shown, ok) in [
+        (good.clone(), &plain, true),
+        (json!({"jwt": jwt("1")}), &plain, true),
+        (wrong.clone(), &plain, false),
+        (json!({"jwt": jwt("2")}), &plain, false),
+        (good.clone(), &wrong, false),
+        (wrong.clone(), &good, true),
+        (good.clone(), &json!({"tokenId": "2"}), false),
+    ] {
+        for dial in [Dial::new(server.address()), Dial::new(server.address()).polling()] {
+            let answer = dial.auth(&auth).connect().await.call(&user_login(shown)).await;
+            assert_eq!(answer["ok"], json!(ok), "{auth} {shown}: {answer}");
+            assert!(ok || answer["code"] == json!("unauthorized"), "{answer}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_session_ends_with_its_login_unless_that_is_renewed() {
     let server = TestServer::with(&[LOGIN_KEYS]).await;
     let mut renewed = server.connect().await;

@@ -206,6 +206,73 @@ async fn what_takes_too_long_to_arrive_is_cut_off_at_its_time() {
 }
 
 #[tokio::test]
+async fn who_says_nothing_is_cut_off_at_its_time() {
+    const LOOSELY: Duration = Duration::from_secs(8);
+    let server = TestServer::with(&["--header-timeout-secs=1", "--login-timeout-secs=1"]).await;
+    let upgrade = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n\
+        upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    for (what, said, heard) in [
+        ("a silent connection", "", ""),
+        ("an idle connection", "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n", "HTTP/1.1 200"),
+        ("an engine without a namespace", upgrade, "HTTP/1.1 101"),
+    ] {
+        let mut line = TcpStream::connect(server.address()).await.unwrap();
+        line.write_all(said.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let ended = timeout(LOOSELY, line.read_to_end(&mut answer)).await;
+        ended.unwrap_or_else(|_| panic!("{what} goes on for ever")).ok();
+        assert!(String::from_utf8_lossy(&answer).starts_with(heard), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn the_documented_limits_of_sockets_and_connections_hold() {
+    let server = TestServer::with(&["--max-sockets-per-address=200"]).await;
+    let mut sockets = Vec::new();
+    for n in 0..200 {
+        let mut socket = server.connect().await;
+        let answer = socket.call(r#"["user_login",{"tokenId":"1"}]"#).await;
+        match n < 50 {
+            true => assert_eq!(answer["ok"], json!(true), "{n}: {answer}"),
+            false => assert_eq!(answer["code"], json!("too_many_sockets"), "{n}: {answer}"),
+        }
+        sockets.push(socket);
+    }
+    let gone = Dial::new(server.address()).try_connect().await.err().expect("there is no seat");
+    assert!(gone.0.contains("429"), "{gone}");
+    let mut lines = Vec::new();
+    for _ in 0..1_100 {
+        lines.push(connect_from("127.0.0.2", server.address()).await);
+    }
+    let closed = join_all(lines[1_000..].iter_mut().map(|line| async { line.read(&mut [0]).await }));
+    timeout(PATIENCE, closed).await.expect("all beyond a thousand are closed");
+    assert_eq!(server.metric(r#"tidings_limited_total{limit="connections"}"#).await, 100.0);
+    server.api().push("1", "1").await;
+    for socket in &mut sockets[..50] {
+        while !socket.event().await.messages().iter().any(|message| message.data.get() == "1") {}
+    }
+}
+
+#[tokio::test]
+async fn a_socket_is_worked_for_at_its_rate_and_never_locked_out() {
+    let server = TestServer::with(&["--socket-rate=10", "--event-queue=10"]).await;
+    let id = server.api().push("1", "1").await.id;
+    let (mut busy, mut other) = (server.login("1").await, server.login_empty("2").await);
+    let began = std::time::Instant::now();
+    let mut done = 1.0;
+    while began.elapsed() < Duration::from_secs(2) {
+        let event = if f64::rem_euclid(done, 2.0) == 0.0 { "read" } else { "unread" };
+        assert_eq!(busy.call(&format!(r#"["{event}",["{id}"]]"#)).await["ok"], json!(true));
+        done += 1.0;
+    }
+    // As many at once as may wait, and then the rate; a slow machine does less.
+    let most = 10.0 + 10.0 * began.elapsed().as_secs_f64() + 1.0;
+    assert!((15.0..=most).contains(&done), "{done} of at most {most}");
+    other.ack_up_to(0).await;
+    busy.ack_up_to(1).await;
+}
+
+#[tokio::test]
 async fn without_descriptors_it_accepts_again_when_there_are_some() {
     let server = TestServer::start().await;
     let mut live = server.login_empty("1").await;

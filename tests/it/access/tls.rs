@@ -4,12 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{SinkExt, StreamExt};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+use tokio_tungstenite::tungstenite::Message as Frame;
 
 use crate::server::{PATIENCE, TestServer};
 
@@ -28,6 +32,14 @@ async fn ask(server: &TestServer, trusted: &CertificateDer<'static>) -> std::io:
 }
 
 async fn ask_for(server: &TestServer, trusted: &CertificateDer<'static>, request: &str) -> std::io::Result<String> {
+    let mut line = connect(server, trusted).await?;
+    line.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    line.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+async fn connect(server: &TestServer, trusted: &CertificateDer<'static>) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).expect("it is taken");
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -37,11 +49,41 @@ async fn ask_for(server: &TestServer, trusted: &CertificateDer<'static>, request
         .with_no_client_auth();
     let line = TcpStream::connect(server.address()).await?;
     let name = ServerName::try_from("localhost").expect("a name");
-    let mut line = TlsConnector::from(Arc::new(config)).connect(name, line).await?;
-    line.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    line.read_to_string(&mut answer).await?;
-    Ok(answer)
+    TlsConnector::from(Arc::new(config)).connect(name, line).await
+}
+
+#[tokio::test]
+async fn a_client_logs_in_and_receives_over_wss() {
+    let folder = tempfile::tempdir().unwrap();
+    let trusted = renew(folder.path());
+    let flag = |name: &str, file: &str| format!("--{name}={}", folder.path().join(file).display());
+    let server = TestServer::with(&[&flag("tls-cert", "cert.pem"), &flag("tls-key", "key.pem")]).await;
+    let line = connect(&server, &trusted).await.expect("TLS");
+    let url = "wss://localhost/socket.io/?EIO=4&transport=websocket";
+    let (mut socket, _) = tokio_tungstenite::client_async(url, line).await.expect("a websocket");
+    socket.send(Frame::text("40")).await.expect("it is sent");
+    socket.send(Frame::text(r#"421["user_login",{"tokenId":"1"}]"#)).await.expect("it is sent");
+    let body = r#"{"tokens":["1"],"data":"over TLS"}"#;
+    let mut pushed = false;
+    let received = async {
+        loop {
+            let frame = socket.next().await.expect("it goes on").expect("a frame").into_text().expect("text");
+            if frame.contains("replay_complete") && !pushed {
+                let push = format!(
+                    "POST /api HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\n\
+                    content-length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                assert!(ask_for(&server, &trusted, &push).await.unwrap().starts_with("HTTP/1.1 200"));
+                pushed = true;
+            }
+            if frame.contains("receive_message") {
+                assert!(frame.contains("over TLS"), "{frame}");
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, received).await.expect("it is received in time");
 }
 
 #[tokio::test]

@@ -183,10 +183,38 @@ async fn a_client_that_answers_no_ping_is_dropped_and_replayed_to_later() {
     deaf.expect_event("replay_complete").await;
     // The server's words vanish, so its pings are never answered; it sees an open connection.
     proxy.set(|faults| faults.swallow_answers = true);
+    let began = std::time::Instant::now();
     let pushed = server.api().push("1", "{}").await;
     proxy.swallowed_something().await;
     deaf.expect_end().await;
+    // Ping interval and timeout are two seconds together.
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(server.metric("tidings_sessions").await, 0.0);
+    assert_eq!(server.table().count("select count(*) from notification where delivered_at is null").await, 1);
     assert_eq!(server.login("1").await.replay().await.messages[0].id, pushed.id);
+}
+
+#[tokio::test]
+async fn a_client_that_polls_no_more_is_dropped_and_replayed_to_later() {
+    let server = TestServer::with(&["--ping-interval-secs=1", "--ping-timeout-secs=1"]).await;
+    for engine in [Engine::V3, Engine::V4] {
+        let token = format!("engine-{}", engine.number());
+        let mut deaf = Dial::new(server.address()).engine(engine).polling().connect().await;
+        deaf.login(&token).await;
+        deaf.expect_event("replay_complete").await;
+        let pushed = server.api().push(&token, "{}").await;
+        let dropped = async {
+            while server.metric("tidings_sessions").await > 0.0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), dropped).await.expect("it is dropped in time");
+        let sql = format!("select count(*) from notification where token = '{token}' and delivered_at is null");
+        assert_eq!(server.table().count(&sql).await, 1);
+        let mut back = server.login(&token).await;
+        assert_eq!(back.replay().await.messages[0].id, pushed.id);
+        back.call(r#"["user_logout"]"#).await;
+    }
 }
 
 #[tokio::test]

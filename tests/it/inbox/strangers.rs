@@ -36,6 +36,42 @@ async fn another_tokens_ids_change_nothing_and_reveal_nothing() {
 }
 
 #[tokio::test]
+async fn with_a_login_of_ones_own_every_other_inbox_is_refused_alike() {
+    let server = TestServer::with(&["--login-keys=k1=the first secret of all", "--api-keys=b=0123456789abcdef"]).await;
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"));
+    command.args(["sign", "--token=alice", "--login-keys=k1=the first secret of all"]);
+    let signed = command.output().await.expect("the binary runs").stdout;
+    let signed: serde_json::Value = serde_json::from_slice(&signed).expect("JSON");
+    let sig = signed["sig"].as_str().expect("a signature");
+    let login = format!("Tidings kid=k1, exp={}, sig={sig}", signed["exp"]);
+    let json = ("content-type", "application/json");
+    let body = r#"{"tokens":["bob"],"data":"secret"}"#;
+    let key = ("x-api-key", "0123456789abcdef");
+    let id = server.api().send("POST", "/api", &[json, key], body).await.unwrap().pushed().id;
+    let before = server.table().query("select * from notification").await;
+    let ask = async |method: &str, path: &str| {
+        let body = if method == "POST" { format!(r#"{{"ids":["{id}"]}}"#) } else { String::new() };
+        server.api().send(method, path, &[json, ("authorization", &*login)], body).await.expect("an answer")
+    };
+    for (method, rest) in [("GET", ""), ("GET", "/counts"), ("POST", "/read"), ("POST", "/unread"), ("DELETE", "")] {
+        let bobs = ask(method, &format!("/api/inbox/bob{rest}")).await;
+        bobs.problem(401, "unauthorized");
+        let nobodys = ask(method, &format!("/api/inbox/nobody{rest}")).await;
+        assert_eq!((nobodys.status, nobodys.text), (401, bobs.text), "{method} {rest}");
+        let own = ask(method, &format!("/api/inbox/alice{rest}")).await;
+        assert_eq!(own.status, if method == "DELETE" { 401 } else { 200 }, "{method} {rest}: {}", own.text);
+    }
+    for token in ["bob", "nobody", "alice"] {
+        ask("POST", &format!("/api/sessions/{token}/disconnect")).await.problem(401, "unauthorized");
+    }
+    for (method, path) in [("GET", format!("/api/notifications/{id}")), ("DELETE", format!("/api/notifications/{id}"))]
+    {
+        ask(method, &path).await.problem(401, "unauthorized");
+    }
+    assert_eq!(server.table().query("select * from notification").await, before);
+}
+
+#[tokio::test]
 async fn one_push_to_two_tokens_is_received_by_each_for_itself() {
     let server = TestServer::start().await;
     let pushed = server.api().post(r#"{"tokens":["alice","bob"],"data":1}"#).await.pushed();

@@ -140,6 +140,27 @@ async fn an_endless_body_is_cut_off_at_the_limit() {
 }
 
 #[tokio::test]
+async fn a_body_that_ends_before_its_length_is_refused() {
+    let server = TestServer::start().await;
+    for path in ["/api", "/api/inbox/1/read"] {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n");
+        let mut line = TcpStream::connect(server.address()).await.expect("the server accepts");
+        line.write_all(format!("{head}content-length: 100\r\n\r\n{{\"tokens\":[\"1\"]}}").as_bytes()).await.unwrap();
+        line.shutdown().await.expect("it says no more");
+        let mut answer = String::new();
+        let read = tokio::time::timeout(crate::server::PATIENCE, line.read_to_string(&mut answer));
+        read.await.expect("in time").expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("invalid_body"), "{path}: {answer}");
+        assert!(answer.contains("before its announced length"), "{path}: {answer}");
+    }
+    // A length that is too short makes what follows another request.
+    let short = "POST /api HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}junk\r\n\r\n";
+    let answer = raw(server.address(), short.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("HTTP/1.1 400"), "{answer}");
+    assert_eq!(server.table().count("select count(*) from inbox").await, 0);
+}
+
+#[tokio::test]
 async fn who_sends_all_of_a_body_that_is_too_large_still_hears_why() {
     let server = TestServer::start().await;
     let head = "POST /api HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n";
