@@ -83,21 +83,22 @@ impl Pace {
     }
 }
 
-/// Lets one line a second into the log of what anybody can cause, and counts what it leaves out.
+/// Lets one line a second of each kind into the log of what anybody can cause, and counts what it leaves out.
 #[derive(Debug, Default)]
-pub struct Quiet(Mutex<(Option<Instant>, u64)>);
+pub struct Quiet(Mutex<HashMap<&'static str, (Instant, u64)>>);
 
 impl Quiet {
-    /// Whether a line is due, and if so how many were left out before it.
+    /// Whether a line of this kind is due, and if so how many were left out before it.
     #[must_use]
-    pub fn due(&self, now: Instant) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.0.is_some_and(|last| now < last + Duration::from_secs(1)) {
-            state.1 += 1;
-            return None;
+    pub fn due(&self, kind: &'static str, now: Instant) -> Option<u64> {
+        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match kinds.get_mut(kind) {
+            Some((last, left_out)) if now < *last + Duration::from_secs(1) => {
+                *left_out += 1;
+                None
+            }
+            _ => Some(kinds.insert(kind, (now, 0)).map_or(0, |(_, left_out)| left_out)),
         }
-        state.0 = Some(now);
-        Some(std::mem::take(&mut state.1))
     }
 }
 
@@ -192,11 +193,10 @@ mod tests {
     #[test]
     fn the_log_gets_a_line_a_second_and_the_number_of_those_left_out() {
         let (quiet, start) = (Quiet::default(), Instant::now());
-        let due = |millis| quiet.due(start + Duration::from_millis(millis));
-        assert_eq!(
-            [due(0), due(1), due(999), due(1000), due(1001), due(5000)],
-            [Some(0), None, None, Some(2), None, Some(1)]
-        );
+        let due = |kind, millis| quiet.due(kind, start + Duration::from_millis(millis));
+        assert_eq!([due("a", 0), due("a", 1), due("a", 999)], [Some(0), None, None]);
+        assert_eq!(due("b", 999), Some(0), "another kind");
+        assert_eq!([due("a", 1000), due("a", 1001), due("a", 5000)], [Some(2), None, Some(1)]);
     }
 
     #[test]

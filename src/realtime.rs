@@ -32,7 +32,7 @@ mod wire;
 pub use line::{HangUp, Line};
 
 use client::{Client, Incoming};
-use line::CurrentLine;
+use line::{CurrentLine, EarlyLines};
 
 /// Every bound of the transport.
 #[derive(Debug, Clone)]
@@ -88,6 +88,7 @@ pub struct Realtime {
     inbox: Arc<Inbox>,
     access: Arc<Access>,
     settings: Arc<Settings>,
+    early: EarlyLines,
 }
 
 impl Realtime {
@@ -106,7 +107,7 @@ impl Realtime {
             .with_parser(ParserConfig::common().max_incoming_binary_buf_size(settings.max_message_bytes))
             .build_with_inner_svc(axum::Router::new());
         let (inbox, access) = (Arc::clone(inbox), Arc::clone(access));
-        let realtime = Self { io, service, inbox, access, settings: Arc::new(settings) };
+        let realtime = Self { io, service, inbox, access, settings: Arc::new(settings), early: EarlyLines::default() };
         let connected = |_: SocketRef| std::future::ready(());
         // As a middleware, because that runs before the client is told that it is connected: handlers registered later
         // would miss a login that comes at once.
@@ -141,17 +142,22 @@ impl Realtime {
         let mut request = lean::lean(request, self.settings.max_poll_bytes(), self.settings.body_timeout);
         let Some(line) = line else { return request };
         let query = request.uri().query().unwrap_or_default();
-        match lean::parameter(query, "sid") {
-            None => {
-                request.extensions_mut().insert(CurrentLine::new(line, seat));
-            }
-            Some(sid) if lean::parameter(query, "transport") == Some("websocket") => {
-                let socket = sid.parse().ok().and_then(|sid| self.io.get_socket(sid));
-                if let Some(current) = socket.as_ref().and_then(current_line) {
-                    current.replace(line);
+        let websocket = lean::parameter(query, "transport") == Some("websocket");
+        let Some(session) = lean::parameter(query, "sid") else {
+            request.extensions_mut().insert(CurrentLine::new(websocket.then_some(line), seat));
+            return request;
+        };
+        if websocket && let Ok(sid) = session.parse() {
+            match self.io.get_socket(sid) {
+                // It has one already: the engine will refuse this.
+                Some(socket) if socket.transport_type() == TransportType::Websocket => {}
+                Some(socket) => {
+                    if let Some(current) = current_line(&socket) {
+                        current.upgrade_to(line);
+                    }
                 }
+                None => self.early.note(sid, line),
             }
-            Some(_) => {}
         }
         request
     }
@@ -186,6 +192,7 @@ impl Realtime {
     /// Ends the connection of a socket at once, whatever it is doing.
     async fn hang_up(&self, socket: &SocketRef) {
         if socket.transport_type() == TransportType::Websocket {
+            self.early.hang_up(socket.id);
             if let Some(line) = current_line(socket) {
                 line.hang_up();
             }
@@ -202,6 +209,7 @@ impl Realtime {
             (socket.transport_type() == TransportType::Polling, socket.protocol(), socket.id);
         tokio::spawn(async move {
             tokio::time::sleep(HANG_UP_AFTER).await;
+            realtime.early.hang_up(sid);
             if let Some(line) = line.and_then(|line| line.upgrade()) {
                 line.hang_up();
             }

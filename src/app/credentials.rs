@@ -116,7 +116,8 @@ impl Credentials {
         self.problems = problems;
     }
 
-    /// Looks at each place by itself: what is broken in one stops no key of another from being taken back. The table comes first, because that is where it is done in a hurry.
+    /// Looks at each place by itself: what is broken in one stops no key of another from being taken back. The table comes
+    /// first, because that is where it is done in a hurry.
     async fn look(&mut self, stored: Result<Vec<StoredKey>, store::Error>) -> Vec<CredentialsError> {
         let looked = [
             stored.map_err(CredentialsError::from).and_then(|rows| self.take_stored(&rows)),

@@ -47,7 +47,7 @@ pub struct Guard {
     pub refusals: Arc<Quiet>,
 }
 
-/// Lets a request in, or refuses it with a line in the log that names the flag, at most one a second.
+/// Lets a request in, or refuses it with a line in the log that names the flag, at most one of a kind a second.
 pub async fn admit(
     State(guard): State<Guard>,
     Extension(Peer(peer)): Extension<Peer>,
@@ -55,7 +55,7 @@ pub async fn admit(
     next: Next,
 ) -> Response {
     if let Err(stranger) = guard.access.admit(request.headers()) {
-        if let Some(left_out) = guard.refusals.due(Instant::now()) {
+        if let Some(left_out) = guard.refusals.due(stranger.code(), Instant::now()) {
             warn!(code = stranger.code(), left_out, "Refused a request: {stranger}");
         }
         return Problem::new(StatusCode::FORBIDDEN, stranger.code(), stranger.to_string()).into_response();
@@ -118,7 +118,7 @@ pub async fn seat(
     }
     let Some(seat) = guard.sockets.take(address) else {
         metrics::limited("sockets");
-        if let Some(left_out) = guard.refusals.due(Instant::now()) {
+        if let Some(left_out) = guard.refusals.due("sockets", Instant::now()) {
             warn!(%address, left_out, "Refused a socket: its address has --max-sockets-per-address already");
         }
         let detail = "this address has as many sockets as it may; behind a proxy the service needs --trusted-proxies";

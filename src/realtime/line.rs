@@ -6,11 +6,12 @@
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
+use socketioxide::socket::Sid;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -25,8 +26,8 @@ pub struct Line {
 #[derive(Debug, Clone)]
 pub struct HangUp(Weak<TcpStream>);
 
-/// The connection that a socket uses now: it changes when a polling client upgrades to a websocket. A client that leaves
-/// the namespace and comes back still has this one.
+/// The websocket that a socket uses now, once it does: until then the connection of a poll may be a proxy's, with the
+/// requests of others on it. A client that leaves the namespace and comes back still has this one.
 #[derive(Clone)]
 pub(super) struct CurrentLine(Arc<Held>);
 
@@ -40,11 +41,32 @@ impl WeakLine {
 }
 
 struct Held {
-    line: Mutex<HangUp>,
+    /// If it was one from the start.
+    first: Option<HangUp>,
+    /// Those that took over from polling, or tried to, and are still there: one of them did.
+    upgrades: Mutex<Vec<HangUp>>,
     /// Made with the first event.
     pace: OnceLock<Option<Pace>>,
     /// Given back when the socket is gone.
     _seat: Option<Seat>,
+}
+
+/// Websockets that took over from polling, or tried to, while their client was not in the namespace, so that there is no
+/// [`CurrentLine`] to be had. Those that have ended are let go of when another one comes.
+#[derive(Clone, Default)]
+pub(super) struct EarlyLines(Arc<Mutex<Vec<(Sid, HangUp)>>>);
+
+impl EarlyLines {
+    pub(super) fn note(&self, sid: Sid, line: HangUp) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.retain(|(_, line)| line.is_there());
+        lines.push((sid, line));
+    }
+
+    pub(super) fn hang_up(&self, sid: Sid) {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().filter(|(of, _)| *of == sid).for_each(|(_, line)| line.now());
+    }
 }
 
 impl Line {
@@ -62,6 +84,10 @@ impl Line {
 }
 
 impl HangUp {
+    fn is_there(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
     fn now(&self) {
         if let Some(stream) = self.0.upgrade() {
             // Fails if the other end was faster.
@@ -71,8 +97,8 @@ impl HangUp {
 }
 
 impl CurrentLine {
-    pub(super) fn new(line: HangUp, seat: Option<Seat>) -> Self {
-        Self(Arc::new(Held { line: Mutex::new(line), pace: OnceLock::new(), _seat: seat }))
+    pub(super) fn new(first: Option<HangUp>, seat: Option<Seat>) -> Self {
+        Self(Arc::new(Held { first, upgrades: Mutex::default(), pace: OnceLock::new(), _seat: seat }))
     }
 
     /// Counts an event; if it is too early, how long to wait before asking again.
@@ -84,12 +110,18 @@ impl CurrentLine {
         WeakLine(Arc::downgrade(&self.0))
     }
 
-    pub(super) fn replace(&self, line: HangUp) {
-        *self.0.line.lock().unwrap_or_else(PoisonError::into_inner) = line;
+    pub(super) fn upgrade_to(&self, line: HangUp) {
+        let mut upgrades = self.upgrades();
+        upgrades.retain(HangUp::is_there);
+        upgrades.push(line);
     }
 
     pub(super) fn hang_up(&self) {
-        self.0.line.lock().unwrap_or_else(PoisonError::into_inner).now();
+        self.0.first.iter().chain(&*self.upgrades()).for_each(HangUp::now);
+    }
+
+    fn upgrades(&self) -> MutexGuard<'_, Vec<HangUp>> {
+        self.0.upgrades.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
