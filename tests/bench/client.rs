@@ -56,6 +56,12 @@ impl Backend {
             return if ok { Ok(()) } else { Err(io::Error::other(String::from_utf8_lossy(&self.buffer).into_owned())) };
         }
     }
+
+    /// The `id` in the answer to the last push.
+    pub(crate) fn pushed_id(&self) -> String {
+        let answer = String::from_utf8_lossy(&self.buffer);
+        answer.split("\"id\":\"").nth(1).and_then(|rest| rest.split('"').next()).expect("an id").to_owned()
+    }
 }
 
 /// One websocket, connected to the namespace.

@@ -387,8 +387,12 @@ const INBOX_ROWS: u64 = 10;
 /// Unread rows of one large inbox.
 const LARGE_INBOX: u64 = 10_000;
 
-/// Times in milliseconds of what a user's page asks for, one request at a time, in a table of `rows` rows.
-pub(crate) async fn inbox(kind: Kind, rows: u64, names: [&'static str; 7], requests: u64) -> Figures {
+/// So often each is asked of it.
+const LARGE_REQUESTS: u64 = 50;
+
+/// Times in milliseconds of what a user's page asks for, one request at a time, in a table of `rows` rows: of inboxes of ten
+/// rows, each asked once, and then again and again of one that is large.
+pub(crate) async fn inbox(kind: Kind, rows: u64, names: [&'static str; 12], requests: u64) -> Figures {
     let server = Server::start(kind, &[]);
     let mut backend = Backend::connect(server.address).await.expect("connect");
     let inboxes = rows / INBOX_ROWS;
@@ -398,31 +402,42 @@ pub(crate) async fn inbox(kind: Kind, rows: u64, names: [&'static str; 7], reque
             backend.push(&body(&tokens.join(","), 0)).await.expect("push");
         }
     }
-    let mut random = Random(7);
-    let mut figures = Vec::new();
-    for (names, method, path, body) in [
-        ([names[0], names[1]], "GET", "", ""),
-        ([names[2], names[3]], "GET", "/counts", ""),
-        ([names[4], names[5]], "POST", "/read", r#"{"all":true}"#),
-    ] {
-        let mut took = Histogram::<u64>::new(3).expect("a histogram");
-        for _ in 0..requests {
-            let path = format!("/api/inbox/{}{path}", random.below(inboxes));
-            let began = Instant::now();
-            backend.request(method, &path, body).await.expect("an answer");
-            took.record(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)).ok();
-        }
-        for (name, quantile) in names.into_iter().zip([0.5, 0.99]) {
-            figures.push((name, took.value_at_quantile(quantile) as f64 / 1000.0));
-        }
-    }
+    let mut ids = Vec::new();
     for _ in 0..LARGE_INBOX {
-        backend.push(&self::body("\"large\"", 0)).await.expect("push");
+        backend.push(&body("\"large\"", 0)).await.expect("push");
+        ids.push(format!("\"{}\"", backend.pushed_id()));
     }
+    let unread = format!(r#"{{"ids":[{}]}}"#, ids.join(","));
+    let asked = [("GET", "", ""), ("GET", "/counts", ""), ("POST", "/read", r#"{"all":true}"#)];
+    let mut took: Vec<Histogram<u64>> = Vec::new();
+    for (method, path, body) in asked {
+        let mut small = Histogram::new(3).expect("a histogram");
+        for n in 0..requests {
+            let path = format!("/api/inbox/{}{path}", n * (inboxes / requests));
+            small.record(micros(&mut backend, method, &path, body).await).ok();
+        }
+        took.push(small);
+    }
+    for (method, path, body) in asked {
+        let mut large = Histogram::new(3).expect("a histogram");
+        for _ in 0..LARGE_REQUESTS {
+            if method == "POST" {
+                backend.request("POST", "/api/inbox/large/unread", &unread).await.expect("an answer");
+            }
+            large.record(micros(&mut backend, method, &format!("/api/inbox/large{path}"), body).await).ok();
+        }
+        took.push(large);
+    }
+    let values =
+        took.iter().flat_map(|took| [0.5, 0.99].map(|quantile| took.value_at_quantile(quantile) as f64 / 1000.0));
+    names.into_iter().zip(values).collect()
+}
+
+/// How long a request takes.
+async fn micros(backend: &mut Backend, method: &str, path: &str, body: &str) -> u64 {
     let began = Instant::now();
-    backend.request("POST", "/api/inbox/large/read", r#"{"all":true}"#).await.expect("an answer");
-    figures.push((names[6], began.elapsed().as_secs_f64() * 1000.0));
-    figures
+    backend.request(method, path, body).await.expect("an answer");
+    u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Lets every page do something at the same moment and returns how long it took until the last was done.
