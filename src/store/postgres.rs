@@ -261,9 +261,10 @@ impl Store for PostgresStore {
                     from notification
                     where token = $1 and seq < $2 and retracted_at is null and (expires_at is null or expires_at > $3)
                         and ($4::bool is null or (read_at is null) = $4) and ($5::text is null or entity_type = $5)
-                        -- What is unread begins behind the mark; where nothing is, there is nothing to look for.
-                        and seq > case when $4 then
-                            coalesce((select read_upto from inbox where token = $1 and unread > 0), $2) else 0 end
+                        -- What is unread begins behind the mark; where nothing is, there is nothing to look for. And not
+                        -- knowing where rows begin, Postgres takes them in their order, or it may sort all of an inbox.
+                        and seq > (select case when $4 then read_upto else 0 end from inbox
+                            where token = $1 and (unread > 0 or $4 is distinct from true))
                     order by seq desc limit $6
                 ) as wanted
             ) as page where bytes - octet_length(data) < $7 order by seq desc"#,
