@@ -549,7 +549,7 @@ async fn what_is_not_to_be_kept_goes_and_the_rest_still_holds(make: fn() -> Data
         .edit(&Edit::Purge { rows: vec![row("1", 1)], history: vec![row("1", 7)], seen: day(8) }, day(9))
         .await
         .unwrap();
-    let head = opened.store.heads(&[token("1")]).await.unwrap()[&token("1")];
+    let head = opened.store.heads(&[token("1")]).await.unwrap().of[&token("1")];
     assert_eq!((head.rev, head.unread, head.purged_rev), (1, 1, 1), "its new row stays");
     assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
 
