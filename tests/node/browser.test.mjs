@@ -108,6 +108,20 @@ test("what is sent to someone offline waits in the table, comes at their return,
   assert.equal(await page.title(), "(1) Tidings");
 });
 
+test("what someone reads while they are offline is read in the table at their return", async (t) => {
+  const page = await openDemo(t, await newContext(t, browser, wide), ["olga", "paul"]);
+  for (const user of ["Olga", "Paul"]) await isLive(page, user);
+  await send(page, { to: ["olga"], from: "Mia" });
+  await hears(page, "Olga", "Mia liked your post");
+  await expectTable(page, ["token", "delivered", "read"], [["olga", "a time", "unread"]]);
+  await online(page, "Olga").click();
+  await card(page, "Olga").getByRole("button", { name: "Mark read: Mia liked your post" }).click();
+  await card(page, "Olga").getByRole("button", { name: "Mark unread: Mia liked your post" }).waitFor();
+  await expectTable(page, ["token", "delivered", "read"], [["olga", "a time", "unread"]]);
+  await online(page, "Olga").click();
+  await expectTable(page, ["token", "delivered", "read"], [["olga", "a time", "a time"]]);
+});
+
 test("what changes in the table lights up, for a while", async (t) => {
   const page = await openDemo(t, await newContext(t, browser, wide), ["glow", "dim"]);
   for (const user of ["Glow", "Dim"]) await isLive(page, user);
