@@ -12,8 +12,11 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::{App, Problem};
 
-/// Name, hash and contents, plain and by gzip, of what was in `client/dist` when this binary was built.
-static BUNDLES: &[(&str, &str, &[u8], Option<&[u8]>)] = include!(concat!(env!("OUT_DIR"), "/bundles.rs"));
+/// Name, hash and contents, plain and by gzip, of a file.
+type Bundle = (&'static str, &'static str, &'static [u8], Option<&'static [u8]>);
+
+/// What was in `client/dist` when this binary was built.
+static BUNDLES: &[Bundle] = include!(concat!(env!("OUT_DIR"), "/bundles.rs"));
 
 /// Pages load nothing from elsewhere and run no inline script.
 const POLICY: &str =

@@ -155,7 +155,7 @@ async fn a_node_killed_under_load_loses_nothing_that_was_answered() {
         }
         load.recorder.accepts_more(50).await;
         let (recorder, tokens) = load.finish().await;
-        recorder.settle(&cluster.node(0), &tokens).await;
+        recorder.settle(cluster.node(0), &tokens).await;
     }
 }
 
