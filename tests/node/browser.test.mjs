@@ -215,8 +215,8 @@ test("the README's first push comes to the users that its address names", async 
 
 test("the page works below another socket path", async (t) => {
   const own = await Server.start("--socket-path=/ws/socket.io");
-  t.after(() => own.stop());
   const page = await openDemo(t, await newContext(t, browser, wide), undefined, { from: own });
+  t.after(() => own.stop()); // after its page, which would complain
   for (const user of ["Alice", "Bob"]) await isLive(page, user);
   await send(page, { to: ["alice", "bob"], from: "Mia" });
   for (const user of ["Alice", "Bob"]) await hears(page, user, "Mia liked your post");

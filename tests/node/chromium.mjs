@@ -55,7 +55,8 @@ export async function newContext(t, browser, options) {
     const response = await route.fetch(); // for its headers
     if (!response.headers()["content-security-policy"]) return await route.fulfill({ response }); // somebody else's page
     const name = basename(new URL(route.request().url()).pathname) || "index.html";
-    const body = readFileSync(join(CLIENT, "demo", name), "utf8").replace("{{SOCKET_PATH}}", "/socket.io");
+    const [, socketPath = ""] = (await response.text()).match(/data-socket-path="([^"]+)"/) ?? [];
+    const body = readFileSync(join(CLIENT, "demo", name), "utf8").replace("{{SOCKET_PATH}}", socketPath);
     await route.fulfill({ response, body });
   });
   return context;
