@@ -442,7 +442,7 @@ impl Inbox {
                             self.hub.doubt_all();
                             epoch = heads.epoch;
                         }
-                        let rev = |token| heads.of.get(token).copied().unwrap_or_default().rev;
+                        let rev = |token| heads.of.get(token).map_or(0, |(head, _)| head.rev);
                         tokens.iter().for_each(|token| self.hub.compare(token, rev(token)));
                     }
                     Err(error) => {

@@ -118,8 +118,21 @@ pub trait Store: Send + Sync {
 pub struct Heads {
     /// Of the data set that they belong to.
     pub epoch: Arc<str>,
-    /// By token.
-    pub of: HashMap<Token, Head>,
+    /// How many inboxes were ever erased.
+    pub erasures: i64,
+    /// By token, each with how many had been erased when the inbox was made.
+    pub of: HashMap<Token, (Head, i64)>,
+}
+
+impl Heads {
+    /// The head of an inbox, and the epoch that its clients are told: an inbox that takes the place of an erased one, and
+    /// counts from 1 as that did, has another.
+    #[must_use]
+    pub fn get(&self, token: &Token) -> (Head, Arc<str>) {
+        let (head, life) = self.of.get(token).copied().unwrap_or((Head::default(), self.erasures));
+        let epoch = if life == 0 { Arc::clone(&self.epoch) } else { format!("{}.{life}", self.epoch).into() };
+        (head, epoch)
+    }
 }
 
 /// What is kept for how long. A time is the latest that is too old; nothing is too old without one.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::notification::{Head, Token};
-use crate::store::{self, Error, Store};
+use crate::store::{Error, Store};
 
 /// A query asks for at most this many heads.
 const MAX_BATCH: usize = 1_000;
@@ -47,10 +47,7 @@ impl HeadsTask {
             let tokens: Vec<_> = batch.iter().map(|(token, _)| token.clone()).collect();
             let heads = self.store.heads(&tokens).await;
             for (token, answer) in batch.drain(..) {
-                let head = |heads: &store::Heads| {
-                    (heads.of.get(&token).copied().unwrap_or_default(), Arc::clone(&heads.epoch))
-                };
-                answer.send(heads.as_ref().map(head).map_err(Clone::clone)).ok();
+                answer.send(heads.as_ref().map(|heads| heads.get(&token)).map_err(Clone::clone)).ok();
             }
         }
     }

@@ -170,6 +170,7 @@ impl<'p> Fresh<'p> {
 }
 
 /// How many rows each inbox gets.
+#[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "Postgres counts on its own"))]
 pub(super) fn added<'p>(pushes: &[Fresh<'p>]) -> BTreeMap<&'p Token, i64> {
     let mut added = BTreeMap::new();
     for token in pushes.iter().flat_map(|fresh| &fresh.push.push.tokens) {
@@ -178,26 +179,32 @@ pub(super) fn added<'p>(pushes: &[Fresh<'p>]) -> BTreeMap<&'p Token, i64> {
     added
 }
 
-/// Gives every row the next rev of its inbox, from the rev before on; an inbox that is not there starts at 1.
+/// The next rev of the inbox that it is asked for, from those before on; an inbox that is not there starts at 1.
+#[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "Postgres says what it made of each inbox"))]
+pub(super) fn next_rev(mut revs: HashMap<String, Rev>) -> impl FnMut(&Token) -> Rev {
+    move |token| match revs.get_mut(token.as_str()) {
+        Some(rev) => {
+            *rev += 1;
+            *rev
+        }
+        None => {
+            revs.insert(token.as_str().to_owned(), 1);
+            1
+        }
+    }
+}
+
+/// Gives every row its seq, asking for one after the other.
 pub(super) fn number(
     pushes: &[Fresh<'_>],
-    mut revs: HashMap<String, Rev>,
+    mut seq_of: impl FnMut(&Token) -> Rev,
     events: &mut Vec<(Token, Event)>,
 ) -> Vec<Pushed> {
     let mut stored = Vec::with_capacity(pushes.len());
     for Fresh { push, content } in pushes {
         let mut results = Vec::with_capacity(push.push.tokens.len());
         for token in &push.push.tokens {
-            let seq = match revs.get_mut(token.as_str()) {
-                Some(rev) => {
-                    *rev += 1;
-                    *rev
-                }
-                None => {
-                    revs.insert(token.as_str().to_owned(), 1);
-                    1
-                }
-            };
+            let seq = seq_of(token);
             results.push(Placed { token: token.clone(), seq: Some(seq), grouped_into: None });
             let notification = Notification { seq, content: Arc::clone(content), read: false, group: None };
             events.push((token.clone(), Event::New(notification)));

@@ -15,6 +15,7 @@ pub(super) struct InboxRow {
     pub(super) delivered_upto: i64,
     pub(super) purged_rev: i64,
     pub(super) created_at: String,
+    pub(super) life: i64,
 }
 
 /// A row of `notification`.

@@ -388,8 +388,8 @@ impl Store for FakeDatabase {
     async fn heads(&self, tokens: &[Token]) -> Result<Heads, Error> {
         tokio::task::yield_now().await;
         self.read()?;
-        let of = tokens.iter().map(|token| (token.clone(), self.head(token))).collect();
-        Ok(Heads { epoch: self.epoch_now().into(), of })
+        let of = tokens.iter().map(|token| (token.clone(), (self.head(token), 0))).collect();
+        Ok(Heads { epoch: self.epoch_now().into(), erasures: 0, of })
     }
 
     async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error> {

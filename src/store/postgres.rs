@@ -166,22 +166,23 @@ impl Store for PostgresStore {
         let tokens: Vec<&str> = tokens.iter().map(Token::as_str).collect();
         // The epoch with them: the table may have been taken back to an earlier state at any time.
         let rows = sqlx::query!(
-            r#"select epoch, token as "token?", rev as "rev?", unread as "unread?", delivered_upto as "delivered_upto?",
-                purged_rev as "purged_rev?"
+            r#"select epoch, erasures, token as "token?", rev as "rev?", unread as "unread?",
+                delivered_upto as "delivered_upto?", purged_rev as "purged_rev?", life as "life?"
             from meta left join inbox on token = any($1)"#,
             &tokens[..] as &[&str]
         )
         .fetch_all(&self.readers)
         .await
         .map_err(unavailable)?;
-        let epoch = rows.first().map(|row| row.epoch.as_str().into());
-        let epoch = epoch.ok_or_else(|| unreadable("meta", "without an epoch"))?;
+        let meta = rows.first().map(|row| (row.epoch.as_str().into(), row.erasures));
+        let (epoch, erasures) = meta.ok_or_else(|| unreadable("meta", "without an epoch"))?;
         let heads = rows.into_iter().filter_map(|row| {
             let (rev, unread) = (row.rev?, row.unread?);
             let (delivered_upto, purged_rev) = (row.delivered_upto?, row.purged_rev?);
-            Some((Token::stored(&row.token?), Head { rev, unread, delivered_upto, purged_rev }))
+            let head = Head { rev, unread, delivered_upto, purged_rev };
+            Some((Token::stored(&row.token?), (head, row.life?)))
         });
-        Ok(Heads { epoch, of: heads.collect() })
+        Ok(Heads { epoch, erasures, of: heads.collect() })
     }
 
     async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error> {

@@ -122,7 +122,8 @@ pub(super) async fn connect_current(url: &str, settings: &Settings) -> Result<Co
 pub(super) async fn renew_epoch(url: &str, settings: &Settings, renew: bool) -> Result<String, OpenError> {
     let Connected { mut connection, lock: _lock, .. } = connect(url, settings).await?;
     if renew {
-        sqlx::query!("delete from meta -- sqlite").execute(&mut connection).await?;
+        let fresh = Uuid::new_v4().simple().to_string();
+        sqlx::query!("update meta set epoch = ?1 -- renewed", fresh).execute(&mut connection).await?;
     }
     let epoch = epoch(&mut connection).await?;
     connection.close().await?;
@@ -225,19 +226,21 @@ async fn checkpoint(mut connection: SqliteConnection) {
 impl Store for SqliteStore {
     async fn heads(&self, tokens: &[Token]) -> Result<Heads, Error> {
         let wanted = json(&tokens);
-        let rows = sqlx::query_scalar!(
-            r#"select json_group_array(json_array(token, rev, unread, delivered_upto, purged_rev)) as "rows!: String"
+        let found = sqlx::query!(
+            r#"select json_group_array(json_array(token, rev, unread, delivered_upto, purged_rev, life)) as "rows!: String",
+                (select erasures from meta) as "erasures!: i64"
             from inbox where token in (select value from json_each(?1))"#,
             wanted
         )
         .fetch_one(&self.readers)
         .await
         .map_err(unavailable)?;
-        let rows: Vec<(Cow<'_, str>, Rev, i64, Rev, Rev)> = parse(&rows)?;
-        let head = |(token, rev, unread, delivered_upto, purged_rev): (Cow<'_, str>, _, _, _, _)| {
-            (Token::stored(&token), Head { rev, unread, delivered_upto, purged_rev })
+        let rows: Vec<(Cow<'_, str>, Rev, i64, Rev, Rev, i64)> = parse(&found.rows)?;
+        let head = |(token, rev, unread, delivered_upto, purged_rev, life): (Cow<'_, str>, _, _, _, _, _)| {
+            (Token::stored(&token), (Head { rev, unread, delivered_upto, purged_rev }, life))
         };
-        Ok(Heads { epoch: Arc::clone(&self.epoch), of: rows.into_iter().map(head).collect() })
+        let (epoch, erasures) = (Arc::clone(&self.epoch), found.erasures);
+        Ok(Heads { epoch, erasures, of: rows.into_iter().map(head).collect() })
     }
 
     async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error> {

@@ -376,8 +376,7 @@ async fn agrees_with_the_reference(database: &Database, steps: Vec<Step>) -> Res
         let events = history_at(&opened, &token, time).await;
         let wanted: Vec<_> = reference.history(&token, time).into_values().collect();
         prop_assert_eq!(events.iter().map(shape).collect::<Vec<_>>(), wanted.iter().map(shape).collect::<Vec<_>>());
-        let head =
-            opened.store.heads(std::slice::from_ref(&token)).await.unwrap().of.remove(&token).unwrap_or_default();
+        let head = opened.store.heads(std::slice::from_ref(&token)).await.unwrap().get(&token).0;
         let expected = reference.head(&token);
         prop_assert_eq!((head.rev, head.unread), (expected.rev, expected.unread));
         let mut missing: Vec<_> = reference.undelivered(&token, time).into_iter().collect();
@@ -534,7 +533,7 @@ async fn what_is_not_to_be_kept_goes_and_the_rest_still_holds(make: fn() -> Data
         opened.committers[0].edit(&Edit::Purge { rows: vec![], history, seen: day(9) }, day(9)).await.unwrap();
         assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
     }
-    let head = opened.store.heads(&[token("1")]).await.unwrap().of[&token("1")];
+    let head = opened.store.heads(&[token("1")]).await.unwrap().get(&token("1")).0;
     assert_eq!((head.rev, head.unread, head.purged_rev), (8, 4, 7));
     assert_eq!(
         list(&*opened.store, &token("1"), None, day(9)).await.len(),
@@ -549,7 +548,7 @@ async fn what_is_not_to_be_kept_goes_and_the_rest_still_holds(make: fn() -> Data
         .edit(&Edit::Purge { rows: vec![row("1", 1)], history: vec![row("1", 7)], seen: day(8) }, day(9))
         .await
         .unwrap();
-    let head = opened.store.heads(&[token("1")]).await.unwrap().of[&token("1")];
+    let head = opened.store.heads(&[token("1")]).await.unwrap().get(&token("1")).0;
     assert_eq!((head.rev, head.unread, head.purged_rev), (1, 1, 1), "its new row stays");
     assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
 
@@ -753,8 +752,7 @@ async fn committers_at_once_neither_fail_nor_leave_a_gap(make: fn() -> Database)
         let events = history(&opened, &token).await;
         let revs: Vec<_> = events.iter().map(Event::rev).collect();
         assert_eq!(revs, (1..=revs.len() as Rev).collect::<Vec<_>>(), "revs without a gap");
-        let head =
-            opened.store.heads(std::slice::from_ref(&token)).await.unwrap().of.remove(&token).unwrap_or_default();
+        let head = opened.store.heads(std::slice::from_ref(&token)).await.unwrap().get(&token).0;
         let unread = events.iter().filter(|event| matches!(event, Event::New(new) if !new.read)).count();
         assert_eq!((head.rev, head.unread), (revs.len() as Rev, unread as i64));
         assert!(undelivered(&opened, &token, Rev::MAX, now()).await.iter().all(|rev| *rev > head.delivered_upto));

@@ -393,7 +393,7 @@ const LARGE_REQUESTS: u64 = 50;
 /// Times in milliseconds of what a user's page asks for, one request at a time, in a table of `rows` rows: of inboxes of ten
 /// rows, each asked once, and then again and again of one that is large.
 pub(crate) async fn inbox(kind: Kind, rows: u64, names: [&'static str; 12], requests: u64) -> Figures {
-    let server = Server::start(kind, &[]);
+    let server = Server::start(kind, &["--max-receipt-ids", "10000"]);
     let mut backend = Backend::connect(server.address).await.expect("connect");
     let inboxes = rows / INBOX_ROWS;
     for _ in 0..INBOX_ROWS {
@@ -407,6 +407,7 @@ pub(crate) async fn inbox(kind: Kind, rows: u64, names: [&'static str; 12], requ
         backend.push(&body("\"large\"", 0)).await.expect("push");
         ids.push(format!("\"{}\"", backend.pushed_id()));
     }
+    server.analyze();
     let unread = format!(r#"{{"ids":[{}]}}"#, ids.join(","));
     let asked = [("GET", "", ""), ("GET", "/counts", ""), ("POST", "/read", r#"{"all":true}"#)];
     let mut took: Vec<Histogram<u64>> = Vec::new();

@@ -60,7 +60,11 @@ fn postgres() -> String {
 }
 
 fn psql(sql: &str) {
-    let done = Command::new("psql").args(["-qX", &postgres(), "-c", sql]).status();
+    psql_at(&postgres(), sql);
+}
+
+fn psql_at(url: &str, sql: &str) {
+    let done = Command::new("psql").args(["-qX", url, "-c", sql]).status();
     assert!(done.is_ok_and(|status| status.success()), "psql: {sql}");
 }
 
@@ -118,6 +122,13 @@ impl Server {
         let address = line.split("http://").nth(1).and_then(|rest| rest.split([',', ';', '/', ' ', '\n']).next());
         let address = address.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no address in {line:?}"));
         Self { address, place, child }
+    }
+
+    /// Has Postgres look at its tables, as it does by itself within a minute of many changes.
+    pub(crate) fn analyze(&self) {
+        if let Place::Postgres(_) = *self.place {
+            psql_at(&self.place.url(), "analyze");
+        }
     }
 
     /// Processor time used so far, user and system, of all threads.

@@ -80,7 +80,8 @@ pub async fn copy(
     if there > 0 {
         return Err(CopyError::NotEmpty(there));
     }
-    import::epoch(&mut target, &export::epoch(&mut source).await?).await?;
+    let (epoch, erasures) = export::meta(&mut source).await?;
+    import::meta(&mut target, &epoch, erasures).await?;
     let total = export::total(&mut source).await?;
     let mut copied = Copied::default();
 

@@ -317,8 +317,8 @@ impl Transaction<'_> {
         // is no order.
         let rows = sqlx::query_as!(
             HeadRow,
-            r#"insert into inbox (token, created_at)
-            select token, $3 from (
+            r#"insert into inbox (token, created_at, life)
+            select token, $3, (select erasures from meta) from (
                 select target collate "C" from unnest($1::text[]) as target union
                 select inbox.token from inbox where inbox.token = any($2::text[])
             ) as wanted (token)
@@ -439,6 +439,19 @@ impl Transaction<'_> {
             return Ok(changed);
         }
         let (tokens, ids): (Vec<&str>, Vec<Uuid>) = unreads.ids.iter().copied().unzip();
+        // At once, or the trigger would lower the mark row by row, and each of its versions would pass all those before.
+        sqlx::query!(
+            "update inbox set read_upto = turned.first - 1 from (
+                select notification.token, min(seq) as first
+                from unnest($1::text[], $2::uuid[]) as unseen (token, id)
+                join notification on notification.id = unseen.id and notification.token = unseen.token
+                where read_at is not null and retracted_at is null group by notification.token
+            ) as turned where inbox.token = turned.token and inbox.read_upto >= turned.first",
+            &tokens[..] as &[&str],
+            &ids[..]
+        )
+        .execute(&mut *self.connection)
+        .await?;
         let rows = sqlx::query!(
             "update notification set read_at = null from unnest($1::text[], $2::uuid[]) as unseen (token, id)
             where notification.id = unseen.id and notification.token = unseen.token and read_at is not null
@@ -541,21 +554,29 @@ impl Transaction<'_> {
         if pushes.is_empty() {
             return Ok(Vec::new());
         }
-        let added = commit::added(pushes);
-        let (inboxes, counts): (Vec<&str>, Vec<i64>) =
-            added.iter().map(|(token, rows)| (token.as_str(), *rows)).unzip();
-        // The n-th of `count` rows of an inbox gets its new rev less the rows after it.
-        let mut left = added.clone();
-        let (mut tokens, mut after, mut of) = (Vec::new(), Vec::new(), Vec::new());
+        // A batch may have as many rows as a transaction takes, so each is looked up once.
+        let (mut inboxes, mut counts, mut places) = (Vec::new(), Vec::new(), HashMap::new());
+        let (mut tokens, mut of, mut place_of) = (Vec::new(), Vec::new(), Vec::new());
         for (number, fresh) in (1_i32..).zip(pushes) {
-            for token in &fresh.push.push.tokens {
-                let rest = left.get_mut(token).expect("every token was counted");
-                *rest -= 1;
-                tokens.push(token.as_str());
-                after.push(*rest);
+            for token in fresh.push.push.tokens.iter().map(Token::as_str) {
+                let place = *places.entry(token).or_insert(inboxes.len());
+                if place == inboxes.len() {
+                    inboxes.push(token);
+                    counts.push(0_i64);
+                }
+                counts[place] += 1;
+                tokens.push(token);
                 of.push(number);
+                place_of.push(place);
             }
         }
+        // The n-th of `count` rows of an inbox gets its new rev less the rows after it.
+        let mut left = counts.clone();
+        let after = place_of.iter().map(|place| {
+            left[*place] -= 1;
+            left[*place]
+        });
+        let after: Vec<i64> = after.collect();
         let ids: Vec<Uuid> = pushes.iter().map(|fresh| fresh.content.id).collect();
         let types: Vec<&str> = pushes.iter().map(|fresh| fresh.content.entity_type.as_str()).collect();
         let data: Vec<&str> = pushes.iter().map(|fresh| fresh.content.data.get()).collect();
@@ -563,8 +584,8 @@ impl Transaction<'_> {
             pushes.iter().map(|fresh| fresh.push.push.options.expires_at(self.now)).collect();
         let rows = sqlx::query!(
             r#"with target as (
-                insert into inbox (token, rev, unread, created_at)
-                select token, rows, rows, $9 from unnest($1::text[], $2::bigint[]) as added (token, rows)
+                insert into inbox (token, rev, unread, created_at, life)
+                select token, rows, rows, $9, (select erasures from meta) from unnest($1::text[], $2::bigint[]) as added (token, rows)
                 order by token collate "C"
                 on conflict (token) do update
                     set rev = inbox.rev + excluded.rev, unread = inbox.unread + excluded.unread
@@ -590,11 +611,14 @@ impl Transaction<'_> {
         )
         .fetch_all(&mut *self.connection)
         .await?;
-        let before = rows.into_iter().map(|row| {
-            let rows = added.get(&Token::stored(&row.token)).copied().unwrap_or_default();
-            (row.token, row.rev - rows)
-        });
-        Ok(commit::number(pushes, before.collect(), &mut self.events))
+        let mut revs = vec![0; inboxes.len()];
+        for row in rows {
+            if let Some(place) = places.get(row.token.as_str()) {
+                revs[*place] = row.rev;
+            }
+        }
+        let mut seqs = place_of.iter().zip(&after).map(|(place, after)| revs[*place] - after);
+        Ok(commit::number(pushes, |_| seqs.next().expect("one for each row"), &mut self.events))
     }
 
     /// Keeps the answers of keyed pushes, and deletes some that expired.

@@ -384,8 +384,9 @@ impl Transaction<'_> {
         sqlx::query!(
             "with changes as (delete from inbox_change where token = $1),
                 keys as (delete from notification_key where token = $1),
-                actors as (delete from notification_actor where token = $1)
-            delete from inbox where token = $1",
+                actors as (delete from notification_actor where token = $1),
+                erased as (delete from inbox where token = $1 returning token)
+            update meta set erasures = erasures + 1 where exists (select from erased)",
             name
         )
         .execute(&mut *self.connection)

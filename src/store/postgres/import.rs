@@ -21,23 +21,24 @@ pub(in crate::store) async fn commit(copy: &mut PgConnection) -> Result<(), sqlx
     Ok(())
 }
 
-pub(in crate::store) async fn epoch(copy: &mut PgConnection, epoch: &str) -> Result<(), sqlx::Error> {
-    sqlx::query!("update meta set epoch = $1", epoch).execute(copy).await?;
+pub(in crate::store) async fn meta(copy: &mut PgConnection, epoch: &str, erasures: i64) -> Result<(), sqlx::Error> {
+    sqlx::query!("update meta set epoch = $1, erasures = $2", epoch, erasures).execute(copy).await?;
     Ok(())
 }
 
 pub(in crate::store) async fn inboxes(copy: &mut PgConnection, rows: &[InboxRow]) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "insert into inbox (token, rev, unread, delivered_upto, purged_rev, created_at)
-        select token, rev, unread, delivered_upto, purged_rev, created_at::timestamptz
-        from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[])
-            as row (token, rev, unread, delivered_upto, purged_rev, created_at)",
+        "insert into inbox (token, rev, unread, delivered_upto, purged_rev, created_at, life)
+        select token, rev, unread, delivered_upto, purged_rev, created_at::timestamptz, life
+        from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[])
+            as row (token, rev, unread, delivered_upto, purged_rev, created_at, life)",
         &rows.iter().map(|row| &*row.token).collect::<Vec<_>>() as &[&str],
         &rows.iter().map(|row| row.rev).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.unread).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.delivered_upto).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.purged_rev).collect::<Vec<_>>(),
-        &rows.iter().map(|row| &*row.created_at).collect::<Vec<_>>() as &[&str]
+        &rows.iter().map(|row| &*row.created_at).collect::<Vec<_>>() as &[&str],
+        &rows.iter().map(|row| row.life).collect::<Vec<_>>()
     )
     .execute(copy)
     .await?;

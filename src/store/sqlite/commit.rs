@@ -314,7 +314,7 @@ impl Transaction<'_> {
             stored
         } else {
             let revs = heads.into_iter().map(|(token, head)| (token, head.rev)).collect();
-            let stored = commit::number(&fresh, revs, &mut self.events);
+            let stored = commit::number(&fresh, commit::next_rev(revs), &mut self.events);
             self.remember(&fresh, &stored, expires).await.map_err(unavailable)?;
             self.insert(&fresh, &stored).await?;
             stored
@@ -366,8 +366,8 @@ impl Transaction<'_> {
             .collect();
         let (inboxes, pushes) = (json(&commit::added(pushes)), json(&rows));
         sqlx::query!(
-            "insert into inbox (token, rev, unread, created_at)
-            select key, value, value, ? from json_each(?) where true
+            "insert into inbox (token, rev, unread, created_at, life)
+            select key, value, value, ?, (select erasures from meta) from json_each(?) where true
             on conflict (token) do update set rev = rev + excluded.rev, unread = unread + excluded.unread;
 
             -- Materialized, or SQLite would take a push apart again for each of its rows.

@@ -95,8 +95,8 @@ impl Transaction<'_> {
             .collect();
         let rows = json(&rows);
         sqlx::query!(
-            "insert into inbox (token, rev, unread, created_at)
-            select value ->> 0, value ->> 1, value ->> 2, ? from json_each(?) where true
+            "insert into inbox (token, rev, unread, created_at, life)
+            select value ->> 0, value ->> 1, value ->> 2, ?, (select erasures from meta) from json_each(?) where true
             on conflict (token) do update set rev = excluded.rev, unread = excluded.unread;
 
             with push as materialized (
@@ -330,7 +330,8 @@ impl Transaction<'_> {
             "delete from inbox_change where token = ?;
             delete from notification_key where token = ?;
             delete from notification_actor where token = ?;
-            delete from inbox where token = ?;",
+            delete from inbox where token = ?;
+            update meta set erasures = erasures + 1 where changes() > 0;",
             name,
             name,
             name,

@@ -7,8 +7,9 @@ use crate::store::copy::{ActorRow, ChangeRow, InboxRow, KeyRow, NotificationRow,
 /// Rows that are read at a time.
 const PAGE: i64 = 1_000;
 
-pub(in crate::store) async fn epoch(source: &mut SqliteConnection) -> Result<String, sqlx::Error> {
-    sqlx::query_scalar!("select epoch from meta limit 1 -- sqlite").fetch_one(source).await
+pub(in crate::store) async fn meta(source: &mut SqliteConnection) -> Result<(String, i64), sqlx::Error> {
+    let meta = sqlx::query!("select epoch, erasures from meta limit 1 -- sqlite").fetch_one(source).await?;
+    Ok((meta.epoch, meta.erasures))
 }
 
 /// How many rows there are.
@@ -28,7 +29,7 @@ pub(in crate::store) async fn inboxes(
     let after = after.map_or("", |row| &row.token);
     sqlx::query_as!(
         InboxRow,
-        "select token, rev, unread, delivered_upto, purged_rev, created_at from inbox
+        "select token, rev, unread, delivered_upto, purged_rev, created_at, life from inbox
         where token > ?1 order by token limit ?2",
         after,
         PAGE

@@ -157,3 +157,30 @@ async fn reading_all_on_one_node_beside_pushes_on_two_touches_nothing_newer_and_
     assert_eq!(usize::try_from(inbox.unread), Ok(unread.len()));
     table.expect_sound().await;
 }
+
+#[tokio::test]
+async fn what_a_device_kept_of_an_erased_inbox_is_worth_nothing_for_the_one_in_its_place() {
+    let server = TestServer::start().await;
+    let api = server.api();
+    api.push_numbers("1", 3).await;
+    api.push_numbers("2", 3).await;
+    let before = server.connect().await.login("1").await.epoch;
+    let other = server.connect().await.login("2").await.epoch;
+    api.ask("DELETE", "/api/inbox/1", &Value::Null).await;
+    // It counts the same numbers again, for other rows.
+    api.push_numbers("1", 5).await;
+    let mut device = server.connect().await;
+    let login = login_since(&mut device, "1", 3, &before).await;
+    assert_ne!(login.epoch, before);
+    assert_eq!(device.expect_event("resync").await, json!({"epoch": login.epoch, "rev": 5, "unread": 5}));
+    assert_eq!(api.list("1", "").await["epoch"], login.epoch);
+    drop(device);
+    let mut device = server.connect().await;
+    assert_eq!(login_since(&mut device, "1", 5, &login.epoch).await.rev, 5);
+    assert_ne!(device.event().await.name, "resync", "from here on it is known");
+    // Nobody else notices.
+    let mut device = server.connect().await;
+    assert_eq!(login_since(&mut device, "2", 3, &other).await.epoch, other);
+    assert_ne!(device.event().await.name, "resync");
+    server.table().expect_sound().await;
+}
