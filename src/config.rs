@@ -159,7 +159,7 @@ pub struct Config {
     #[arg(long, env = "TIDINGS_BUS", default_value = "local", global = true, hide_env_values = true)]
     pub bus: String,
     /// What the names of the bus's channels begin with: another for each installation that shares a Redis.
-    #[arg(long, env = "TIDINGS_BUS_PREFIX", default_value = "tidings", global = true)]
+    #[arg(long, env = "TIDINGS_BUS_PREFIX", default_value = "tidings", value_parser = bus_prefix, global = true)]
     pub bus_prefix: String,
     /// A bus connection that was not heard for this long is made anew, in seconds.
     #[arg(long, env = "TIDINGS_BUS_SILENCE_SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..), global = true)]
@@ -397,6 +397,11 @@ pub struct Config {
 /// Where the metrics are, if anywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdminListen(pub Option<SocketAddr>);
+
+/// Postgres takes names of channels of up to 63 bytes.
+fn bus_prefix(text: &str) -> Result<String, String> {
+    if (1..=63).contains(&text.len()) { Ok(text.to_owned()) } else { Err("must have 1 to 63 bytes".to_owned()) }
+}
 
 fn admin_listen(text: &str) -> Result<AdminListen, String> {
     if text == "off" {

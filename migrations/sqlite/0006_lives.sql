@@ -3,3 +3,9 @@
 alter table meta add column erasures integer not null default 0;
 
 alter table inbox add column life integer not null default 0;
+
+-- The version before knows nothing of it.
+create trigger inbox_life after insert on inbox when new.life <> (select erasures from meta)
+begin
+    update inbox set life = (select erasures from meta) where token = new.token;
+end;

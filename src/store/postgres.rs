@@ -112,24 +112,40 @@ async fn check(connection: &mut PgConnection) -> Result<(), OpenError> {
     fit(server.number, server.version, server.fsync, server.synchronous_commit)
 }
 
-/// Checks the server that a connection leads to now, and has it give up what its client does: a transaction that waits for
-/// a lock, or for a node that is gone, must not hold on to its rows and its place.
+/// Checks the server that a connection leads to now, and prepares it for writing.
 async fn prepare_to_write(connection: &mut PgConnection, patience: Duration) -> Result<(), sqlx::Error> {
     check(connection).await.map_err(|error| sqlx::Error::Configuration(error.into()))?;
+    bound(connection, patience).await?;
+    let settings = [
+        // What a plan made for many ids and yesterday's statistics expects can be wrong by the size of the table. The one
+        // made for any finds each row by its key.
+        ("plan_cache_mode", "force_generic_plan".to_owned()),
+    ];
+    set(connection, settings).await
+}
+
+/// Has the server give up what its client does: what waits for a lock, or for a node that is gone, must not hold on to its
+/// rows and its place.
+async fn bound(connection: &mut PgConnection, patience: Duration) -> Result<(), sqlx::Error> {
     let millis = |share: f32| patience.mul_f32(share).as_millis().to_string();
     let settings = [
         // First the lock, so that the answer says what it was.
         ("lock_timeout", millis(0.8)),
         ("statement_timeout", millis(0.9)),
         ("idle_in_transaction_session_timeout", millis(2.0)),
-        ("client_connection_check_interval", "1s".to_owned()),
-        // What a plan made for many ids and yesterday's statistics expects can be wrong by the size of the table. The one
-        // made for any finds each row by its key.
-        ("plan_cache_mode", "force_generic_plan".to_owned()),
         ("tcp_keepalives_idle", "10".to_owned()),
         ("tcp_keepalives_interval", "5".to_owned()),
         ("tcp_keepalives_count", "3".to_owned()),
     ];
+    set(connection, settings).await?;
+    // Servers on some systems cannot.
+    set(connection, [("client_connection_check_interval", "1s".to_owned())]).await.or_else(|error| match error {
+        sqlx::Error::Database(_) => Ok(()),
+        error => Err(error),
+    })
+}
+
+async fn set<const N: usize>(connection: &mut PgConnection, settings: [(&str, String); N]) -> Result<(), sqlx::Error> {
     let (names, values): (Vec<&str>, Vec<String>) = settings.into_iter().unzip();
     sqlx::query!(
         "select set_config(name, value, false) from unnest($1::text[], $2::text[]) as wanted (name, value)",

@@ -117,8 +117,9 @@ pub struct WriterTask {
     /// A commit writes each page once however many of its rows changed, so large ones are cheap; but the jobs behind one
     /// wait for it.
     max_rows: usize,
-    /// Acks that wait for company; at most as many as the queue holds.
+    /// Acks that wait for company; at most as many as the queue holds, and little more rows than a transaction takes.
     acks: Vec<Job>,
+    ack_rows: usize,
     /// When they have waited long enough, if there are any.
     acks_due: Option<Instant>,
     /// How long the last transaction with acks took.
@@ -153,6 +154,7 @@ impl Writer {
                 publish,
                 max_rows,
                 acks: Vec::new(),
+                ack_rows: 0,
                 acks_due: None,
                 acks_took: Duration::ZERO,
                 failing,
@@ -248,6 +250,8 @@ impl WriterTask {
                 },
             };
             if let Some(Job::Edit(edit, answer)) = next {
+                // They are about the inbox as it was before, which may be erased.
+                self.commit_acks().await;
                 self.edit(&edit, answer).await;
                 continue;
             }
@@ -255,6 +259,9 @@ impl WriterTask {
             while let Some(job) = next {
                 if job.is_ack() {
                     self.linger(job);
+                    if self.acks_are_due() {
+                        break;
+                    }
                 } else {
                     let repeated = job.key().is_some_and(|key| !keys.insert(key));
                     if repeated || !job.fits(unread) || (rows > 0 && rows + job.rows() > self.max_rows) {
@@ -267,28 +274,45 @@ impl WriterTask {
                 }
                 next = self.jobs.try_recv().ok();
             }
-            if self.acks_due.is_some_and(|due| due <= Instant::now()) {
-                self.acks_due = None;
-                rows += self.acks.iter().map(Job::rows).sum::<usize>();
-                jobs.append(&mut self.acks);
+            if self.acks_are_due() {
+                if rows + self.ack_rows > self.max_rows {
+                    self.commit_acks().await;
+                } else {
+                    (jobs, rows) = self.with_acks(jobs, rows);
+                }
             }
             self.commit(jobs, rows).await;
         }
-        let acks = std::mem::take(&mut self.acks);
-        let rows = acks.iter().map(Job::rows).sum();
-        self.commit(acks, rows).await;
+        self.commit_acks().await;
         self.committer.close().await;
         info!("Writer stopped, its queue is empty");
     }
 
-    /// Puts an ack aside. It says nothing that depends on what comes before or after it.
+    /// Puts an ack aside. Pushes and other receipts may come before or after it, to the same end.
     fn linger(&mut self, ack: Job) {
         let linger = (self.acks_took * ACK_LINGER).clamp(MIN_ACK_LINGER, MAX_ACK_LINGER);
         self.acks_due.get_or_insert_with(|| Instant::now() + linger);
+        self.ack_rows += ack.rows();
         self.acks.push(ack);
-        if self.acks.len() >= self.jobs.max_capacity() {
+        if self.acks.len() >= self.jobs.max_capacity() || self.ack_rows >= self.max_rows {
             self.acks_due = Some(Instant::now());
         }
+    }
+
+    fn acks_are_due(&self) -> bool {
+        self.acks_due.is_some_and(|due| due <= Instant::now())
+    }
+
+    /// Jobs and their rows, with the acks that were put aside.
+    fn with_acks(&mut self, mut jobs: Vec<Job>, rows: usize) -> (Vec<Job>, usize) {
+        self.acks_due = None;
+        jobs.append(&mut self.acks);
+        (jobs, rows + std::mem::take(&mut self.ack_rows))
+    }
+
+    async fn commit_acks(&mut self) {
+        let (acks, rows) = self.with_acks(Vec::new(), 0);
+        self.commit(acks, rows).await;
     }
 
     fn fails(&mut self) {
@@ -309,7 +333,9 @@ impl WriterTask {
                 answer.send(Ok(rows)).ok();
             }
             Err(error) => {
-                self.fails();
+                metrics::commit_failed();
+                // It may be the fault of what it edits. Whether pushes fail too is to be seen.
+                self.probe_at.get_or_insert_with(Instant::now);
                 error!(%error, "Edit failed");
                 answer.send(Err(error)).ok();
             }

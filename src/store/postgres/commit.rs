@@ -276,16 +276,18 @@ impl Transaction<'_> {
         if receipts.is_empty() && !depends {
             return Ok((Vec::new(), HashMap::new()));
         }
-        let acks = Selected::of(receipts, ReceiptKind::Ack);
-        let reads = Selected::of(receipts, ReceiptKind::Read);
-        let unreads = Selected::of(receipts, ReceiptKind::Unread);
+        let mut acks = Selected::of(receipts, ReceiptKind::Ack);
+        let mut reads = Selected::of(receipts, ReceiptKind::Read);
+        let mut unreads = Selected::of(receipts, ReceiptKind::Unread);
         let present = pushes.iter().filter(|fresh| !fresh.is_for_later(self.now));
         let targets: BTreeSet<&str> = present.flat_map(|fresh| &fresh.push.push.tokens).map(Token::as_str).collect();
         let mut receivers = acks.tokens();
         receivers.extend(reads.tokens());
         receivers.extend(unreads.tokens());
-        let receivers: Vec<&str> = receivers.into_iter().collect();
+        let mut receivers: Vec<&str> = receivers.into_iter().collect();
         let mut heads = self.lock(&receivers, &targets).await?;
+        receivers.retain(|token| heads.contains_key(*token));
+        [&mut acks, &mut reads, &mut unreads].into_iter().for_each(|selected| selected.keep_locked(&heads));
         self.ack(&acks).await?;
         if !reads.is_empty() || !unreads.is_empty() {
             let turned = Turned {

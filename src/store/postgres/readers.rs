@@ -26,6 +26,7 @@ impl Readers {
     /// At most `connections`, each made when it is needed; a read may wait `timeout` for one, and as long for its answer.
     pub(super) fn new(options: PgConnectOptions, connections: u32, timeout: Duration) -> Self {
         let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(timeout);
+        let pool = pool.after_connect(move |connection, _| Box::pin(super::bound(connection, timeout)));
         Self { pool: pool.connect_lazy_with(options), timeout }
     }
 
