@@ -109,6 +109,10 @@ impl Dial {
         }
         match in_time("the namespace", socket.receive()).await? {
             Packet::Connected => Ok(socket),
+            // A server that stops has taken its namespaces down, and closes what is left.
+            Packet::Event(event) if event.text().contains("Invalid namespace") => {
+                Err(Gone("the server stops".to_owned()))
+            }
             other => panic!("the namespace was expected, got {other:?}"),
         }
     }
