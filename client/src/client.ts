@@ -30,6 +30,7 @@ export class InboxClient {
   #tabs: Tabs | undefined;
   #heard: Shared | undefined; // from the leader, or what the last session knew
   #made: readonly Op[] = []; // here, by the user, and not yet taken over by a session
+  readonly #unkept = new Set<string>(); // the ids of those that the storage did not take
   #keeping: Promise<void> = Promise.resolve(); // them, one after the other
   #refused: string | undefined; // the code by which this tab could not log in when it led
   #snapshot: Snapshot | undefined;
@@ -143,6 +144,7 @@ export class InboxClient {
     this.#changed();
     const kept = this.#keeping.then(() => this.#storage.addOp(key, op));
     this.#keeping = kept.catch((error: unknown) => {
+      this.#unkept.add(op.id);
       const { name } = this.status;
       // Else it is sent now.
       if (name === "offline" || name === "connecting") this.#told("storage", `what was marked is lost at a reload: ${String(error)}`);
@@ -208,8 +210,8 @@ export class InboxClient {
     this.#refused = undefined;
     const { key, url } = this.#place();
     const isShared = this.options.shareTabs !== false && Tabs.possible();
-    // Meanwhile another tab may have sent what was not confirmed yet; if none has, it is in the storage.
-    const ops = isShared ? [] : (this.#heard?.ops ?? []);
+    // Meanwhile another tab may have sent what was not confirmed yet; if none has, it is in the storage, if that took it.
+    const ops = (this.#heard?.ops ?? []).filter(({ id }) => !isShared || this.#unkept.has(id));
     this.#heard = { known: this.#heard?.known, ops, status: { name: "connecting" } };
     if (isShared) this.#tabs = this.#join(key, url);
     else this.#goAlone(key, url);

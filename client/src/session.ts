@@ -71,6 +71,10 @@ export class Refused extends Error implements InboxError {
   }
 }
 
+/** A mark up to a place in the inbox means nothing in another data set. */
+const isOf = (op: Op, epoch: string | undefined) => !("upTo" in op) || op.epoch === epoch;
+const foreign = () => new Refused("outdated", "all was marked as read in a data set that is no more");
+
 export class Session {
   known: Known | undefined;
   ops: Op[] = []; // not yet confirmed, in the order they were made
@@ -216,8 +220,7 @@ export class Session {
         this.#changed(true);
       }
       const { rev, epoch } = this.known;
-      const foreign = () => new Refused("outdated", "all was marked as read in a data set that is no more");
-      for (const op of this.ops) if ("upTo" in op && op.epoch !== epoch) this.#takeBack(op, foreign());
+      for (const op of this.ops) if (!isOf(op, epoch)) this.#takeBack(op, foreign());
       const login = { tokenId: this.options.token, batch: true, rev, epoch, ...credential };
       await this.#ask("user_login", login, (greeting) => turn === this.#turn && this.#follow(greeting));
     } catch (error) {
@@ -396,6 +399,10 @@ export class Session {
     this.#sending = true;
     for (let op = this.ops[0]; op && this.#loggedIn; op = this.ops[0]) {
       const turn = this.#turn;
+      if (!isOf(op, this.known?.epoch)) {
+        this.#takeBack(op, foreign());
+        continue;
+      }
       try {
         const rows = "upTo" in op ? { upTo: op.upTo } : { ids: op.ids };
         await this.#ask(op.kind, rows, ({ rev, unread }) => this.#settle(op, rev, unread));
@@ -458,7 +465,8 @@ export class Session {
     if (next == null) return;
     const page = await this.#list(await this.#credential(), next);
     // Listed anew, or so much came that the end fell off: this page does not fit any more.
-    if (!this.known || this.known.epoch !== epoch || this.known.next !== next || page.epoch !== epoch) return;
+    if (this.#stopped || this.known?.epoch !== epoch || this.known?.next !== next || page.epoch !== epoch) return;
+    if (!this.known) return;
     const since = this.#recent.filter(({ rev }) => rev > page.rev);
     if (since.length === RECENT) throw new Refused("outdated", "too much changed meanwhile, load again");
     const older = since.reduce(changed, page.items.map(itemOfListed));

@@ -109,7 +109,10 @@ export function patient(storage: InboxStorage): InboxStorage {
   const ask = async <T>(call: () => Promise<T>): Promise<T> => {
     if (isSilent) throw new Error("the storage does not answer");
     let isOver = false;
-    const answer = call().finally(() => (isOver = true));
+    const answer = call().finally(() => {
+      isOver = true;
+      isSilent = false; // it answers, if late
+    });
     return await within(PATIENCE_MS, "the storage", answer).catch((error: unknown) => {
       isSilent = !isOver;
       throw error;

@@ -217,8 +217,9 @@ export class Tabs {
     const isNew = !this.#others.has(tab);
     this.#others.set(tab, visible);
     if (!isNew) return this.#post({ kind: "here" });
+    const { signal } = this.#place; // no longer than this leads
     this.#tellNow();
-    request(this.#lockOf(tab), { signal: this.#closed.signal }, () => void this.#others.delete(tab)).catch(() => {});
+    request(this.#lockOf(tab), { signal }, () => void this.#others.delete(tab)).catch(() => {});
   }
 
   async #obey(tab: string, id: number, command: Command): Promise<void> {

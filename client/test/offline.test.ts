@@ -1,9 +1,9 @@
 // What the user marks without a connection, what is kept over reloads, and what is taken back.
 
 import { IDBFactory, IDBObjectStore } from "fake-indexeddb";
-import { afterEach, beforeEach, expect, onTestFinished, test } from "vitest";
+import { afterEach, beforeEach, expect, onTestFinished, test, vi } from "vitest";
 
-import { IndexedDb } from "../src/storage.js";
+import { IndexedDb, patient } from "../src/storage.js";
 import { make, Memory, open } from "./open.js";
 import { eventually, Line, Server } from "./server.js";
 
@@ -268,4 +268,30 @@ test("inboxes of different users and servers are kept apart, and only some of th
   expect((await storage.load("inbox 23")).ops.length).toBe(1);
   const kept = await Promise.all(Array.from({ length: 25 }, (_, n) => storage.load(`inbox ${n}`)));
   expect(kept.filter((inbox) => inbox.known).length).toBe(20);
+});
+
+test("a storage that answered late is asked again", async () => {
+  vi.useFakeTimers();
+  try {
+    let answer = () => {};
+    const asked: string[] = [];
+    const storage = patient({
+      load: () => new Promise((resolve) => (answer = () => resolve({ ops: [] }))),
+      save: async () => {},
+      addOp: async () => {},
+      removeOp: async (_key, id) => void asked.push(id),
+      forget: async (key) => void asked.push(key),
+    });
+    const refused = expect(storage.load("inbox")).rejects.toThrow();
+    await vi.advanceTimersByTimeAsync(10_000);
+    await refused;
+    await expect(storage.forget("inbox")).rejects.toThrow();
+    answer();
+    await vi.advanceTimersByTimeAsync(0);
+    await storage.removeOp("inbox", "op");
+    await storage.forget("inbox");
+    expect(asked).toEqual(["op", "inbox"]);
+  } finally {
+    vi.useRealTimers();
+  }
 });

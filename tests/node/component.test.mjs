@@ -137,6 +137,20 @@ test("the bell counts what is unread, and opens and closes a panel that takes th
   assert.equal(await page.locator("button.bell .badge").textContent(), "2");
 });
 
+test("an element that is moved shows the inbox of the token that it got on the way", async (t) => {
+  const page = await open(t, tag("before the move"));
+  await isLive(page);
+  const token = await page.evaluate(() => {
+    const element = document.querySelector("tidings-inbox");
+    const { parentNode } = element;
+    element.remove();
+    element.setAttribute("token", "after the move");
+    parentNode.append(element);
+    return new Promise((resolve) => setTimeout(() => resolve(element.client.options.token)));
+  });
+  assert.equal(token, "after the move");
+});
+
 test("an open element that leaves the page lets go of it, and is closed when it comes back", async (t) => {
   const page = await open(t, tag("leaves"), {
     init: () => {

@@ -100,9 +100,10 @@ export class TidingsInbox extends Base {
   }
 
   attributeChangedCallback(name: string): void {
+    const isLook = name === "inline" || name === "lang" || name === "notify";
+    this.#changed ||= !isLook;
     if (!this.isConnected) return;
-    if (name === "inline" || name === "lang" || name === "notify") return this.#layOut();
-    this.#changed = true;
+    if (isLook) return this.#layOut();
     this.#settle();
   }
 
