@@ -356,7 +356,8 @@ async fn five_hundred_readers_that_read_nothing_cost_bounded_memory_and_resume_w
     // 600 MB were sent; each reader may hold a queue of 128 packets (512 KiB) and the ring of its token (256 KiB).
     let each = (most - before) / u64::try_from(READERS).unwrap();
     assert!(each < 1_024, "{each} KiB a reader");
-    for mut reader in slow {
+    // A fifth of them: all would read 600 MB, beside other tests.
+    for mut reader in slow.into_iter().step_by(5) {
         let heard = reader.expect_messages(ROWS).await;
         assert!(heard.iter().map(|message| message.seq).eq(1..=i64::try_from(ROWS).unwrap()));
     }
