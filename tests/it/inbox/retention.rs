@@ -75,3 +75,23 @@ async fn a_purge_during_a_replay_leaves_out_what_is_gone_and_nothing_else() {
     assert!(seen.len() < 40, "what is gone did not: {seen:?}");
     server.table().expect_sound().await;
 }
+
+#[tokio::test]
+async fn upkeep_waits_while_another_node_does_it_and_pushes_do_not() {
+    const UPKEEP: &str = "select pg_advisory_xact_lock(32766977284925299)";
+    let flags = ["--keep-rows=5", "--retention-interval-secs=1"];
+    let builder = flags.iter().fold(TestServer::builder().on_postgres(), |builder, flag| builder.flag(flag));
+    let server = builder.start().await;
+    let another = crate::table::OpenTransaction::holding(server.place(), UPKEEP).await;
+    let mut socket = server.login_empty("1").await;
+    for n in 1..=30 {
+        server.api().push("1", "{}").await;
+        assert_eq!(socket.expect_message().await.seq, n);
+    }
+    // Two rounds and more.
+    socket.expect_quiet(Duration::from_millis(2500)).await;
+    assert_eq!(server.table().rows("1").await.len(), 30);
+    drop(another);
+    rows_become(&server, "1", 5).await;
+    server.table().expect_sound().await;
+}
