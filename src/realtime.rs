@@ -119,6 +119,16 @@ impl Realtime {
             }
         };
         realtime.io.ns("/", connected.with(register));
+        // Where the engine looks when that one is closed. Else it would say that there is no such namespace, which a
+        // client takes for final: hung up on, it comes again.
+        let turn_away = {
+            let realtime = realtime.clone();
+            async move |socket: SocketRef| {
+                realtime.hang_up(&socket).await;
+                Err::<(), _>("the service is stopping")
+            }
+        };
+        realtime.io.dyn_ns("/", connected.with(turn_away)).expect("it is the only one");
         realtime
     }
 

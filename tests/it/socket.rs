@@ -85,6 +85,19 @@ impl Dial {
 
     pub(crate) async fn try_connect(self) -> Result<Socket, Gone> {
         let (engine, auth) = (self.engine, self.auth.clone());
+        let mut socket = self.open().await?;
+        if engine == Engine::V4 {
+            socket.send(&format!("40{auth}")).await?;
+        }
+        match in_time("the namespace", socket.receive()).await? {
+            Packet::Connected => Ok(socket),
+            other => panic!("the namespace was expected, got {other:?}"),
+        }
+    }
+
+    /// Connects, and leaves it at that: with engine.io 4 it is the client that asks for the namespace.
+    pub(crate) async fn open(self) -> Result<Socket, Gone> {
+        let engine = self.engine;
         let mut line = if self.polling {
             Line::Polling(Box::new(Polling::new(self)))
         } else {
@@ -96,25 +109,14 @@ impl Dial {
             let handshake: Value = serde_json::from_str(&open[1..]).expect("the open packet is JSON");
             polling.opened(handshake["sid"].as_str().expect("a session id"));
         }
-        let mut socket = Socket {
+        Ok(Socket {
             line,
             engine,
             handshake: open[1..].to_owned(),
             events: VecDeque::new(),
             answers: HashMap::new(),
             calls: 0,
-        };
-        if engine == Engine::V4 {
-            socket.send(&format!("40{auth}")).await?;
-        }
-        match in_time("the namespace", socket.receive()).await? {
-            Packet::Connected => Ok(socket),
-            // A server that stops has taken its namespaces down, and closes what is left.
-            Packet::Event(event) if event.text().contains("Invalid namespace") => {
-                Err(Gone("the server stops".to_owned()))
-            }
-            other => panic!("the namespace was expected, got {other:?}"),
-        }
+        })
     }
 }
 

@@ -3,12 +3,15 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::api::Api;
 use crate::load::{Load, Seeded};
 use crate::proxy::ChaosProxy;
 use crate::server::{PATIENCE, TestServer};
+use crate::socket::Dial;
 
 #[tokio::test]
 async fn killed_twenty_times_under_load_it_loses_nothing_that_was_answered() {
@@ -135,8 +138,8 @@ async fn idle_clients_and_silent_connections_do_not_hold_up_a_stop() {
     for n in 0..20 {
         sockets.push(server.login_empty(&format!("user-{n}")).await);
     }
-    let polling = crate::socket::Dial::new(server.address()).polling().connect().await;
-    let silent = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+    let polling = Dial::new(server.address()).polling().connect().await;
+    let silent = TcpStream::connect(server.address()).await.unwrap();
     let keep_alive = server.api();
     keep_alive.get("/api").await;
     let began = Instant::now();
@@ -146,6 +149,28 @@ async fn idle_clients_and_silent_connections_do_not_hold_up_a_stop() {
     for socket in &mut sockets {
         timeout(PATIENCE, socket.expect_end()).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn who_enters_while_it_stops_is_hung_up_on_and_so_comes_again() {
+    let mut server = TestServer::with(&["--drain-timeout-secs=30"]).await;
+    let mut late = Dial::new(server.address()).open().await.unwrap();
+    let mut early = server.login_empty("1").await;
+    // A push that is on its way holds up the end.
+    let mut slow = TcpStream::connect(server.address()).await.unwrap();
+    let head = "POST /api HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    assert!(slow.read(&mut [0; 64]).await.unwrap() > 0, "it is asked to go on");
+    server.ask_to_stop().await;
+    early.expect_end().await;
+    late.send("40").await.unwrap();
+    let told = late.expect_end().await;
+    assert!(told.is_empty(), "a client that is refused the namespace gives up: {told:?}");
+    slow.write_all(b"{}").await.unwrap();
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "it was still there: {answer}");
+    assert_eq!(server.ended().await.0.code(), Some(0));
 }
 
 #[tokio::test]
