@@ -191,7 +191,8 @@ async fn listen(line: Line, hints: mpsc::Sender<Hint>) {
 /// Returns when the connection says nothing any more.
 async fn hear(line: &Line, pool: &sqlx::PgPool, hints: &mpsc::Sender<Hint>) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
-    listener.listen(&line.channel).await?;
+    let subscribed = timeout(TIMEOUT, listener.listen(&line.channel)).await;
+    subscribed.map_err(|_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))??;
     info!("Listening to the other nodes");
     hints.send(Hint::Gap).await.ok();
     // As a message of this node begins, which is not worth parsing.

@@ -137,7 +137,7 @@ impl Hub {
         let Some(channel) = self.channel(token) else { return 0 };
         let mut state = lock(&channel.state);
         // Who comes next may find another inbox.
-        state.forget(0);
+        state.forget();
         state.sessions.iter().for_each(|session| session.cut());
         state.sessions.len()
     }
@@ -263,11 +263,9 @@ impl Channel {
         lock(&self.state).doubts
     }
 
-    /// The table was taken back to `rev`: what is beyond happened to another data set.
-    pub(super) fn take_back(&self, rev: Rev) {
-        let mut state = lock(&self.state);
-        state.forget(rev);
-        state.wake();
+    /// The table was taken back: what was heard until now happened to another data set.
+    pub(super) fn forget(&self) {
+        lock(&self.state).forget();
     }
 
     /// Takes what the table, or somebody, says the inbox's rev is.
@@ -294,10 +292,10 @@ impl Channel {
 }
 
 impl ChannelState {
-    /// Starts over at `top`, with nothing in the ring.
-    fn forget(&mut self, top: Rev) {
+    /// Starts over, with nothing in the ring.
+    fn forget(&mut self) {
         self.hints += 1;
-        self.top = top;
+        self.top = 0;
         self.ring = VecDeque::new();
         self.ring_bytes = 0;
     }

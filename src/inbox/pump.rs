@@ -267,7 +267,10 @@ impl Pump {
         let data_set = |epoch: &str| epoch.split('.').next().map(str::to_owned);
         if head.rev < self.cursor || data_set(&epoch) != data_set(&self.epoch) {
             warn!(session = self.session().id(), "The table was taken back to an earlier state");
-            self.attachment.channel.take_back(head.rev);
+            // Before the head is read that counts: what is published from here on is newer, and kept.
+            self.attachment.channel.forget();
+            let (head, epoch) = self.head().await?;
+            self.attachment.channel.hint(head.rev);
             self.start_over(head.rev, head, epoch).await?;
         }
         Ok(())

@@ -110,19 +110,23 @@ impl Inbox {
         };
         let stale = self.store.stale(after, RETAIN_INBOXES, TEND_ROWS, &keep);
         let Stale { rows, history, last } = self.reading(stale).await?;
-        let full = rows.len() >= TEND_ROWS as usize;
+        let (full, mut gone) = (rows.len() >= TEND_ROWS as usize, 0);
         let next = last.map(|token| token.as_str().to_owned());
         for edit in purges(rows, history, TEND_REVS, now) {
             match self.writer.edit(edit, None).await {
-                Ok(removed) => debug!(rows = removed, "Removed what is old"),
+                Ok(removed) => {
+                    gone += removed;
+                    debug!(rows = removed, "Removed what is old");
+                }
                 Err(error) => {
                     warn!(%error, "Cannot remove what is old of some inboxes, the next round will");
                     return Ok(next);
                 }
             }
         }
-        // More of the same inboxes, or the next ones.
-        Ok(if full { Some(after.to_owned()) } else { next })
+        // More of the same inboxes, or the next ones: also when all that was found changed meanwhile, or was not as old by
+        // another node's clock.
+        Ok(if full && gone > 0 { Some(after.to_owned()) } else { next })
     }
 }
 

@@ -507,6 +507,29 @@ async fn a_table_that_was_taken_back_is_told_and_life_goes_on_from_there() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_pushed_while_a_session_looks_where_a_table_was_taken_back_to_is_sent() {
+    let mut node = Node::start(settings());
+    for _ in 0..3 {
+        node.push_elsewhere();
+    }
+    assert!(node.login(true, 100).await);
+    sleep(Duration::from_millis(1)).await;
+    node.database.take_back(&node.token, 2);
+    node.database.heads_take_ms.store(100, Ordering::Relaxed);
+    // The sweep has its answer, the session's own is on its way.
+    sleep(SWEEP + Duration::from_millis(150)).await;
+    node.push().await;
+    sleep(Duration::from_secs(1)).await;
+    let received = node.sessions[0].socket.received();
+    let resync = received.iter().position(|item| matches!(item, Received::Resync { .. })).expect("a resync");
+    let told = received[resync..].iter().filter_map(|item| match item {
+        Received::Resync { rev, .. } => Some(*rev),
+        item => rev_of(item),
+    });
+    assert_eq!(told.max(), Some(3), "{received:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_table_of_another_epoch_is_told_even_if_it_is_as_long() {
     let mut node = Node::start(settings());
     for _ in 0..3 {

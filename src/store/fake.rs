@@ -1,8 +1,9 @@
 //! A database in memory that fails on command: the reference for what a real one does, and a stand-in in tests.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -27,6 +28,8 @@ pub(crate) struct FakeDatabase {
     pub(crate) reads: AtomicU32,
     /// How many of the next reads fail.
     pub(crate) failing_reads: AtomicU32,
+    /// How long heads are on their way, in milliseconds.
+    pub(crate) heads_take_ms: AtomicU64,
 }
 
 #[derive(Default)]
@@ -389,6 +392,7 @@ impl Store for FakeDatabase {
         tokio::task::yield_now().await;
         self.read()?;
         let of = tokens.iter().map(|token| (token.clone(), (self.head(token), 0))).collect();
+        tokio::time::sleep(Duration::from_millis(self.heads_take_ms.load(Ordering::Relaxed))).await;
         Ok(Heads { epoch: self.epoch_now().into(), erasures: 0, of })
     }
 
