@@ -3,7 +3,7 @@
 
 import { type Audience, refusal, Refused, Session } from "./session.js";
 import { shown } from "./state.js";
-import { defaultStorage, patient } from "./storage.js";
+import { defaultStorage, NOTHING, patient } from "./storage.js";
 import { type Command, type Shared, Tabs } from "./tabs.js";
 import type { InboxError, InboxEvents, InboxOptions, InboxStorage, Item, Mark, Op, Status } from "./types.js";
 
@@ -25,6 +25,7 @@ type Handlers = { [E in keyof InboxEvents]: Set<(...args: InboxEvents[E]) => voi
 export class InboxClient {
   readonly #handlers: Handlers = { change: new Set(), message: new Set(), toast: new Set(), error: new Set() };
   readonly #storage: InboxStorage;
+  readonly #keeps: boolean;
   #open = false; // as the page wishes
   #session: Session | undefined; // of the leader
   #tabs: Tabs | undefined;
@@ -39,7 +40,9 @@ export class InboxClient {
   /** Does nothing yet: see `connect`. */
   constructor(private readonly options: InboxOptions) {
     if (!options.token) throw new TypeError("an inbox needs a token");
-    this.#storage = patient(options.storage ?? defaultStorage());
+    const storage = options.storage ?? defaultStorage();
+    this.#keeps = storage !== NOTHING;
+    this.#storage = patient(storage);
   }
 
   /** Opens the inbox, unless it is open. */
@@ -163,10 +166,16 @@ export class InboxClient {
     if (refused) throw refused;
   }
 
-  /** What was made while there was no session, once it is kept. */
+  /** What was made while there was no session, once it is kept, but for what another tab found in the storage and had done. */
   async #handAll(): Promise<void> {
     const made = this.#made;
+    if (made.length === 0) return;
     await this.#keeping;
+    const kept = this.#keeps ? await this.#storage.load(this.#place().key).catch(() => undefined) : undefined;
+    const waiting = new Set(kept?.ops.map(({ id }) => id));
+    const isDone = ({ id }: Op) => kept && !waiting.has(id) && !this.#unkept.has(id);
+    this.#made = this.#made.filter((op) => !made.includes(op) || !isDone(op));
+    this.#changed();
     for (const op of made) this.#hand(op).catch(() => {}); // it was told
   }
 

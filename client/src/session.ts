@@ -28,7 +28,7 @@ const ACK_AT = 32; // half of the server's window, so it never waits for the tim
 const SAVE_MS = 200;
 const KEPT_ITEMS = 100; // over a reload
 const ROOM = 500; // items in memory; what the user loads beyond it is added
-const RECENT = 256; // changes that a page which was read before them may lack
+const RECENT = 256; // changes that a page which was read before them may lack, and marks that may be handed in again
 const CALM_MS = 3_000; // of being live, after which a connection counts as good
 const BUSY = ["unavailable", "too_many_events", "not_logged_in"]; // refusals that say nothing about the request
 const BROKEN = ["network", "timeout", "failed"]; // are no refusals at all
@@ -95,6 +95,8 @@ export class Session {
   #unacked = 0;
   #ackTo = 0;
   #recent: Change[] = []; // by rev; those of this session too, of which the server sends none
+  #over: string[] = []; // ids of marks that were confirmed or refused here
+  readonly #lists = new Set<AbortController>(); // that are under way
   #loading: Promise<void> | undefined;
   readonly #waiting = new Map<string, { settled: Promise<void>; resolve(): void; reject(error: Error): void }>();
   readonly #timers: Partial<Record<(typeof TIMERS)[number], ReturnType<typeof setTimeout>>> = {};
@@ -152,6 +154,7 @@ export class Session {
    * it is sent later then; rejects when it was refused and taken back.
    */
   async do(op: Op): Promise<void> {
+    if (this.#over.includes(op.id)) return;
     if (!this.ops.some(({ id }) => id === op.id)) {
       this.ops = [...this.ops, op];
       this.#changed();
@@ -303,6 +306,7 @@ export class Session {
     if (this.#timers.save !== undefined) this.#save();
     for (const name of TIMERS) this.#clear(name);
     this.#socket.disconnect();
+    for (const list of this.#lists) list.abort("the connection was lost");
     // They are kept, and go out with the next login.
     for (const { resolve } of this.#waiting.values()) resolve();
     this.#waiting.clear();
@@ -441,6 +445,7 @@ export class Session {
   }
 
   #forget(op: Op): void {
+    this.#over = [...this.#over, op.id].slice(-RECENT);
     this.ops = this.ops.filter(({ id }) => id !== op.id);
     this.storage.removeOp(this.key, op.id).catch(() => {});
   }
@@ -483,14 +488,21 @@ export class Session {
     if (before !== undefined) url.searchParams.set("before", String(before));
     const headers = authorization(credential);
     const broken = (error: unknown) => Promise.reject(new Refused("network", String(error)));
-    const silence = new AbortController(); // once it answers it may take as long as the line does
-    const timer = setTimeout(() => silence.abort("the list was not answered"), ANSWER_MS);
-    const answer = fetch(url, { headers, signal: silence.signal, cache: "no-store" }).finally(() => clearTimeout(timer));
-    const response = await answer.catch(broken);
-    if (response.ok) return (await response.json().catch(broken)) as Page;
-    const { code = "unavailable", detail = "the list was refused" } = await response.json().catch(() => ({}));
-    const retrySecs = Number(response.headers.get("retry-after"));
-    throw new Refused(code, detail, retrySecs > 0 ? retrySecs * 1000 : undefined);
+    const list = new AbortController();
+    this.#lists.add(list);
+    // Once it answers it may take as long as the connection lasts.
+    const timer = setTimeout(() => list.abort("the list was not answered"), ANSWER_MS);
+    try {
+      const response = await fetch(url, { headers, signal: list.signal, cache: "no-store" }).catch(broken);
+      clearTimeout(timer);
+      if (response.ok) return (await response.json().catch(broken)) as Page;
+      const { code = "unavailable", detail = "the list was refused" } = await response.json().catch(() => ({}));
+      const retrySecs = Number(response.headers.get("retry-after"));
+      throw new Refused(code, detail, retrySecs > 0 ? retrySecs * 1000 : undefined);
+    } finally {
+      clearTimeout(timer);
+      this.#lists.delete(list);
+    }
   }
 
   // Telling

@@ -95,7 +95,8 @@ function done<T>(request: IDBRequest<T>): Promise<T> {
   });
 }
 
-const NOTHING: InboxStorage = {
+/** Keeps nothing. */
+export const NOTHING: InboxStorage = {
   load: async () => ({ ops: [] }),
   save: async () => {},
   addOp: async () => {},

@@ -13,7 +13,7 @@ export interface Shared extends Heritage {
 export type Command = { readonly kind: "do"; readonly op: Op } | { readonly kind: "more" };
 
 /** Of the notes, and so of the names: tabs that do not understand each other have a leader each. */
-const VERSION = 1;
+const VERSION = 2;
 const PING_MS = 10_000; // between the questions of a visible tab whether the leader is there
 const ANSWER_MS = 5_000; // after which it is not
 const REST_MS = 10_000; // before a tab that could not log in wants to lead again
@@ -24,7 +24,7 @@ type Note =
   | { kind: "here" }
   | { kind: "bye"; tab: string }
   | { kind: "state"; leader: string; state: Shared }
-  | { kind: "message"; item: Item; toast: string }
+  | { kind: "message"; leader: string; item: Item; toast: string }
   | { kind: "error"; error: InboxError }
   | { kind: "command"; tab: string; id: number; command: Command }
   | { kind: "done"; tab: string; id: number; error?: InboxError };
@@ -117,7 +117,7 @@ export class Tabs {
   message(item: Item): void {
     const seen = isVisible() ? undefined : [...this.#others].find(([, visible]) => visible)?.[0];
     if (this.#telling) this.#tellNow(); // so that it is there when its event comes
-    this.#post({ kind: "message", item, toast: seen ?? this.#id });
+    this.#post({ kind: "message", leader: this.#term, item, toast: seen ?? this.#id });
     this.member.message(item, seen === undefined);
   }
 
@@ -145,8 +145,10 @@ export class Tabs {
     else if (note.kind === "state" && !this.leads) {
       this.member.follow(note.state);
       if (note.leader !== this.#leader) this.#greet(note.leader);
-    } else if (note.kind === "message") this.member.message(note.item, note.toast === this.#id);
-    else if (note.kind === "error") this.member.error(note.error);
+    } else if (note.kind === "message") {
+      // One that was asleep when its lock was taken may still speak, and says what was heard already.
+      if (note.leader === this.#leader) this.member.message(note.item, note.toast === this.#id);
+    } else if (note.kind === "error") this.member.error(note.error);
     else if (note.kind === "done" && note.tab === this.#id) {
       const asked = this.#asked.get(note.id);
       this.#asked.delete(note.id);

@@ -1,6 +1,6 @@
 // What goes wrong between a client and its server: lines that are cut or slow, servers that are killed, stopped, restored.
 
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
 
 import { make, Memory, open } from "./open.js";
 import { eventually, Line, Server } from "./server.js";
@@ -142,4 +142,28 @@ test("a cursor that the server refuses is given up, with all that was known by i
   const ada = await open(server.url, "ada", { storage: ahead });
   await ada.until(({ items }) => items.length === 2, "the inbox listed anew");
   expect([ada.numbers, ada.unread]).toEqual([[1, 0], 2]);
+});
+
+test("a page of older items that stops half way is given up with the connection, and can be loaded again", async () => {
+  const server = await Server.start();
+  const line = await Line.to(server);
+  await server.pushMany("ada", 4);
+  const ada = await open(line.url, "ada", { pageSize: 2 });
+  const { fetch } = globalThis;
+  globalThis.fetch = async (_, init) => {
+    const signal = init!.signal!;
+    const start = (stream: ReadableStreamDefaultController) =>
+      signal.addEventListener("abort", () => stream.error(signal.reason));
+    return new Response(new ReadableStream({ start }));
+  };
+  onTestFinished(() => void (globalThis.fetch = fetch));
+  const more = ada.loadMore();
+  const refused = expect(more).rejects.toMatchObject({ code: "network" });
+  line.cut();
+  await refused;
+  globalThis.fetch = fetch;
+  line.mend();
+  await ada.live();
+  await ada.loadMore();
+  expect(ada.numbers).toEqual([3, 2, 1, 0]);
 });

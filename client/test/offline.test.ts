@@ -97,6 +97,22 @@ test("what is marked on a closed client outlives the page", async () => {
   await eventually(async () => (await server.inbox("ada")).unread === 0, "it is stored");
 });
 
+test("what was marked on a closed client and sent by another does not undo what was marked after it", async () => {
+  const server = await Server.start();
+  await server.pushMany("ada", 2);
+  const page = await open(server.url, "ada");
+  page.close();
+  const [newest, oldest] = page.items.map(({ id }) => id);
+  await page.markRead(newest!);
+  const next = await open(server.url, "ada");
+  await eventually(async () => (await server.inbox("ada")).unread === 1, "it is stored");
+  await next.markUnread(newest!);
+  page.connect();
+  await page.live();
+  await page.markRead(oldest!); // after all that was made before
+  expect([page.unread, await readOf(server)]).toEqual([1, [false, true]]);
+});
+
 test("after a reload only what is new is sent, and none of it toasts", async () => {
   const server = await Server.start();
   const line = await Line.to(server);

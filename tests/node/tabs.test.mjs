@@ -316,15 +316,19 @@ test("from a leader that does not answer a tab that is looked at takes the lead"
   await seen.evaluate(() => void document.dispatchEvent(new Event("visibilitychange")));
   await shows(seen, [1], 1);
   assert.equal(sockets.ever, 2);
+  await server.push("ada", { n: 2 });
+  await shows(seen, [2, 1], 2);
   await session.send("Debugger.resume");
   await over;
   await seen.evaluate(() => client.markAllRead());
-  await shows(stuck, [1], 0);
+  await shows(stuck, [2, 1], 0);
   await until(() => sockets.open === 1, "the socket of the first is closed");
-  await server.push("ada", { n: 2 });
-  for (const tab of [stuck, seen]) await shows(tab, [2, 1], 1);
-  const all = await Promise.all([stuck, seen].map(heard));
-  assert.deepEqual(all.flatMap(({ toasts }) => toasts).filter((n) => n === 2), [2]);
+  await server.push("ada", { n: 3 });
+  for (const tab of [stuck, seen]) await shows(tab, [3, 2, 1], 1);
+  const [first, second] = await Promise.all([stuck, seen].map(heard));
+  assert.deepEqual([...first.toasts, ...second.toasts].filter((n) => n === 3), [3]);
+  assert.deepEqual(second.messages, [2, 3], "what the first had still to say is no news");
+  assert.deepEqual(first.messages, [...new Set(first.messages)]);
   assert.equal(sockets.ever, 2);
 });
 
