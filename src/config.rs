@@ -334,6 +334,9 @@ pub struct Config {
     /// A database file of up to this many MiB is checked page by page at start.
     #[arg(long, env = "TIDINGS_STARTUP_CHECK_MIB", default_value_t = 1024, global = true, help_heading = "Storage")]
     pub startup_check_mib: u64,
+    /// MiB of the SQLite file that the writing connection keeps in memory; each reading one keeps a quarter.
+    #[arg(long, env = "TIDINGS_SQLITE_CACHE_MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536), global = true, help_heading = "Storage")]
+    pub sqlite_cache_mib: u32,
 
     /// How long a socket may take to log in, in seconds.
     #[arg(long, env = "TIDINGS_LOGIN_TIMEOUT_SECS", default_value_t = 10, global = true, help_heading = "Sockets")]

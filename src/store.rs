@@ -480,6 +480,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// How long an idempotency key is kept.
     pub idempotency_ttl: Duration,
+    /// KiB of a database file that the writing connection keeps in memory; each reading one keeps a quarter.
+    pub sqlite_cache_kib: u64,
     /// A database file up to this size is checked page by page at start; 0 never.
     pub startup_check_bytes: u64,
 }

@@ -78,6 +78,11 @@ fn locate(url: &str) -> Result<(SqliteConnectOptions, PathBuf), OpenError> {
     Ok((options, path))
 }
 
+/// A negative one is in KiB, any other in pages.
+fn cache_kib(kib: u64) -> String {
+    format!("-{kib}")
+}
+
 /// Opens, checks and migrates the file that `url` names.
 pub(super) async fn connect(url: &str, settings: &Settings) -> Result<Connected, OpenError> {
     let (options, path) = locate(url)?;
@@ -93,7 +98,7 @@ pub(super) async fn connect(url: &str, settings: &Settings) -> Result<Connected,
         .busy_timeout(settings.timeout / 2)
         .foreign_keys(false)
         .pragma("wal_autocheckpoint", WRITER_CHECKPOINT_PAGES.to_string())
-        .pragma("cache_size", "-65536")
+        .pragma("cache_size", cache_kib(settings.sqlite_cache_kib))
         // What undoes a statement that fails half way would go into a file of its own, once a commit.
         .pragma("temp_store", "memory")
         .disable_statement_logging();
@@ -161,7 +166,7 @@ pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenE
         .min_connections(1)
         .acquire_timeout(settings.timeout)
         .test_before_acquire(false)
-        .connect_with(options.clone().read_only(true).pragma("cache_size", "-16384"))
+        .connect_with(options.clone().read_only(true).pragma("cache_size", cache_kib(settings.sqlite_cache_kib / 4)))
         .await?;
     let checkpointer = tokio::spawn(checkpoint(options.clone().connect().await?));
     Ok(Opened {

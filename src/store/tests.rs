@@ -30,6 +30,7 @@ fn settings() -> Settings {
         page_bytes: 1000,
         timeout: Duration::from_secs(5),
         idempotency_ttl: Duration::from_secs(60),
+        sqlite_cache_kib: 1024,
         startup_check_bytes: u64::MAX,
     }
 }
