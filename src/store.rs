@@ -515,6 +515,9 @@ pub enum OpenError {
         /// What it is.
         value: String,
     },
+    /// The server cannot store every text, nor orders all of them as we do.
+    #[error("the database has the encoding {0}, which does not hold every text: make it anew with encoding 'UTF8'")]
+    Encoding(String),
     /// The server follows another one.
     #[error("the database is a standby and takes no writes: use the address of the primary")]
     Standby,

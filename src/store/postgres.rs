@@ -102,12 +102,15 @@ async fn check(connection: &mut PgConnection) -> Result<(), OpenError> {
     let server = sqlx::query!(
         r#"select current_setting('server_version_num')::int as "number!", current_setting('server_version') as "version!",
             current_setting('fsync') as "fsync!", current_setting('synchronous_commit') as "synchronous_commit!",
-            pg_is_in_recovery() as "standby!""#
+            current_setting('server_encoding') as "encoding!", pg_is_in_recovery() as "standby!""#
     )
     .fetch_one(connection)
     .await?;
     if server.standby {
         return Err(OpenError::Standby);
+    }
+    if server.encoding != "UTF8" {
+        return Err(OpenError::Encoding(server.encoding));
     }
     fit(server.number, server.version, server.fsync, server.synchronous_commit)
 }

@@ -34,6 +34,9 @@ const MIN_ACK_LINGER: Duration = Duration::from_millis(20);
 /// However long it took, acks wait no longer than this.
 const MAX_ACK_LINGER: Duration = Duration::from_millis(250);
 
+/// A push to so many tokens is a wide one.
+const WIDE: usize = 100;
+
 /// So long after a transaction failed one is tried that nobody asked for: without pushes nobody would notice that the
 /// database works again, and while the service is not ready it gets none.
 const PROBE_AFTER: Duration = Duration::from_secs(1);
@@ -180,8 +183,10 @@ impl Writer {
     /// in time.
     pub async fn push(&self, push: KeyedPush) -> Result<PushOutcome, WriterError> {
         let (sender, answer) = oneshot::channel();
-        // By the first token alone: one that many connections push to at once is mostly pushed to alone.
-        let first = push.push.tokens.first().cloned();
+        // By the first token alone: one that many connections push to at once is mostly pushed to alone. Wide ones meet in
+        // many inboxes, so they share transactions as well.
+        let tokens = &push.push.tokens;
+        let first = tokens.first().filter(|_| tokens.len() < WIDE).cloned();
         self.send(first.as_ref(), Job::Push(push, sender))?;
         self.wait(answer).await
     }

@@ -240,3 +240,12 @@ async fn a_postgres_that_does_not_wait_for_the_disk_is_refused() {
     let refusal = server.start_refused().await;
     assert!(refusal.code == Some(1) && refusal.stderr.contains("fsync=off"), "{refusal:?}");
 }
+
+#[tokio::test]
+async fn a_postgres_that_cannot_hold_any_text_is_refused() {
+    let postgres = Server::start();
+    let database = Database::create_with(&postgres, "template template0 encoding 'LATIN1' locale 'C'");
+    let mut server = TestServer::builder().at(Place::Postgres(std::sync::Arc::new(database))).prepare();
+    let refusal = server.start_refused().await;
+    assert!(refusal.code == Some(1) && refusal.stderr.contains("LATIN1"), "{refusal:?}");
+}

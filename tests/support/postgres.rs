@@ -77,9 +77,14 @@ impl Database {
     }
 
     pub(crate) fn create_on(server: &Server) -> Self {
+        Self::create_with(server, "")
+    }
+
+    /// With what stands behind the name when it is made.
+    pub(crate) fn create_with(server: &Server, how: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        psql(&server.url, &format!("create database {name}"));
+        psql(&server.url, &format!("create database {name} {how}"));
         Self { server: server.url.clone(), name }
     }
 

@@ -556,53 +556,65 @@ impl Transaction<'_> {
         if pushes.is_empty() {
             return Ok(Vec::new());
         }
-        // A batch may have as many rows as a transaction takes, so each is looked up once.
-        let (mut inboxes, mut counts, mut places) = (Vec::new(), Vec::new(), HashMap::new());
-        let (mut tokens, mut of, mut place_of) = (Vec::new(), Vec::new(), Vec::new());
-        for (number, fresh) in (1_i32..).zip(pushes) {
-            for token in fresh.push.push.tokens.iter().map(Token::as_str) {
-                let place = *places.entry(token).or_insert(inboxes.len());
-                if place == inboxes.len() {
-                    inboxes.push(token);
-                    counts.push(0_i64);
-                }
-                counts[place] += 1;
-                tokens.push(token);
-                of.push(number);
-                place_of.push(place);
+        // In token order: so inboxes are locked, and so the rows of one come into its index side by side.
+        let all = (1_i32..)
+            .zip(pushes)
+            .flat_map(|(push, fresh)| fresh.push.push.tokens.iter().map(move |token| (token, push)));
+        let mut rows: Vec<(&str, usize, i32)> =
+            all.enumerate().map(|(at, (token, push))| (token.as_str(), at, push)).collect();
+        rows.sort_unstable();
+        let (mut inboxes, mut counts) = (Vec::new(), Vec::new());
+        let (mut tokens, mut of, mut places, mut after) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (place, inbox) in (1_i32..).zip(rows.chunk_by(|one, next| one.0 == next.0)) {
+            let count = i64::try_from(inbox.len()).unwrap_or(i64::MAX);
+            inboxes.push(inbox[0].0);
+            counts.push(count);
+            // The n-th of `count` rows of an inbox gets its new rev less the rows after it.
+            for ((token, _, push), left) in inbox.iter().zip((0..count).rev()) {
+                tokens.push(*token);
+                of.push(*push);
+                places.push(place);
+                after.push(left);
             }
         }
-        // The n-th of `count` rows of an inbox gets its new rev less the rows after it.
-        let mut left = counts.clone();
-        let after = place_of.iter().map(|place| {
-            left[*place] -= 1;
-            left[*place]
-        });
-        let after: Vec<i64> = after.collect();
         let ids: Vec<Uuid> = pushes.iter().map(|fresh| fresh.content.id).collect();
         let types: Vec<&str> = pushes.iter().map(|fresh| fresh.content.entity_type.as_str()).collect();
         let data: Vec<&str> = pushes.iter().map(|fresh| fresh.content.data.get()).collect();
         let expiries: Vec<Option<DateTime<Utc>>> =
             pushes.iter().map(|fresh| fresh.push.push.options.expires_at(self.now)).collect();
-        let rows = sqlx::query!(
+        // The series says that there are more rows than pushes. So the planner looks these up in a hash, instead of those,
+        // which would come out of it in another order. And each push's data is read once as JSON, not once a row: that is
+        // what the offset is for.
+        let made = sqlx::query!(
             r#"with target as (
                 insert into inbox (token, rev, unread, created_at, life)
-                select token, rows, rows, $9, (select erasures from meta) from unnest($1::text[], $2::bigint[]) as added (token, rows)
+                select token, rows, rows, $10, (select erasures from meta) from unnest($1::text[], $2::bigint[]) as added (token, rows)
                 order by token collate "C"
                 on conflict (token) do update
                     set rev = inbox.rev + excluded.rev, unread = inbox.unread + excluded.unread
                 returning token, rev
+            ), made as materialized (
+                select array_agg(rev order by token collate "C") as revs from target
             ), stored as (
                 insert into notification (token, seq, id, entity_type, created_at, expires_at, data)
-                select target.token, target.rev - row.after, ($6::uuid[])[row.push], ($7::text[])[row.push], $9,
-                    ($10::timestamptz[])[row.push], ($8::text[])[row.push]::json
-                from unnest($3::text[], $4::bigint[], $5::int[]) as row (token, after, push)
-                join target on target.token = row.token
+                select row.token, ((select revs from made))[row.place] - row.after, push.id, push.entity_type, $10,
+                    push.expires_at, push.data
+                from rows from (
+                    unnest($3::text[]), unnest($4::int[]), unnest($5::bigint[]), unnest($6::int[]),
+                    generate_series(1, cardinality($3::text[]))
+                ) as row (token, place, after, push, number)
+                join (
+                    select number, id, entity_type, expires_at, data::json as data
+                    from unnest($7::uuid[], $8::text[], $9::text[], $11::timestamptz[])
+                        with ordinality as push (id, entity_type, data, expires_at, number)
+                    offset 0
+                ) as push on push.number = row.push
             )
-            select token as "token!", rev as "rev!" from target"#,
+            select revs as "revs!" from made"#,
             &inboxes[..] as &[&str],
             &counts[..],
             &tokens[..] as &[&str],
+            &places[..],
             &after[..],
             &of[..],
             &ids[..],
@@ -611,15 +623,13 @@ impl Transaction<'_> {
             self.now,
             &expiries[..] as &[Option<DateTime<Utc>>]
         )
-        .fetch_all(&mut *self.connection)
+        .fetch_one(&mut *self.connection)
         .await?;
-        let mut revs = vec![0; inboxes.len()];
-        for row in rows {
-            if let Some(place) = places.get(row.token.as_str()) {
-                revs[*place] = row.rev;
-            }
+        let mut seqs = vec![0; rows.len()];
+        for (((_, at, _), place), after) in rows.iter().zip(&places).zip(&after) {
+            seqs[*at] = made.revs[usize::try_from(*place - 1).unwrap_or(0)] - after;
         }
-        let mut seqs = place_of.iter().zip(&after).map(|(place, after)| revs[*place] - after);
+        let mut seqs = seqs.into_iter();
         Ok(commit::number(pushes, |_| seqs.next().expect("one for each row"), &mut self.events))
     }
 

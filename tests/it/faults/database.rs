@@ -167,6 +167,8 @@ async fn cut_off_during_the_commit_a_push_is_unknown_and_its_keyed_retry_leaves_
     let (proxy, server) = behind_a_proxy(&[]).await;
     let api = server.api();
     api.push("somebody", "0").await;
+    // The list of revs, of one, as it comes over the wire.
+    let revs = "\0\0\0\u{14}\0\0\0\u{1}\0\0\0\u{1}\0\0\0\u{8}";
     let lost_from = async |text| {
         proxy.swallow_from(text);
         proxy.swallowed_something().await;
@@ -174,8 +176,8 @@ async fn cut_off_during_the_commit_a_push_is_unknown_and_its_keyed_retry_leaves_
     };
     for n in 1..=3 {
         let body = format!(r#"{{"tokens":["somebody"],"data":{n}}}"#);
-        // An unkeyed push is one statement, whose answer says to whom; what is lost with it is the one of its commit.
-        let (answer, ()) = tokio::join!(api.try_post(None, &body), lost_from("somebody"));
+        // An unkeyed push is one statement, whose answer is its revs; what is lost with it is the one of its commit.
+        let (answer, ()) = tokio::join!(api.try_post(None, &body), lost_from(revs));
         answer.unwrap().problem(503, "outcome_unknown");
         assert_eq!(server.table().rows("somebody").await.len(), 2 * n, "this one was committed");
         // A keyed one is a transaction; what is lost is what the server says after its commit.
