@@ -6,15 +6,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::Body;
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
-use axum::{Extension, Router};
-use http::header::RETRY_AFTER;
-use http::{HeaderName, Method};
+use http::header::{ORIGIN, RETRY_AFTER};
+use http::{HeaderName, Method, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,18 +23,18 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::Layer;
-use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use tower::{Layer, Service};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
 use tracing::{debug, error, info, warn};
 
 use crate::access::Access;
 use crate::bus::{self, BusError};
 use crate::config::{Config, Logins};
-use crate::http::{self as web, App, Guard, Peer};
+use crate::http::{self as web, App, Guard};
 use crate::inbox::Inbox;
 use crate::limits::{Rate, Seat, Seats};
 use crate::metrics;
-use crate::realtime::{Line, Realtime};
+use crate::realtime::{HangUp, Line, Realtime};
 use crate::store::{self, OpenError};
 
 mod commands;
@@ -205,16 +206,14 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
     let engine = from_fn_with_state(guard.clone(), web::seat).layer(realtime.service());
     let router = web::router(app, guard.clone(), &config.socket_path)
         .route_service(&config.socket_path, engine.clone())
-        .route_service(&format!("{}/", config.socket_path), engine)
-        .layer(cors())
-        .layer(from_fn_with_state(guard.clone(), web::admit));
-    let router = web::guarded(router, acceptor.is_some());
-    let front = Front {
-        seats: Seats::each(config.max_connections_per_address),
-        access: Some(Arc::clone(&guard.access)),
+        .route_service(&format!("{}/", config.socket_path), engine);
+    let front = Arc::new(Front {
+        pages: Some(cors().layer(router.clone())),
         router,
+        seats: Seats::each(config.max_connections_per_address),
+        guard: Some(guard.clone()),
         tls: acceptor,
-    };
+    });
     let scheme = if front.tls.is_some() { "https" } else { "http" };
 
     let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
@@ -227,8 +226,8 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
     }
     let connections = TaskTracker::new();
     let local = config.admin_listen.0.is_some_and(|address| address.ip().is_loopback());
-    let router = web::guarded(web::admin_router(local), false);
-    let admin_front = Front { seats: Seats::each(0), access: None, router, tls: None };
+    let router = web::admin_router(local);
+    let admin_front = Arc::new(Front { pages: None, router, seats: Seats::each(0), guard: None, tls: None });
     let admin = async {
         match &admin {
             Some(listener) => accept(listener, &admin_front, &config, &connections, &shutdown).await,
@@ -305,25 +304,44 @@ fn cors() -> CorsLayer {
 /// What a listener serves.
 struct Front {
     router: Router,
+    /// The same as pages get it, and caches before them.
+    pages: Option<Cors<Router>>,
     /// Connections by address.
     seats: Seats,
-    /// Knows the proxies, whose connections are not counted.
-    access: Option<Arc<Access>>,
+    /// Says who is let in, and knows the proxies, whose connections are not counted.
+    guard: Option<Guard>,
     tls: Option<TlsAcceptor>,
 }
 
 impl Front {
     fn seat(&self, peer: IpAddr) -> Option<Seat> {
-        if self.access.as_ref().is_some_and(|access| access.trusts(peer)) {
+        if self.guard.as_ref().is_some_and(|guard| guard.access.trusts(peer)) {
             return Seats::each(0).take(peer);
         }
         self.seats.take(peer)
+    }
+
+    /// Answers a request. What is done for each, whatever it asks for, stands here: in layers, each would box every route and
+    /// every answer once more.
+    async fn answer(&self, request: Request<Incoming>, peer: IpAddr, line: HangUp) -> Response {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(line);
+        let refusal = self.guard.as_ref().and_then(|guard| web::admit(guard, peer, &mut request));
+        let is_backend = request.method() == Method::POST && !request.headers().contains_key(ORIGIN);
+        let answer = match (refusal, &self.pages) {
+            (Some(refusal), _) => Ok(refusal),
+            (None, Some(pages)) if !is_backend => pages.clone().call(request).await,
+            (None, _) => self.router.clone().call(request).await,
+        };
+        let mut response = answer.unwrap_or_else(|never| match never {});
+        web::protect(&mut response, self.tls.is_some());
+        response
     }
 }
 
 async fn accept(
     listener: &TcpListener,
-    front: &Front,
+    front: &Arc<Front>,
     config: &Config,
     connections: &TaskTracker,
     shutdown: &CancellationToken,
@@ -346,14 +364,17 @@ async fn accept(
                     continue;
                 }
                 let line = Line::new(stream);
-                let extensions = (Extension(line.hang_up()), Extension(Peer(peer.ip())));
-                let router = extensions.layer(front.router.clone());
-                let (http, shutdown, tls) = (http.clone(), shutdown.clone(), front.tls.clone());
+                let (hang_up, tls, front) = (line.hang_up(), front.tls.clone(), Arc::clone(front));
+                let service = service_fn(move |request| {
+                    let (front, hang_up) = (Arc::clone(&front), hang_up.clone());
+                    async move { Ok::<_, Infallible>(front.answer(request, peer.ip(), hang_up).await) }
+                });
+                let (http, shutdown) = (http.clone(), shutdown.clone());
                 connections.spawn(async move {
                     let _seat = seat;
-                    let Some(tls) = tls else { return serve(line, &http, router, shutdown).await };
+                    let Some(tls) = tls else { return serve(line, &http, service, shutdown).await };
                     match tokio::time::timeout(header_timeout, tls.accept(line)).await {
-                        Ok(Ok(stream)) => serve(stream, &http, router, shutdown).await,
+                        Ok(Ok(stream)) => serve(stream, &http, service, shutdown).await,
                         Ok(Err(error)) => debug!(%error, "A connection spoke no TLS"),
                         Err(_) => debug!("A connection took too long to speak TLS"),
                     }
@@ -382,12 +403,9 @@ async fn serve<S>(
     service: S,
     shutdown: CancellationToken,
 ) where
-    S: tower::Service<http::Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static,
+    S: HttpService<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Send + 'static,
 {
-    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).with_upgrades();
+    let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

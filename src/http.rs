@@ -15,7 +15,6 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio_util::sync::CancellationToken;
-use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -37,7 +36,7 @@ mod push;
 mod sent;
 mod sessions;
 
-pub use guard::{Guard, Peer, admit, seat};
+pub use guard::{Guard, admit, seat};
 pub use problem::Problem;
 
 /// Every bound of what requests say.
@@ -98,7 +97,7 @@ impl App {
     }
 }
 
-/// Everything but the sockets; `socket_path` is where the client bundles are served. To be behind [`admit`] and [`guarded`].
+/// Everything but the sockets; `socket_path` is where the client bundles are served. To be behind [`admit`], before [`protect`].
 pub fn router(app: App, guard: Guard, socket_path: &str) -> Router {
     let (api, document) = OpenApiRouter::with_openapi(docs::Document::openapi())
         .routes(routes!(push::push, push::alive))
@@ -122,24 +121,20 @@ pub fn router(app: App, guard: Guard, socket_path: &str) -> Router {
         .with_state(app)
 }
 
-/// Tells browsers what every answer is not to be used for. To be outermost, so that refusals have it too; with `tls` it also
-/// says that nothing is to be asked without.
-pub fn guarded(router: Router, tls: bool) -> Router {
-    let router = router
-        .layer(always(X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .layer(always(REFERRER_POLICY, "no-referrer"))
-        .layer(always(X_FRAME_OPTIONS, "DENY"))
-        // Pages have policies of their own; nothing else is a page.
-        .layer(always(
-            CONTENT_SECURITY_POLICY,
-            "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-        ));
-    if tls { router.layer(always(STRICT_TRANSPORT_SECURITY, "max-age=31536000")) } else { router }
-}
-
-/// Sets a header of every answer that does not have it.
-fn always(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
-    SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+/// Tells browsers what an answer is not to be used for, refusals too; with `tls` it also says that nothing is to be asked
+/// without.
+pub fn protect(response: &mut Response, tls: bool) {
+    let mut set = |name: HeaderName, value| {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    };
+    set(X_CONTENT_TYPE_OPTIONS, "nosniff");
+    set(REFERRER_POLICY, "no-referrer");
+    set(X_FRAME_OPTIONS, "DENY");
+    // Pages have policies of their own; nothing else is a page.
+    set(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'");
+    if tls {
+        set(STRICT_TRANSPORT_SECURITY, "max-age=31536000");
+    }
 }
 
 /// What is for operators alone, on a listener of its own. If that is for this machine alone, `local`, a page that rebinds

@@ -24,10 +24,6 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 /// How long somebody with too many sockets should wait, in seconds: one of them has to go first.
 const RETRY_SOCKET_SECS: HeaderValue = HeaderValue::from_static("10");
 
-/// The other end of a connection; each request carries it.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(pub IpAddr);
-
 /// Whom a request is from: the peer, or the client that a trusted proxy speaks for.
 #[derive(Debug, Clone, Copy)]
 pub struct Client(IpAddr);
@@ -47,22 +43,18 @@ pub struct Guard {
     pub refusals: Arc<Quiet>,
 }
 
-/// Lets a request in, or refuses it with a line in the log that names the flag, at most one of a kind a second.
-pub async fn admit(
-    State(guard): State<Guard>,
-    Extension(Peer(peer)): Extension<Peer>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+/// Lets a request from the other end of a connection in; or returns the refusal, with a line in the log that names the
+/// flag, at most one of a kind a second.
+pub fn admit(guard: &Guard, peer: IpAddr, request: &mut Request) -> Option<Response> {
     if let Err(stranger) = guard.access.admit(request.headers()) {
         if let Some(left_out) = guard.refusals.due(stranger.code(), Instant::now()) {
             warn!(code = stranger.code(), left_out, "Refused a request: {stranger}");
         }
-        return Problem::new(StatusCode::FORBIDDEN, stranger.code(), stranger.to_string()).into_response();
+        return Some(Problem::new(StatusCode::FORBIDDEN, stranger.code(), stranger.to_string()).into_response());
     }
     let client = Client(guard.access.client_address(peer, request.headers()));
     request.extensions_mut().insert(client);
-    next.run(request).await
+    None
 }
 
 /// Finds out which key a request shows, and whether it comes too soon. Handlers find a [`Caller`] in it.

@@ -12,7 +12,7 @@ use axum::body::{Body, HttpBody};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use http_body_util::Limited;
 use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::upgrade::OnUpgrade;
@@ -29,12 +29,14 @@ const KEPT: [HeaderName; 7] =
 /// Node server assumes.
 pub(super) fn lean(request: Request<Body>, max_bytes: usize, timeout: Duration) -> Request<Body> {
     let (mut parts, body) = request.into_parts();
-    let mut headers = HeaderMap::with_capacity(KEPT.len());
-    for name in KEPT {
-        if let Some(value) = parts.headers.get(&name).and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok()) {
-            headers.insert(name, value);
-        }
-    }
+    let copied = |name: HeaderName| {
+        let value = HeaderValue::from_bytes(parts.headers.get(&name)?.as_bytes()).ok()?;
+        Some((name, value))
+    };
+    let copies: Vec<_> = KEPT.into_iter().filter_map(copied).collect();
+    // No room for more: there is one map a socket.
+    let mut headers = HeaderMap::with_capacity(copies.len());
+    headers.extend(copies);
     let query = parts.uri.query().unwrap_or_default();
     let version = if parameter(query, "EIO").is_some() { "" } else { "EIO=3&" };
     let copy = format!("{}?{version}{query}", parts.uri.path());
@@ -42,7 +44,8 @@ pub(super) fn lean(request: Request<Body>, max_bytes: usize, timeout: Duration) 
     parts.uri = copy.parse::<Uri>().unwrap_or_default();
     parts.headers = headers;
     let upgrade = parts.extensions.remove::<OnUpgrade>();
-    parts.extensions.clear();
+    // Emptied it would keep its size.
+    parts.extensions = Extensions::new();
     if let Some(upgrade) = upgrade {
         parts.extensions.insert(upgrade);
     }

@@ -7,24 +7,27 @@ use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::SockRef;
 use socketioxide::socket::Sid;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::limits::{Pace, Seat};
 
-/// A connection that can be hung up from outside.
+/// A connection that can be hung up from outside. In halves, of which one can be shared: what reads and writes a whole
+/// one by reference asks the system once more each time, to learn that there is no more.
 pub struct Line {
-    stream: Arc<TcpStream>,
+    read: Arc<Mutex<OwnedReadHalf>>,
+    write: OwnedWriteHalf,
 }
 
 /// Ends a [`Line`]; does not keep it open.
 #[derive(Debug, Clone)]
-pub struct HangUp(Weak<TcpStream>);
+pub struct HangUp(Weak<Mutex<OwnedReadHalf>>);
 
 /// The websocket that a socket uses now, once it does: until then the connection of a poll may be a proxy's, with the
 /// requests of others on it. A client that leaves the namespace and comes back still has this one.
@@ -73,13 +76,14 @@ impl Line {
     /// Takes over a connection.
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream: Arc::new(stream) }
+        let (read, write) = stream.into_split();
+        Self { read: Arc::new(Mutex::new(read)), write }
     }
 
     /// The means to end it.
     #[must_use]
     pub fn hang_up(&self) -> HangUp {
-        HangUp(Arc::downgrade(&self.stream))
+        HangUp(Arc::downgrade(&self.read))
     }
 }
 
@@ -89,9 +93,9 @@ impl HangUp {
     }
 
     fn now(&self) {
-        if let Some(stream) = self.0.upgrade() {
+        if let Some(read) = self.0.upgrade() {
             // Fails if the other end was faster.
-            SockRef::from(&*stream).shutdown(Shutdown::Both).ok();
+            SockRef::from(lock(&read).as_ref()).shutdown(Shutdown::Both).ok();
         }
     }
 }
@@ -127,48 +131,37 @@ impl CurrentLine {
 
 impl AsyncRead for Line {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.stream.poll_read_ready(context))?;
-            match self.stream.try_read(buffer.initialize_unfilled()) {
-                Ok(bytes) => {
-                    buffer.advance(bytes);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        Pin::new(&mut *lock(&self.read)).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Line {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.write).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_write_ready(context))?;
-            match self.stream.try_write_vectored(slices) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
-        }
+        Pin::new(&mut self.write).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.write.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.write).poll_flush(context)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&*self.stream).shutdown(Shutdown::Write))
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.write).poll_shutdown(context)
     }
+}
+
+/// Nobody holds it for longer than it takes to read what is there.
+fn lock(read: &Mutex<OwnedReadHalf>) -> MutexGuard<'_, OwnedReadHalf> {
+    read.lock().unwrap_or_else(PoisonError::into_inner)
 }
