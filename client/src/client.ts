@@ -33,6 +33,7 @@ export class InboxClient {
   #made: readonly Op[] = []; // here, by the user, and not yet taken over by a session
   readonly #unkept = new Set<string>(); // the ids of those that the storage did not take
   #keeping: Promise<void> = Promise.resolve(); // them, one after the other
+  #handing: Promise<void> = Promise.resolve(); // what was made while there was no session
   #refused: string | undefined; // the code by which this tab could not log in when it led
   #snapshot: Snapshot | undefined;
   #announcing = false;
@@ -153,6 +154,7 @@ export class InboxClient {
       if (name === "offline" || name === "connecting") this.#told("storage", `what was marked is lost at a reload: ${String(error)}`);
     });
     await this.#keeping;
+    await this.#handing; // what was made before
     await this.#hand(op);
   }
 
@@ -220,12 +222,12 @@ export class InboxClient {
     const { key, url } = this.#place();
     const isShared = this.options.shareTabs !== false && Tabs.possible();
     // Meanwhile another tab may have sent what was not confirmed yet; if none has, it is in the storage, if that took it.
-    const ops = (this.#heard?.ops ?? []).filter(({ id }) => !isShared || this.#unkept.has(id));
+    const ops = (this.#heard?.ops ?? []).filter(({ id }) => !isShared || !this.#keeps || this.#unkept.has(id));
     this.#heard = { known: this.#heard?.known, ops, status: { name: "connecting" } };
     if (isShared) this.#tabs = this.#join(key, url);
     else this.#goAlone(key, url);
     this.#changed();
-    void this.#handAll();
+    this.#handing = this.#handAll();
   };
 
   #goAlone(key: string, url: string): void {
@@ -262,7 +264,7 @@ export class InboxClient {
         tabs.close();
         this.#tabs = undefined;
         this.#goAlone(key, url);
-        void this.#handAll();
+        this.#handing = this.#handAll();
       },
       follow: (state) => {
         this.#heard = state;

@@ -96,7 +96,7 @@ export class Session {
   #ackTo = 0;
   #recent: Change[] = []; // by rev; those of this session too, of which the server sends none
   #over: string[] = []; // ids of marks that were confirmed or refused here
-  readonly #lists = new Set<AbortController>(); // that are under way
+  readonly #lists = new Map<AbortController, number>(); // that are under way, and the turns they began in
   #loading: Promise<void> | undefined;
   readonly #waiting = new Map<string, { settled: Promise<void>; resolve(): void; reject(error: Error): void }>();
   readonly #timers: Partial<Record<(typeof TIMERS)[number], ReturnType<typeof setTimeout>>> = {};
@@ -143,6 +143,7 @@ export class Session {
   stop(): void {
     if (this.#stopped) return;
     this.#stopped = true;
+    for (const list of this.#lists.keys()) list.abort();
     globalThis.removeEventListener?.("online", this.#online);
     this.#ack();
     this.#leave();
@@ -173,7 +174,7 @@ export class Session {
   /** Loads the next page of older items. */
   loadMore(): Promise<void> {
     this.#loading ??= this.#loadMore()
-      .catch((error: unknown) => Promise.reject(this.#told(refusal(error))))
+      .catch((error: unknown) => (this.#stopped ? undefined : Promise.reject(this.#told(refusal(error)))))
       .finally(() => (this.#loading = undefined));
     return this.#loading;
   }
@@ -245,6 +246,7 @@ export class Session {
   #complete(rev: number): void {
     if (!this.known || !this.#loggedIn) return;
     this.known = { ...this.known, rev: Math.max(this.known.rev, rev) };
+    for (const [list, turn] of this.#lists) if (turn < this.#turn - 1) list.abort("it has stopped");
     this.#timers.calm ??= setTimeout(() => (this.#attempts = 0), CALM_MS);
     this.#ack();
     this.#refresh({ name: "live" }, true);
@@ -306,7 +308,6 @@ export class Session {
     if (this.#timers.save !== undefined) this.#save();
     for (const name of TIMERS) this.#clear(name);
     this.#socket.disconnect();
-    for (const list of this.#lists) list.abort("the connection was lost");
     // They are kept, and go out with the next login.
     for (const { resolve } of this.#waiting.values()) resolve();
     this.#waiting.clear();
@@ -489,8 +490,9 @@ export class Session {
     const headers = authorization(credential);
     const broken = (error: unknown) => Promise.reject(new Refused("network", String(error)));
     const list = new AbortController();
-    this.#lists.add(list);
-    // Once it answers it may take as long as the connection lasts.
+    this.#lists.set(list, this.#turn);
+    // Once it answers it may take as long as it likes, but what began before the last connection was lost
+    // has stopped when the next one is there.
     const timer = setTimeout(() => list.abort("the list was not answered"), ANSWER_MS);
     try {
       const response = await fetch(url, { headers, signal: list.signal, cache: "no-store" }).catch(broken);

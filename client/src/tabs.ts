@@ -17,6 +17,7 @@ const VERSION = 2;
 const PING_MS = 10_000; // between the questions of a visible tab whether the leader is there
 const ANSWER_MS = 5_000; // after which it is not
 const REST_MS = 10_000; // before a tab that could not log in wants to lead again
+const FORMER = 8; // leaders that are remembered
 const UNFIT: readonly (string | undefined)[] = ["unauthorized", "credential"]; // by its own login; another tab may have a better one
 
 type Note =
@@ -67,6 +68,7 @@ export class Tabs {
   readonly #asked = new Map<number, Asked>(); // of the leader, and not yet answered
   #place = new AbortController(); // in the line for the lock, and with it: aborted, it is given up
   #leader: string | undefined; // or rather its time as one
+  #former: readonly string[] = []; // whose time is over, though they may not know it
   #term = "";
   readonly #pinging: ReturnType<typeof setInterval>;
   #answer: ReturnType<typeof setTimeout> | undefined; // of the leader, is late when this is over
@@ -138,6 +140,8 @@ export class Tabs {
   }
 
   #hear(note: Note): void {
+    // One that was asleep when its lock was taken may still speak, and says what was heard already.
+    if ("leader" in note && this.#former.includes(note.leader)) return;
     if (note.kind === "bye") return void this.#others.delete(note.tab);
     if (note.kind !== "hello" && note.kind !== "command") this.#clear(); // only a leader says that
     if (note.kind === "hello" && this.leads) this.#meet(note.tab, note.visible);
@@ -146,7 +150,6 @@ export class Tabs {
       this.member.follow(note.state);
       if (note.leader !== this.#leader) this.#greet(note.leader);
     } else if (note.kind === "message") {
-      // One that was asleep when its lock was taken may still speak, and says what was heard already.
       if (note.leader === this.#leader) this.member.message(note.item, note.toast === this.#id);
     } else if (note.kind === "error") this.member.error(note.error);
     else if (note.kind === "done" && note.tab === this.#id) {
@@ -159,9 +162,14 @@ export class Tabs {
 
   /** A new leader knows nobody, and not what was asked of the old one. */
   #greet(leader: string): void {
-    this.#leader = leader;
+    this.#obeyed(leader);
     this.#hello();
     for (const [id, { command }] of this.#asked) this.#post({ kind: "command", tab: this.#id, id, command });
+  }
+
+  #obeyed(leader: string | undefined): void {
+    if (this.#leader) this.#former = [...this.#former, this.#leader].slice(-FORMER);
+    this.#leader = leader;
   }
 
   readonly #hello = () => this.#post({ kind: "hello", tab: this.#id, visible: isVisible() });
@@ -201,7 +209,7 @@ export class Tabs {
   #lead(): void {
     this.#clear();
     this.leads = true;
-    this.#leader = undefined;
+    this.#obeyed(undefined);
     this.#term = crypto.randomUUID();
     this.member.lead();
     this.#tellNow();

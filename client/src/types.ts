@@ -95,7 +95,7 @@ export interface Known {
 
 /**
  * Keeps what is known of an inbox, and the changes that the server has not confirmed yet, in the order they were made. What
- * changes it resolves when that is kept for good: a change that is not there any more was sent, by this tab or another.
+ * changes it resolves when that is kept for good: a change that is not there any more was sent, or given up.
  */
 export interface InboxStorage {
   load(key: string): Promise<{ known?: Known; ops: Op[] }>;

@@ -304,7 +304,7 @@ for (const [what, away, back] of [
 test("from a leader that does not answer a tab that is looked at takes the lead", async (t) => {
   const server = await start(t);
   const { context, open, sockets } = await newContext(t, server);
-  const [stuck, seen] = [await open(), await open()];
+  const [stuck, seen, other] = [await open(), await open(), await open()];
   const session = await context.newCDPSession(stuck);
   await session.send("Debugger.enable");
   const paused = once(session, "Debugger.paused");
@@ -317,17 +317,17 @@ test("from a leader that does not answer a tab that is looked at takes the lead"
   await shows(seen, [1], 1);
   assert.equal(sockets.ever, 2);
   await server.push("ada", { n: 2 });
-  await shows(seen, [2, 1], 2);
+  for (const tab of [seen, other]) await shows(tab, [2, 1], 2);
   await session.send("Debugger.resume");
   await over;
   await seen.evaluate(() => client.markAllRead());
   await shows(stuck, [2, 1], 0);
   await until(() => sockets.open === 1, "the socket of the first is closed");
   await server.push("ada", { n: 3 });
-  for (const tab of [stuck, seen]) await shows(tab, [3, 2, 1], 1);
-  const [first, second] = await Promise.all([stuck, seen].map(heard));
-  assert.deepEqual([...first.toasts, ...second.toasts].filter((n) => n === 3), [3]);
-  assert.deepEqual(second.messages, [2, 3], "what the first had still to say is no news");
+  for (const tab of [stuck, seen, other]) await shows(tab, [3, 2, 1], 1);
+  const [first, ...others] = await Promise.all([stuck, seen, other].map(heard));
+  assert.deepEqual([first, ...others].flatMap(({ toasts }) => toasts).filter((n) => n === 3), [3]);
+  for (const { messages } of others) assert.deepEqual(messages, [2, 3], "what the first had still to say is no news");
   assert.deepEqual(first.messages, [...new Set(first.messages)]);
   assert.equal(sockets.ever, 2);
 });
