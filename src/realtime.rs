@@ -125,6 +125,8 @@ impl Realtime {
             let realtime = realtime.clone();
             async move |socket: SocketRef| {
                 realtime.hang_up(&socket).await;
+                // Else a poll that waits would still get the refusal.
+                tokio::time::sleep(HANG_UP_AFTER).await;
                 Err::<(), _>("the service is stopping")
             }
         };

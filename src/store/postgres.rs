@@ -109,7 +109,8 @@ async fn check(connection: &mut PgConnection) -> Result<(), OpenError> {
     if server.standby {
         return Err(OpenError::Standby);
     }
-    if server.encoding != "UTF8" {
+    // The second is no encoding at all: it holds what it is given.
+    if !["UTF8", "SQL_ASCII"].contains(&server.encoding.as_str()) {
         return Err(OpenError::Encoding(server.encoding));
     }
     fit(server.number, server.version, server.fsync, server.synchronous_commit)

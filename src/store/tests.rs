@@ -453,6 +453,10 @@ async fn a_key_gives_the_first_answer_until_it_expires(make: fn() -> Database) {
     let later = now() + TimeDelta::seconds(61);
     let committed = opened.committers[0].commit(&other, later).await.unwrap();
     assert!(matches!(&committed.pushes[..], [PushOutcome::Pushed(pushed)] if pushed.id != first[0].id));
+
+    let nobody = commit_pushes(&mut opened, vec![keyed(&[], "to nobody", "body")]).await;
+    assert_eq!(nobody[0].results, []);
+    assert_eq!(commit_pushes(&mut opened, vec![keyed(&[], "to nobody", "body")]).await, nobody);
 }
 
 async fn a_page_ends_at_its_bytes_whatever_its_rows(make: fn() -> Database) {

@@ -58,8 +58,8 @@ pub enum WriterError {
 /// The handle that everything writes through; cheap to clone.
 #[derive(Clone)]
 pub struct Writer {
-    /// One a committer. A token's jobs always go to the same one, so that they share transactions instead of waiting for
-    /// each other's lock.
+    /// One a committer. What is about a token goes to the same one, but for pushes to others before it and wide ones, so that
+    /// they share transactions instead of waiting for each other's lock.
     queues: Arc<[mpsc::Sender<Job>]>,
     /// One a committer: whether its last transaction failed; an edit's may for reasons of its own.
     failing: Arc<[Arc<AtomicBool>]>,
@@ -184,10 +184,10 @@ impl Writer {
     pub async fn push(&self, push: KeyedPush) -> Result<PushOutcome, WriterError> {
         let (sender, answer) = oneshot::channel();
         // By the first token alone: one that many connections push to at once is mostly pushed to alone. Wide ones meet in
-        // many inboxes, so they share transactions as well.
+        // many inboxes, so they share transactions, and not with the edits that are about no inbox.
         let tokens = &push.push.tokens;
-        let first = tokens.first().filter(|_| tokens.len() < WIDE).cloned();
-        self.send(first.as_ref(), Job::Push(push, sender))?;
+        let queue = if tokens.len() < WIDE { self.queue(tokens.first()) } else { self.queues.len() - 1 };
+        self.send(queue, Job::Push(push, sender))?;
         self.wait(answer).await
     }
 
@@ -197,8 +197,7 @@ impl Writer {
     /// As for [`Writer::push`].
     pub async fn receipt(&self, receipt: Receipt) -> Result<Option<Head>, WriterError> {
         let (sender, answer) = oneshot::channel();
-        let token = receipt.token.clone();
-        self.send(Some(&token), Job::Receipt(receipt, sender))?;
+        self.send(self.queue(Some(&receipt.token)), Job::Receipt(receipt, sender))?;
         self.wait(answer).await
     }
 
@@ -208,14 +207,18 @@ impl Writer {
     /// As for [`Writer::push`].
     pub async fn edit(&self, edit: Edit, token: Option<&Token>) -> Result<u64, WriterError> {
         let (sender, answer) = oneshot::channel();
-        self.send(token, Job::Edit(edit, sender))?;
+        self.send(self.queue(token), Job::Edit(edit, sender))?;
         self.wait(answer).await
     }
 
-    fn send(&self, token: Option<&Token>, job: Job) -> Result<(), WriterError> {
-        let hash = BuildHasherDefault::<DefaultHasher>::new().hash_one(token);
-        let queue = &self.queues[usize::try_from(hash % self.queues.len() as u64).unwrap_or(0)];
-        queue.try_send(job).map_err(|error| match error {
+    /// The place of the queue for what is about an inbox, or about none.
+    fn queue(&self, token: Option<&Token>) -> usize {
+        let hash = token.map_or(0, |token| BuildHasherDefault::<DefaultHasher>::new().hash_one(token));
+        usize::try_from(hash % self.queues.len() as u64).unwrap_or(0)
+    }
+
+    fn send(&self, queue: usize, job: Job) -> Result<(), WriterError> {
+        self.queues[queue].try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => WriterError::Busy,
             TrySendError::Closed(_) => WriterError::Stopped,
         })
