@@ -471,8 +471,7 @@ export class Session {
     if (next == null) return;
     const page = await this.#list(await this.#credential(), next);
     // Listed anew, or so much came that the end fell off: this page does not fit any more.
-    if (this.#stopped || this.known?.epoch !== epoch || this.known?.next !== next || page.epoch !== epoch) return;
-    if (!this.known) return;
+    if (this.#stopped || !this.known || this.known.epoch !== epoch || this.known.next !== next || page.epoch !== epoch) return;
     const since = this.#recent.filter(({ rev }) => rev > page.rev);
     if (since.length === RECENT) throw new Refused("outdated", "too much changed meanwhile, load again");
     const older = since.reduce(changed, page.items.map(itemOfListed));
@@ -495,14 +494,13 @@ export class Session {
     // has stopped when the next one is there.
     const timer = setTimeout(() => list.abort("the list was not answered"), ANSWER_MS);
     try {
-      const response = await fetch(url, { headers, signal: list.signal, cache: "no-store" }).catch(broken);
-      clearTimeout(timer);
+      const answer = fetch(url, { headers, signal: list.signal, cache: "no-store" }).finally(() => clearTimeout(timer));
+      const response = await answer.catch(broken);
       if (response.ok) return (await response.json().catch(broken)) as Page;
       const { code = "unavailable", detail = "the list was refused" } = await response.json().catch(() => ({}));
       const retrySecs = Number(response.headers.get("retry-after"));
       throw new Refused(code, detail, retrySecs > 0 ? retrySecs * 1000 : undefined);
     } finally {
-      clearTimeout(timer);
       this.#lists.delete(list);
     }
   }
