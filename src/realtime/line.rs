@@ -61,13 +61,13 @@ pub(super) struct EarlyLines(Arc<Mutex<Vec<(Sid, HangUp)>>>);
 
 impl EarlyLines {
     pub(super) fn note(&self, sid: Sid, line: HangUp) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = lock(&self.0);
         lines.retain(|(_, line)| line.is_there());
         lines.push((sid, line));
     }
 
     pub(super) fn hang_up(&self, sid: Sid) {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = lock(&self.0);
         lines.iter().filter(|(of, _)| *of == sid).for_each(|(_, line)| line.now());
     }
 }
@@ -125,7 +125,7 @@ impl CurrentLine {
     }
 
     fn upgrades(&self) -> MutexGuard<'_, Vec<HangUp>> {
-        self.0.upgrades.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.upgrades)
     }
 }
 
@@ -161,7 +161,7 @@ impl AsyncWrite for Line {
     }
 }
 
-/// Nobody holds it for longer than it takes to read what is there.
-fn lock(read: &Mutex<OwnedReadHalf>) -> MutexGuard<'_, OwnedReadHalf> {
-    read.lock().unwrap_or_else(PoisonError::into_inner)
+/// Locks for a moment. A panic in one cannot leave half a change behind, so poisoning means nothing here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
