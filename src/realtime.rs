@@ -5,18 +5,20 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
+use http::StatusCode;
 use serde_json::{Value, json};
 use socketioxide::extract::{SocketRef, TryData};
 use socketioxide::handler::ConnectHandler;
 use socketioxide::service::SocketIoService;
 use socketioxide::socket::{DisconnectReason, Sid};
 use socketioxide::{ParserConfig, ProtocolVersion, SocketIo, TransportType};
-use tower::{Service, ServiceBuilder, ServiceExt};
+use tower::{Service, ServiceExt, service_fn};
 
 use crate::access::{Access, Credential};
 use crate::inbox::Inbox;
@@ -27,6 +29,7 @@ mod client;
 pub mod fuzz;
 mod lean;
 mod line;
+mod payload;
 mod wire;
 
 pub use line::{HangUp, Line};
@@ -51,7 +54,7 @@ pub struct Settings {
     pub body_timeout: Duration,
     /// Client events that may wait for a socket's worker.
     pub event_queue: usize,
-    /// Bytes of one message of a client.
+    /// Bytes of one message of a client, over a websocket or by polling.
     pub max_message_bytes: usize,
     /// Bytes of a token.
     pub max_token_bytes: usize,
@@ -61,21 +64,6 @@ pub struct Settings {
 
 /// Read buffer of a websocket: clients send little, and each idle socket keeps it.
 const WS_READ_BUFFER: usize = 512;
-
-/// The engine cuts the answer to a poll at this many bytes and keeps the packet that did not fit for the next poll, but
-/// forgets it when the client upgrades to a websocket in between. So no answer may reach the limit: 128 packets of any
-/// configured size do not. Bodies that clients post are limited by [`Settings::max_poll_bytes`] instead.
-const POLL_BYTES: u64 = i32::MAX as u64;
-
-/// Messages that a client may group in one poll.
-const MESSAGES_PER_POLL: usize = 16;
-
-impl Settings {
-    /// Bytes of one body that a polling client posts.
-    fn max_poll_bytes(&self) -> usize {
-        self.max_message_bytes.saturating_mul(MESSAGES_PER_POLL)
-    }
-}
 
 /// How long a client that was disconnected may take to close its connection itself.
 const HANG_UP_AFTER: Duration = Duration::from_secs(1);
@@ -100,7 +88,7 @@ impl Realtime {
             .ping_interval(settings.ping_interval)
             .ping_timeout(settings.ping_timeout)
             .connect_timeout(settings.login_timeout)
-            .max_payload(POLL_BYTES)
+            .max_payload(payload::ENGINE_LIMIT.into())
             .ws_read_buffer_size(WS_READ_BUFFER)
             .ws_max_message_size(settings.max_message_bytes)
             .ws_max_frame_size(settings.max_message_bytes)
@@ -141,17 +129,38 @@ impl Realtime {
     ) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
     {
         let realtime = self.clone();
-        ServiceBuilder::new()
-            .map_request(move |request| realtime.admit(request))
-            .map_response(IntoResponse::into_response)
-            .service(self.service.clone())
+        service_fn(move |request| {
+            let realtime = realtime.clone();
+            async move { Ok(realtime.answer(request).await) }
+        })
+    }
+
+    async fn answer(&self, request: Request) -> Response {
+        let query = request.uri().query().unwrap_or_default();
+        let opens_polling =
+            lean::parameter(query, "sid").is_none() && lean::parameter(query, "transport") == Some("polling");
+        let version = lean::parameter(query, "EIO");
+        let limits = opens_polling.then(|| payload::Limits::new(version, None, self.settings.max_message_bytes));
+        let too_large = Arc::new(AtomicBool::new(false));
+        let request = self.admit(request, &too_large);
+        let answer = self.service.clone().oneshot(request).await;
+        let mut response = answer.unwrap_or_else(|never: Infallible| match never {}).into_response();
+        if let Some(limits) = limits {
+            response = payload::advertise(response, limits).await;
+        }
+        if too_large.load(Ordering::Relaxed) {
+            // The engine only knows that it could not read the body.
+            *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+        }
+        response
     }
 
     /// Makes a request small, and notes which connection the socket uses from now on.
-    fn admit(&self, request: Request) -> Request {
+    fn admit(&self, request: Request, too_large: &Arc<AtomicBool>) -> Request {
         let line = request.extensions().get::<HangUp>().cloned();
         let seat = request.extensions().get::<Seat>().cloned();
-        let mut request = lean::lean(request, self.settings.max_poll_bytes(), self.settings.body_timeout);
+        let Settings { max_message_bytes, body_timeout, .. } = *self.settings;
+        let mut request = lean::lean(request, max_message_bytes, body_timeout, too_large);
         let Some(line) = line else { return request };
         let query = request.uri().query().unwrap_or_default();
         let websocket = lean::parameter(query, "transport") == Some("websocket");

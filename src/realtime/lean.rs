@@ -4,6 +4,8 @@
 //! read buffer, so each idle socket would pin 16 KiB of it. A copy of what the engine looks at is a few hundred bytes.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,21 +15,28 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri};
-use http_body_util::Limited;
+use http_body_util::BodyExt;
 use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Sleep;
+
+use super::payload::{Limits, Meter, Refusal};
 
 /// What the engine reads to answer a request.
 const KEPT: [HeaderName; 7] =
     [CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE];
 
-/// Copies what the engine needs of a request and lets go of the rest. Of its body at most `max_bytes` are read,
-/// for at most `timeout`.
+/// Copies what the engine needs of a request and lets go of the rest. Its body is read as far as messages of up to
+/// `message_bytes` allow ([`Limits`]), for at most `timeout`. Whether it was too large is then noted in `too_large`.
 ///
 /// A request without a protocol version is one of the first clients, which did not send it: it gets `EIO=3`, as the
 /// Node server assumes.
-pub(super) fn lean(request: Request<Body>, max_bytes: usize, timeout: Duration) -> Request<Body> {
+pub(super) fn lean(
+    request: Request<Body>,
+    message_bytes: usize,
+    timeout: Duration,
+    too_large: &Arc<AtomicBool>,
+) -> Request<Body> {
     let (mut parts, body) = request.into_parts();
     let copied = |name: HeaderName| {
         let value = HeaderValue::from_bytes(parts.headers.get(&name)?.as_bytes()).ok()?;
@@ -41,6 +50,7 @@ pub(super) fn lean(request: Request<Body>, max_bytes: usize, timeout: Duration) 
     let version = if parameter(query, "EIO").is_some() { "" } else { "EIO=3&" };
     let copy = format!("{}?{version}{query}", parts.uri.path());
     // It was a valid path and query before, and still is one with the version in front.
+    let limits = Limits::new(parameter(query, "EIO"), headers.get(CONTENT_TYPE), message_bytes);
     parts.uri = copy.parse::<Uri>().unwrap_or_default();
     parts.headers = headers;
     let upgrade = parts.extensions.remove::<OnUpgrade>();
@@ -52,17 +62,46 @@ pub(super) fn lean(request: Request<Body>, max_bytes: usize, timeout: Duration) 
     if body.is_end_stream() {
         return Request::from_parts(parts, Body::empty());
     }
-    let body = Timely { body: Limited::new(body, max_bytes), deadline: Box::pin(tokio::time::sleep(timeout)) };
+    let (meter, deadline) = (Meter::new(limits), Box::pin(tokio::time::sleep(timeout)));
+    let body = Bounded { body, meter, too_large: Arc::clone(too_large), deadline };
     Request::from_parts(parts, Body::new(body))
 }
 
-/// A body that has to be there in time, however it trickles in.
-struct Timely {
-    body: Limited<Body>,
+/// A body that has to be there in time, however it trickles in, and within its limits.
+struct Bounded {
+    body: Body,
+    meter: Meter,
+    too_large: Arc<AtomicBool>,
     deadline: Pin<Box<Sleep>>,
 }
 
-impl hyper::body::Body for Timely {
+/// Bytes that are still read of a body whose rest nobody wants.
+const DRAIN_BYTES: usize = 16 << 20;
+
+/// How long that may take.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Drop for Bounded {
+    /// Reads on while the answer goes out, and keeps nothing: a connection that is closed on a client which still sends
+    /// is reset, and the client never sees the answer.
+    fn drop(&mut self) {
+        let mut body = std::mem::take(&mut self.body);
+        if body.is_end_stream() {
+            return;
+        }
+        tokio::spawn(tokio::time::timeout(DRAIN_TIMEOUT, async move {
+            let mut left = DRAIN_BYTES;
+            while let Some(Ok(frame)) = body.frame().await {
+                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                if left == 0 {
+                    break;
+                }
+            }
+        }));
+    }
+}
+
+impl hyper::body::Body for Bounded {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -70,7 +109,13 @@ impl hyper::body::Body for Timely {
         if self.deadline.as_mut().poll(context).is_ready() {
             return Poll::Ready(Some(Err("the body did not arrive in time".into())));
         }
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context)?);
+        let data = frame.as_ref().and_then(Frame::data_ref);
+        if let Some(refusal) = data.and_then(|data| self.meter.take(data).err()) {
+            self.too_large.store(refusal == Refusal::TooLarge, Ordering::Relaxed);
+            return Poll::Ready(Some(Err(refusal.into())));
+        }
+        Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -100,7 +145,7 @@ mod tests {
             .extension("somebody's")
             .body(Body::empty())
             .unwrap();
-        let lean = lean(request, 100, Duration::from_secs(1));
+        let lean = lean(request, 100, Duration::from_secs(1), &Arc::default());
         assert_eq!(lean.uri(), "/socket.io/?EIO=4&transport=websocket");
         assert_eq!(lean.headers().len(), 1);
         assert!(lean.extensions().is_empty());
@@ -109,6 +154,7 @@ mod tests {
     #[test]
     fn a_request_without_a_protocol_version_gets_the_oldest() {
         let request = Request::builder().uri("/socket.io/?transport=polling").body(Body::empty()).unwrap();
-        assert_eq!(lean(request, 100, Duration::from_secs(1)).uri(), "/socket.io/?EIO=3&transport=polling");
+        let lean = lean(request, 100, Duration::from_secs(1), &Arc::default());
+        assert_eq!(lean.uri(), "/socket.io/?EIO=3&transport=polling");
     }
 }

@@ -288,6 +288,14 @@ impl Socket {
         }
     }
 
+    /// Posts the body of a poll as it is.
+    pub(crate) async fn send_body(&mut self, body: String) -> Result<(), Gone> {
+        match &mut self.line {
+            Line::Polling(polling) => polling.send_body(body).await,
+            Line::Websocket { .. } => panic!("a body needs polling"),
+        }
+    }
+
     /// Sends a websocket frame as it is.
     pub(crate) async fn send_frame(&mut self, frame: Frame) -> Result<(), Gone> {
         match &mut self.line {

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::api::Api;
 use crate::proxy::ChaosProxy;
 use crate::server::TestServer;
@@ -123,6 +125,70 @@ async fn a_poll_of_more_than_one_answer_comes_in_order_and_whole() {
         let replay = socket.replay().await;
         assert!(replay.messages.iter().map(|message| message.seq).eq(1..=60), "{engine:?}");
         assert!(replay.messages.iter().all(|message| message.data.get() == data), "{engine:?}");
+    }
+}
+
+/// The packet of a `read` that has so many bytes, most of them blanks, and the number of its callback.
+fn read_of(socket: &mut Socket, id: &str, bytes: usize) -> (u64, String) {
+    let (call, packet) = socket.packet_of_call(&format!(r#"["read",["{id}"]]"#));
+    let blanks = " ".repeat(bytes - packet.len());
+    (call, packet.replacen('[', &format!("[{blanks}"), 1))
+}
+
+fn body_of(engine: Engine, packets: &[String]) -> String {
+    match engine {
+        Engine::V3 => packets.iter().map(|packet| format!("{}:{packet}", packet.len())).collect(),
+        Engine::V4 => packets.join("\u{1e}"),
+    }
+}
+
+#[tokio::test]
+async fn a_message_has_one_limit_by_polling_and_by_websocket() {
+    const LIMIT: usize = 2000;
+    let server = TestServer::with(&[&format!("--max-message-bytes={LIMIT}")]).await;
+    let id = server.api().push("1", "1").await.id;
+    for engine in [Engine::V3, Engine::V4] {
+        for dial in [Dial::new(server.address()), Dial::new(server.address()).polling()] {
+            let dial = dial.engine(engine);
+            let mut socket = dial.clone().connect().await;
+            socket.login("1").await;
+            let (call, packet) = read_of(&mut socket, &id, LIMIT);
+            socket.send(&packet).await.expect("it is taken");
+            assert_eq!(socket.answer(call).await.expect("an answer")["ok"], json!(true), "{dial:?}");
+            let (_, packet) = read_of(&mut socket, &id, LIMIT + 1);
+            if let Err(gone) = socket.send(&packet).await {
+                assert!(gone.0.contains("413"), "{dial:?}: {gone}");
+            }
+            socket.expect_end().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_poll_takes_as_many_bytes_as_the_handshake_says() {
+    const LIMIT: usize = 2000;
+    let server = TestServer::with(&[&format!("--max-message-bytes={LIMIT}"), "--socket-rate=0"]).await;
+    let id = server.api().push("1", "1").await.id;
+    for (engine, messages) in [(Engine::V4, 16), (Engine::V3, 64)] {
+        let dial = Dial::new(server.address()).engine(engine).polling();
+        let mut socket = dial.connect().await;
+        let handshake: serde_json::Value = serde_json::from_str(&socket.handshake).expect("JSON");
+        assert_eq!(handshake["maxPayload"], json!(messages * LIMIT), "{engine:?}");
+        socket.login("1").await;
+        socket.replay().await;
+        let framing = if engine == Engine::V3 { "2000:".len() } else { "\u{1e}".len() };
+        let reads: Vec<_> = (0..messages).map(|_| read_of(&mut socket, &id, LIMIT - framing)).collect();
+        let (calls, packets): (Vec<_>, Vec<_>) = reads.into_iter().unzip();
+        let mut body = body_of(engine, &packets);
+        assert!(messages * LIMIT - body.len() < 2 * messages);
+        socket.send_body(body.clone()).await.expect("it is taken");
+        for call in calls {
+            assert_eq!(socket.answer(call).await.expect("an answer")["ok"], json!(true), "{engine:?}");
+        }
+        body.push_str(&body_of(engine, &[String::new(), read_of(&mut socket, &id, 100).1]));
+        let gone = socket.send_body(body).await.expect_err("it is too large");
+        assert!(gone.0.contains("413"), "{engine:?}: {gone}");
+        socket.expect_end().await;
     }
 }
 
