@@ -42,6 +42,9 @@ const LIMITED: &str = "tidings_limited_total";
 const SWEPT: &str = "tidings_sweep_repairs_total";
 /// Sessions that were told that the table was taken back.
 const RESYNCS: &str = "tidings_resyncs_total";
+/// Size of the write-ahead log's file; SQLite only.
+#[cfg(feature = "sqlite")]
+const WAL_BYTES: &str = "tidings_wal_bytes";
 
 /// From a commit on a fast disk to the time a push waits for one, in seconds.
 const COMMIT_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
@@ -83,6 +86,8 @@ fn describe() {
     describe_counter!(LIMITED, Unit::Count, "Refused by a limit: key, address, sockets or connections");
     describe_counter!(SWEPT, Unit::Count, "Inboxes that a sweep found ahead of what the hints had said");
     describe_counter!(RESYNCS, Unit::Count, "Sessions that were told that the table was taken back");
+    #[cfg(feature = "sqlite")]
+    describe_gauge!(WAL_BYTES, Unit::Bytes, "Size of the write-ahead log's file, SQLite only");
     // What has not happened yet is 0, not absent, so that an alert on it works from the start.
     for operation in ["publish", "listen"] {
         counter!(BUS_FAILURES, "operation" => operation).increment(0);
@@ -185,4 +190,9 @@ pub(crate) fn swept() {
 
 pub(crate) fn resynced() {
     counter!(RESYNCS).increment(1);
+}
+
+#[cfg(feature = "sqlite")]
+pub(crate) fn wal_size(bytes: u64) {
+    gauge!(WAL_BYTES).set(bytes as f64);
 }

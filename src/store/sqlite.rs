@@ -8,14 +8,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
-use tracing::{info, warn};
+use tracing::info;
 use uuid::Uuid;
 
 use super::{
@@ -24,6 +23,7 @@ use super::{
 };
 use crate::notification::{Content, Event, Head, Notification, Rev, Token, timestamp};
 
+mod checkpointer;
 mod commit;
 mod edit;
 #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "there is nothing to copy to"))]
@@ -33,6 +33,7 @@ mod recovery;
 #[cfg(test)]
 mod tests;
 
+use checkpointer::Checkpointer;
 use commit::SqliteCommitter;
 
 /// The first version without the bug that lets a checkpoint corrupt a write-ahead log (present since 3.7.0).
@@ -45,11 +46,6 @@ const PAGE_SIZE: u32 = 4096;
 /// The writer copies the log back into the file only when it reaches this many pages (80 MiB): the checkpointer has
 /// then copied nearly all of it, so the commit that does it is hardly slower than others.
 const WRITER_CHECKPOINT_PAGES: u32 = 20_000;
-
-/// The checkpointer starts to copy when this many pages (8 MiB) are not in the file yet.
-const CHECKPOINT_PAGES: i64 = 2_000;
-
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
 struct SqliteStore {
     readers: SqlitePool,
@@ -98,6 +94,7 @@ pub(super) async fn connect(url: &str, settings: &Settings) -> Result<Connected,
         .busy_timeout(settings.timeout / 2)
         .foreign_keys(false)
         .pragma("wal_autocheckpoint", WRITER_CHECKPOINT_PAGES.to_string())
+        .pragma("journal_size_limit", checkpointer::MAX_IDLE_BYTES.to_string())
         .pragma("cache_size", cache_kib(settings.sqlite_cache_kib))
         // What undoes a statement that fails half way would go into a file of its own, once a commit.
         .pragma("temp_store", "memory")
@@ -168,7 +165,7 @@ pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenE
         .test_before_acquire(false)
         .connect_with(options.clone().read_only(true).pragma("cache_size", cache_kib(settings.sqlite_cache_kib / 4)))
         .await?;
-    let checkpointer = tokio::spawn(checkpoint(options.clone().connect().await?));
+    let checkpointer = tokio::spawn(Checkpointer::new(options.clone().connect().await?, path.clone()).run());
     Ok(Opened {
         committers: vec![Box::new(SqliteCommitter {
             connection,
@@ -200,31 +197,6 @@ async fn epoch(connection: &mut SqliteConnection) -> Result<String, OpenError> {
         .execute(&mut *connection)
         .await?;
     Ok(sqlx::query_scalar!("select epoch from meta limit 1 -- sqlite").fetch_one(connection).await?)
-}
-
-/// Copies the log back into the file while the writer goes on, so that no commit has to wait for it.
-async fn checkpoint(mut connection: SqliteConnection) {
-    let mut ticks = tokio::time::interval(CHECKPOINT_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let pending = match recovery::log_state(&mut connection).await {
-            Ok(state) => state.frames - state.checkpointed,
-            Err(error) => {
-                warn!(%error, "Cannot look at the write-ahead log");
-                continue;
-            }
-        };
-        if pending < CHECKPOINT_PAGES {
-            continue;
-        }
-        // A pragma is not a query that the macros could describe.
-        if let Err(error) = sqlx::query("pragma wal_checkpoint(passive)").execute(&mut connection).await {
-            warn!(%error, "Cannot checkpoint, the write-ahead log grows until it works");
-        } else {
-            tracing::debug!(wal.pages = pending, "Checkpointed");
-        }
-    }
 }
 
 #[async_trait]

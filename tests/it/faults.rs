@@ -10,3 +10,4 @@ mod packets;
 mod races;
 mod text;
 mod transports;
+mod wal;

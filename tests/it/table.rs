@@ -231,10 +231,15 @@ pub(crate) struct OpenTransaction {
 
 impl OpenTransaction {
     pub(crate) async fn holding(place: &Place, statement: &str) -> Self {
-        let sql = format!("begin isolation level repeatable read;\n{statement};\nselect 'held';\n");
-        let Place::Postgres(database) = place else { panic!("a Postgres database is needed") };
-        let mut command = Command::new("psql");
-        command.args(["-qXAt", &database.url()]);
+        let (mut command, begin) = match place {
+            Place::File(_) => (Command::new("sqlite3"), "begin"),
+            Place::Postgres(_) => (Command::new("psql"), "begin isolation level repeatable read"),
+        };
+        match place {
+            Place::File(path) => command.args(["-bail", "-readonly"]).arg(path),
+            Place::Postgres(database) => command.args(["-qXAt", &database.url()]),
+        };
+        let sql = format!("{begin};\n{statement};\nselect 'held';\n");
         Self { _child: held(command, &sql).await }
     }
 }

@@ -10,7 +10,7 @@ use std::fs::{File, TryLockError};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use sqlx::{Row, SqliteConnection};
+use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 use tracing::info;
 
 use super::{OpenError, damaged_or, log_opened};
@@ -89,6 +89,7 @@ pub(super) async fn check(
 }
 
 /// Pages in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LogState {
     /// All of them.
     pub(super) frames: i64,
@@ -96,14 +97,30 @@ pub(super) struct LogState {
     pub(super) checkpointed: i64,
 }
 
+impl LogState {
+    /// Pages that are not in the file yet.
+    pub(super) fn pending(self) -> i64 {
+        self.frames - self.checkpointed
+    }
+}
+
 /// Looks at the log without copying anything.
 pub(super) async fn log_state(connection: &mut SqliteConnection) -> Result<LogState, sqlx::Error> {
+    run_checkpoint(connection, "noop").await
+}
+
+/// Copies pages into the file as `mode` says; what is in the log then. If another one is at it, both numbers are -1.
+pub(super) async fn run_checkpoint(
+    connection: &mut SqliteConnection,
+    mode: &'static str,
+) -> Result<LogState, sqlx::Error> {
     // A pragma is not a query that the macros could describe.
-    let row = sqlx::query("pragma wal_checkpoint(noop)").fetch_one(connection).await?;
+    let pragma = format!("pragma wal_checkpoint({mode})");
+    let row = sqlx::query(AssertSqlSafe(pragma)).fetch_one(connection).await?;
     Ok(LogState { frames: row.try_get(1)?, checkpointed: row.try_get(2)? })
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
