@@ -15,7 +15,7 @@ use http::{HeaderName, Method, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as HttpService, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -40,6 +40,7 @@ use crate::store::{self, OpenError};
 mod commands;
 mod credentials;
 mod settings;
+mod timeouts;
 mod tls;
 
 pub use commands::{check, copy, epoch, key, migrate, sign};
@@ -47,6 +48,7 @@ pub use credentials::CredentialsError;
 pub use tls::TlsError;
 
 use credentials::Credentials;
+use timeouts::Timeouts;
 use tls::Certificate;
 
 /// Pending connections the kernel holds: with 1,024 a herd of reconnecting sockets loses some to one-second retries.
@@ -346,9 +348,13 @@ async fn accept(
     connections: &TaskTracker,
     shutdown: &CancellationToken,
 ) {
-    let header_timeout = Duration::from_secs(config.header_timeout_secs);
+    let timeouts = Timeouts {
+        header: Duration::from_secs(config.header_timeout_secs),
+        idle: Duration::from_secs(config.idle_timeout_secs),
+    };
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(config.max_header_bytes);
+    // That there is one: the timer of each connection knows the timeouts.
+    http.header_read_timeout(timeouts.idle).max_buf_size(config.max_header_bytes);
     let stuck_timeout = Duration::from_secs(config.stuck_timeout_secs);
     while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
         match accepted {
@@ -372,9 +378,9 @@ async fn accept(
                 let (http, shutdown) = (http.clone(), shutdown.clone());
                 connections.spawn(async move {
                     let _seat = seat;
-                    let Some(tls) = tls else { return serve(line, &http, service, shutdown).await };
-                    match tokio::time::timeout(header_timeout, tls.accept(line)).await {
-                        Ok(Ok(stream)) => serve(stream, &http, service, shutdown).await,
+                    let Some(tls) = tls else { return serve(line, timeouts, http, service, shutdown).await };
+                    match tokio::time::timeout(timeouts.header, tls.accept(line)).await {
+                        Ok(Ok(stream)) => serve(stream, timeouts, http, service, shutdown).await,
                         Ok(Err(error)) => debug!(%error, "A connection spoke no TLS"),
                         Err(_) => debug!("A connection took too long to speak TLS"),
                     }
@@ -399,13 +405,16 @@ fn prepare(stream: &TcpStream, stuck_timeout: Duration) -> io::Result<()> {
 
 async fn serve<S>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    http: &http1::Builder,
+    timeouts: Timeouts,
+    mut http: http1::Builder,
     service: S,
     shutdown: CancellationToken,
 ) where
     S: HttpService<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Send + 'static,
 {
-    let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let (stream, timer) = timeouts.watch(stream);
+    let connection = http.timer(timer).serve_connection(TokioIo::new(stream), service).with_upgrades();
+    drop(http);
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

@@ -270,7 +270,7 @@ pub struct Config {
     /// Bytes of a request's headers.
     #[arg(long, env = "TIDINGS_MAX_HEADER_BYTES", default_value_t = 16 * 1024, value_parser = at_least_8192, global = true, help_heading = "Limits of a push")]
     pub max_header_bytes: usize,
-    /// How long a request's headers may take to arrive, and a kept connection may stay idle, in seconds.
+    /// How long a request's headers may take to arrive, from their first byte on, and the first byte of a new connection, in seconds.
     #[arg(
         long,
         env = "TIDINGS_HEADER_TIMEOUT_SECS",
@@ -279,6 +279,9 @@ pub struct Config {
         help_heading = "Limits of a push"
     )]
     pub header_timeout_secs: u64,
+    /// How long a kept connection may stay idle between two requests, in seconds. More than that of a load balancer in front.
+    #[arg(long, env = "TIDINGS_IDLE_TIMEOUT_SECS", default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Limits of a push")]
+    pub idle_timeout_secs: u64,
     /// How long a request's body may take to arrive, in seconds.
     #[arg(long, env = "TIDINGS_BODY_TIMEOUT_SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Limits of a push")]
     pub body_timeout_secs: u64,

@@ -91,7 +91,7 @@ test("the limits of the files leave the service room", () => {
   const number = (text, name) => Number(text.match(new RegExp(`${name}[ =](\\d+)`))[1]);
   const [unit, nginx] = [read("deploy/tidings.service"), read("deploy/nginx.conf")];
   assert.ok(number(unit, "TimeoutStopSec") > defaultOf("--drain-timeout-secs"));
-  assert.ok(number(nginx, "keepalive_timeout") < defaultOf("--header-timeout-secs"));
+  assert.ok(number(nginx, "keepalive_timeout") < defaultOf("--idle-timeout-secs"));
   const silence = defaultOf("--ping-interval-secs") + defaultOf("--ping-timeout-secs");
   for (const name of ["proxy_read_timeout", "proxy_send_timeout"]) assert.ok(number(nginx, name) > silence, name);
   assert.equal(number(nginx, "client_max_body_size") * 1024 * 1024, defaultOf("--max-body-bytes"));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -208,7 +208,8 @@ async fn what_takes_too_long_to_arrive_is_cut_off_at_its_time() {
 #[tokio::test]
 async fn who_says_nothing_is_cut_off_at_its_time() {
     const LOOSELY: Duration = Duration::from_secs(8);
-    let server = TestServer::with(&["--header-timeout-secs=1", "--login-timeout-secs=1"]).await;
+    let flags = ["--header-timeout-secs=1", "--idle-timeout-secs=1", "--login-timeout-secs=1"];
+    let server = TestServer::with(&flags).await;
     let upgrade = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n\
         upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     for (what, said, heard) in [
@@ -223,6 +224,36 @@ async fn who_says_nothing_is_cut_off_at_its_time() {
         ended.unwrap_or_else(|_| panic!("{what} goes on for ever")).ok();
         assert!(String::from_utf8_lossy(&answer).starts_with(heard), "{what}");
     }
+}
+
+/// Three connections of a server whose header timeout is a second: the idle one must outlive the others.
+pub(crate) async fn an_idle_connection_outlives_half_a_request<S>(connect: impl AsyncFn() -> S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    const REQUEST: &[u8] = b"GET /api HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    const ANSWER: &[u8] = b"\r\n\r\n.";
+    let ask = async |line: &mut S| {
+        line.write_all(REQUEST).await.expect("it is open");
+        let mut answer = Vec::new();
+        while !answer.ends_with(ANSWER) {
+            assert!(line.read_buf(&mut answer).await.expect("it is open") > 0, "closed before the answer");
+        }
+    };
+    let (mut idle, mut half, mut silent) = (connect().await, connect().await, connect().await);
+    ask(&mut idle).await;
+    ask(&mut half).await;
+    half.write_all(&REQUEST[..20]).await.expect("it is open");
+    for line in [&mut half, &mut silent] {
+        timeout(PATIENCE, line.read_to_end(&mut Vec::new())).await.expect("it is closed in time").ok();
+    }
+    ask(&mut idle).await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_outlives_the_header_timeout_but_half_a_request_does_not() {
+    let server = TestServer::with(&["--header-timeout-secs=1"]).await;
+    an_idle_connection_outlives_half_a_request(async || TcpStream::connect(server.address()).await.unwrap()).await;
 }
 
 #[tokio::test]

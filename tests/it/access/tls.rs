@@ -15,6 +15,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 use tokio_tungstenite::tungstenite::Message as Frame;
 
+use crate::access::limits::an_idle_connection_outlives_half_a_request;
 use crate::server::{PATIENCE, TestServer};
 
 /// Writes a fresh certificate with its key into a folder.
@@ -50,6 +51,16 @@ async fn connect(server: &TestServer, trusted: &CertificateDer<'static>) -> std:
     let line = TcpStream::connect(server.address()).await?;
     let name = ServerName::try_from("localhost").expect("a name");
     TlsConnector::from(Arc::new(config)).connect(name, line).await
+}
+
+#[tokio::test]
+async fn the_timeouts_of_connections_hold_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let trusted = renew(folder.path());
+    let flag = |name: &str, file: &str| format!("--{name}={}", folder.path().join(file).display());
+    let flags = [&*flag("tls-cert", "cert.pem"), &flag("tls-key", "key.pem"), "--header-timeout-secs=1"];
+    let server = TestServer::with(&flags).await;
+    an_idle_connection_outlives_half_a_request(async || connect(&server, &trusted).await.expect("TLS")).await;
 }
 
 #[tokio::test]
