@@ -8,7 +8,7 @@ run: client                     ## Builds and starts the service on 127.0.0.1:40
 test: tools client              ## Installs what tests need and runs all of them.
 	scripts/test
 
-bench: tools                    ## Runs a bounded load beside a Node server and prints one table.
+bench: tools                    ## Runs a bounded load beside a Node server and a minimal Rust one, and prints tables.
 	scripts/bench
 
 SOAK_SECONDS = 600

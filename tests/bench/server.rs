@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,15 +10,25 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::process;
+
 /// Which server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Tidings,
-    Peer,
+    Node,
+    Floor,
     TidingsOnPostgres,
-    PeerOnPostgres,
-    /// As it is usually written: without group commit.
-    PeerOnPostgresEach,
+    NodeOnPostgres,
+    /// As it is usually written: a statement a push, through a pool, without group commit.
+    NodeOnPostgresEach,
+}
+
+impl Kind {
+    /// Whether it promises that the rev of what a socket receives grows.
+    pub(crate) fn is_ordered(self) -> bool {
+        matches!(self, Self::Tidings | Self::TidingsOnPostgres)
+    }
 }
 
 /// Where a server keeps its data; gone when dropped.
@@ -29,8 +40,8 @@ pub(crate) enum Place {
 impl Place {
     fn new(kind: Kind) -> Self {
         match kind {
-            Kind::Tidings | Kind::Peer => Self::File(tempfile::tempdir().expect("a temporary folder")),
-            Kind::TidingsOnPostgres | Kind::PeerOnPostgres | Kind::PeerOnPostgresEach => {
+            Kind::Tidings | Kind::Node | Kind::Floor => Self::File(tempfile::tempdir().expect("a temporary folder")),
+            Kind::TidingsOnPostgres | Kind::NodeOnPostgres | Kind::NodeOnPostgresEach => {
                 static COUNT: AtomicU32 = AtomicU32::new(0);
                 let name = format!("bench_{}", COUNT.fetch_add(1, Ordering::Relaxed));
                 psql(&format!("create database {name}"));
@@ -39,9 +50,16 @@ impl Place {
         }
     }
 
+    fn file(&self) -> PathBuf {
+        match self {
+            Self::File(folder) => folder.path().join("bench.db"),
+            Self::Postgres(name) => panic!("{name} is no file"),
+        }
+    }
+
     pub(crate) fn url(&self) -> String {
         match self {
-            Self::File(folder) => format!("sqlite://{}", folder.path().join("bench.db").display()),
+            Self::File(_) => format!("sqlite://{}", self.file().display()),
             Self::Postgres(name) => format!("{}/{name}", postgres().rsplit_once('/').expect("a URL has a path").0),
         }
     }
@@ -106,12 +124,14 @@ impl Server {
                     "--database-url",
                     &place.url(),
                 ])
-                // All load comes from one address.
-                .args(["--max-sockets-per-address", "0", "--max-connections-per-address", "0"])
+                // All load comes from one address, faster than from users.
+                .args(["--max-sockets-per-address", "0", "--max-connections-per-address", "0", "--socket-rate", "0"])
+                .args(["--max-sockets-per-token", "10000", "--event-queue", "2000"])
                 .args(flags),
-            Kind::Peer => command.args(["node", &format!("{peer}server.mjs"), &place.url()["sqlite://".len()..]]),
-            Kind::PeerOnPostgres => command.args(["node", &format!("{peer}postgres.mjs"), &place.url()]),
-            Kind::PeerOnPostgresEach => {
+            Kind::Node => command.args(["node", &format!("{peer}server.mjs")]).arg(place.file()),
+            Kind::Floor => command.arg(std::env::current_exe().expect("it runs")).arg("floor").arg(place.file()),
+            Kind::NodeOnPostgres => command.args(["node", &format!("{peer}postgres.mjs"), &place.url()]),
+            Kind::NodeOnPostgresEach => {
                 command.args(["node", &format!("{peer}postgres.mjs"), &place.url(), "0", "each"])
             }
         };
@@ -131,21 +151,27 @@ impl Server {
         }
     }
 
-    /// Processor time used so far, user and system, of all threads.
+    /// Processor time used so far, with that of Postgres if the server is on it.
     pub(crate) fn processor_time(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("the server runs");
-        // After the name in parentheses; utime and stime are the 14th and 15th field of all, in hundredths of a second.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
-        Duration::from_millis(ticks * 10)
+        let database = match *self.place {
+            Place::File(_) => Duration::ZERO,
+            Place::Postgres(_) => process::time_with_children(postmaster()),
+        };
+        process::time(self.child.id()) + database
     }
 
     /// Resident memory in bytes.
     pub(crate) fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the server runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+        process::resident(self.child.id())
     }
+}
+
+/// The process id of Postgres.
+fn postmaster() -> u32 {
+    let done =
+        Command::new("psql").args(["-qXAt", &postgres(), "-c", "select pg_read_file('postmaster.pid')"]).output();
+    let lines = String::from_utf8(done.expect("psql runs").stdout).expect("text");
+    lines.lines().next().and_then(|line| line.trim().parse().ok()).expect("a process id")
 }
 
 impl Drop for Server {

@@ -7,7 +7,6 @@
 //
 // Usage: node postgres.mjs postgres://USER@HOST:PORT/DATABASE [PORT [each]]
 
-import { randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
 import pg from 'pg';
 import { Server } from 'socket.io';
@@ -19,8 +18,8 @@ const setup = new pg.Client(url);
 await setup.connect();
 await setup.query(`
   create table if not exists notification (
-    seq bigint generated always as identity primary key, token text not null, id uuid not null,
-    entity_type text not null, data json not null, created_at timestamptz not null, delivered_at timestamptz
+    seq bigint generated always as identity primary key, token text not null, entity_type text not null,
+    data json not null, created_at timestamptz not null, delivered_at timestamptz
   );
   create index if not exists undelivered on notification (token, seq) where delivered_at is null;
 `);
@@ -35,23 +34,28 @@ const each = mode === 'each' && new pg.Pool({ connectionString: url });
 
 const INSERT = {
   name: 'insert',
-  text: `insert into notification (token, id, entity_type, data, created_at)
-    select * from unnest($1::text[], $2::uuid[], $3::text[], $4::json[], $5::timestamptz[]) returning seq`,
+  text: `insert into notification (token, entity_type, data, created_at)
+    select * from unnest($1::text[], $2::text[], $3::json[], $4::timestamptz[]) returning seq`,
 };
 const ACK = {
   name: 'ack',
+  text: `update notification set delivered_at = now() from unnest($1::text[], $2::bigint[]) as acked (token, seq)
+    where notification.seq = acked.seq and notification.token = acked.token and delivered_at is null`,
+};
+const ACK_UP_TO = {
+  name: 'ack up to',
   text: `update notification set delivered_at = now()
     from (select token, max(upto) as upto from unnest($1::text[], $2::bigint[]) as acked (token, upto) group by token) as acked
     where notification.token = acked.token and seq <= acked.upto and delivered_at is null`,
 };
 const UNDELIVERED = {
   name: 'undelivered',
-  text: `select seq, id, entity_type as "entityType", data, created_at as "createdAt"
+  text: `select seq, entity_type as "entityType", data, created_at as "createdAt"
     from notification where token = $1 and delivered_at is null order by seq`,
 };
 
 let pushes = []; // of { rows, done(seqs), failed(error) }
-let acks = []; // of { token, upTo, done(), failed(error) }
+let acks = []; // of { token, seq, upTo, done(), failed(error) }
 let committing = false;
 
 async function commit() {
@@ -62,11 +66,15 @@ async function commit() {
     [pushes, acks] = [[], []];
     try {
       const rows = pushed.flatMap((job) => job.rows);
-      const columns = [0, 1, 2, 3, 4].map((column) => rows.map((row) => row[column]));
-      const ackColumns = [acked.map((job) => job.token), acked.map((job) => job.upTo)];
+      const columns = [0, 1, 2, 3].map((column) => rows.map((row) => row[column]));
+      const ids = acked.filter((job) => job.seq !== undefined);
+      const upTos = acked.filter((job) => job.upTo !== undefined);
       let inserted = { rows: [] };
       if (acked.length > 0) await writer.query('begin');
-      if (acked.length > 0) await writer.query({ ...ACK, values: ackColumns });
+      if (ids.length > 0) await writer.query({ ...ACK, values: [ids.map((job) => job.token), ids.map((job) => job.seq)] });
+      if (upTos.length > 0) {
+        await writer.query({ ...ACK_UP_TO, values: [upTos.map((job) => job.token), upTos.map((job) => job.upTo)] });
+      }
       if (rows.length > 0) inserted = await writer.query({ ...INSERT, values: columns });
       if (acked.length > 0) await writer.query('commit');
       let at = 0;
@@ -84,16 +92,15 @@ function push(body, response) {
   const { tokens, entityType = '', data = {} } = JSON.parse(body);
   const unique = [...new Set([tokens ?? []].flat().map(String))];
   const text = JSON.stringify(data);
-  const id = randomUUID();
   const createdAt = new Date().toISOString();
   const job = {
-    rows: unique.map((token) => [token, id, entityType, text, createdAt]),
+    rows: unique.map((token) => [token, entityType, text, createdAt]),
     done(seqs) {
       const results = unique.map((token, n) => ({ token, seq: seqs[n] }));
-      answer(response, 200, { responseCode: 0, data: 'OK!', id, accepted: unique.length, results });
+      answer(response, 200, { responseCode: 0, data: 'OK!', id: String(seqs[0]), accepted: unique.length, results });
       for (const { token, seq } of results) {
         if (!rooms.has(token) && !replaying.has(token)) continue;
-        const message = { entityType, data, id, seq, rev: seq, createdAt, replay: false, read: false };
+        const message = { entityType, data, id: String(seq), seq, rev: seq, createdAt, replay: false, read: false };
         const waiting = replaying.get(token);
         if (waiting) waiting.forEach((kept) => kept.push(message));
         io.to(token).emit('receive_message', message); // encoded once, however many sockets are in the room
@@ -107,7 +114,7 @@ function push(body, response) {
 }
 
 function insertAlone(job) {
-  const values = [0, 1, 2, 3, 4].map((column) => job.rows.map((row) => row[column]));
+  const values = [0, 1, 2, 3].map((column) => job.rows.map((row) => row[column]));
   each.query({ ...INSERT, values }).then(({ rows }) => job.done(rows.map((row) => row.seq)), job.failed);
 }
 
@@ -151,7 +158,7 @@ io.on('connection', (socket) => {
     try {
       const { rows } = await readers.query({ ...UNDELIVERED, values: [token] });
       const replay = rows.map((row) => ({
-        entityType: row.entityType, data: JSON.parse(row.data), id: row.id, seq: row.seq, rev: row.seq,
+        entityType: row.entityType, data: JSON.parse(row.data), id: String(row.seq), seq: row.seq, rev: row.seq,
         createdAt: row.createdAt, replay: true, read: false,
       }));
       const head = replay.at(-1)?.seq ?? 0;
@@ -172,8 +179,10 @@ io.on('connection', (socket) => {
       if (replaying.get(token).size === 0) replaying.delete(token);
     }
   });
-  socket.on('ack', ({ upTo }, reply) => {
-    acks.push({ token, upTo, done: () => reply?.({ ok: true }), failed: () => reply?.({ ok: false, code: 'unavailable' }) });
+  // An id, or { upTo: rev }.
+  socket.on('ack', (rows, reply) => {
+    const which = typeof rows === 'string' ? { seq: Number(rows) } : { upTo: rows.upTo };
+    acks.push({ token, ...which, done: () => reply?.({ ok: true }), failed: () => reply?.({ ok: false, code: 'unavailable' }) });
     commit();
   });
 });

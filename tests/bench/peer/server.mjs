@@ -2,11 +2,11 @@
 //
 // A push or ack is answered after the commit that holds it. Jobs wait while a commit runs, and the next commit takes all
 // of them (group commit). A login, being synchronous, can miss nothing: what is committed is replayed, what is not yet
-// committed finds the socket in its room. The rev of a notification is its row number. Only what the load uses is here.
+// committed finds the socket in its room. The id of a notification is its row number, and so is its rev: an ack finds its row
+// by the primary key. Only what the load uses is here.
 //
 // Usage: node server.mjs FILE [PORT]
 
-import { randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
 import Database from 'better-sqlite3';
 import { Server } from 'socket.io';
@@ -21,7 +21,7 @@ db.pragma('wal_autocheckpoint = 4000'); // pages; measured 20-40 % more rows a s
 db.pragma('cache_size = -65536');
 db.exec(`
   create table if not exists notification (
-    seq integer primary key, token text not null, id text not null, entity_type text not null,
+    seq integer primary key, token text not null, entity_type text not null,
     data text not null, created_at text not null, delivered_at text
   ) strict;
   create index if not exists undelivered on notification (token, seq) where delivered_at is null;
@@ -31,14 +31,15 @@ const end = db.prepare('commit');
 const rollback = db.prepare('rollback');
 // A row at a time: here measured faster than one `insert ... select ... from json_each(?)`.
 const insert = db.prepare(
-  'insert into notification (seq, token, id, entity_type, data, created_at) values (?, ?, ?, ?, ?, ?)',
+  'insert into notification (seq, token, entity_type, data, created_at) values (?, ?, ?, ?, ?)',
 );
 const ackUpTo = db.prepare(
   'update notification set delivered_at = ? where token = ? and seq <= ? and delivered_at is null',
 );
-const ackId = db.prepare('update notification set delivered_at = ? where token = ? and id = ? and delivered_at is null');
+// A row at a time, too: one statement for the acks of a commit took 13 µs an ack where this takes 8.
+const ackId = db.prepare('update notification set delivered_at = ? where seq = ? and token = ? and delivered_at is null');
 const undelivered = db.prepare(`
-  select seq, id, entity_type as entityType, data, created_at as createdAt
+  select seq, entity_type as entityType, data, created_at as createdAt
   from notification where token = ? and delivered_at is null order by seq
 `);
 let head = db.prepare('select coalesce(max(seq), 0) from notification').pluck().get();
@@ -66,29 +67,23 @@ function commit() {
   for (const job of batch) job.done();
 }
 
-function uuidv7() {
-  const time = Date.now().toString(16).padStart(12, '0');
-  return `${time.slice(0, 8)}-${time.slice(8)}-7${randomUUID().slice(15)}`;
-}
-
 function push(body, response) {
   const { tokens, entityType = '', data = {} } = JSON.parse(body);
   const unique = [...new Set([tokens ?? []].flat().map(String))];
   const text = JSON.stringify(data);
-  const id = uuidv7();
   let first, createdAt;
   enqueue({
     write(now) {
       createdAt = now;
       first = head + 1;
-      for (const token of unique) insert.run(++head, token, id, entityType, text, now);
+      for (const token of unique) insert.run(++head, token, entityType, text, now);
     },
     done() {
       const results = unique.map((token, n) => ({ token, seq: first + n }));
-      answer(response, 200, { responseCode: 0, data: 'OK!', id, accepted: unique.length, results });
+      answer(response, 200, { responseCode: 0, data: 'OK!', id: String(first), accepted: unique.length, results });
       for (const { token, seq } of results) {
         if (!rooms.has(token)) continue;
-        const message = { entityType, data, id, seq, rev: seq, createdAt, replay: false, read: false };
+        const message = { entityType, data, id: String(seq), seq, rev: seq, createdAt, replay: false, read: false };
         io.to(token).emit('receive_message', message); // encoded once, however many sockets are in the room
       }
     },
@@ -129,8 +124,8 @@ io.on('connection', (socket) => {
   let token;
   socket.on('user_login', ({ tokenId, batch }, reply) => {
     token = String(tokenId);
-    const replay = undelivered.all(token).map(({ seq, id, entityType, data, createdAt }) => (
-      { entityType, data: JSON.parse(data), id, seq, rev: seq, createdAt, replay: true, read: false }
+    const replay = undelivered.all(token).map(({ seq, entityType, data, createdAt }) => (
+      { entityType, data: JSON.parse(data), id: String(seq), seq, rev: seq, createdAt, replay: true, read: false }
     ));
     reply?.({ ok: true, rev: head, undelivered: replay.length });
     if (batch) {
@@ -141,11 +136,12 @@ io.on('connection', (socket) => {
     socket.emit('replay_complete', { count: replay.length, rev: head });
     socket.join(token);
   });
-  socket.on('ack', ({ upTo, ids = [] }, reply) => {
+  // An id, or { upTo: rev }.
+  socket.on('ack', (rows, reply) => {
     enqueue({
       write(now) {
-        if (upTo !== undefined) ackUpTo.run(now, token, upTo);
-        for (const id of ids) ackId.run(now, token, id);
+        if (typeof rows === 'string') ackId.run(now, Number(rows), token);
+        else ackUpTo.run(now, token, rows.upTo);
       },
       done: () => reply?.({ ok: true }),
       failed: () => reply?.({ ok: false, code: 'unavailable' }),
