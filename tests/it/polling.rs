@@ -11,6 +11,9 @@ use crate::socket::{Dial, Engine, Gone};
 
 const SEPARATOR: char = '\u{1e}';
 
+/// A POST of many packets is sent when it is longer than this; the server takes 64 KiB.
+const POST_BYTES: usize = 16 * 1024;
+
 /// A polling session.
 pub(crate) struct Polling {
     dial: Dial,
@@ -57,6 +60,23 @@ impl Polling {
         self.send_body(body).await
     }
 
+    /// Sends many packets, as many in one POST as fit into a small one.
+    pub(crate) async fn send_many(&mut self, packets: &[String]) -> Result<(), Gone> {
+        let mut body = String::new();
+        for packet in packets {
+            let framed = match self.dial.engine {
+                Engine::V3 => format!("{}:{packet}", packet.encode_utf16().count()),
+                Engine::V4 if body.is_empty() => packet.clone(),
+                Engine::V4 => format!("{SEPARATOR}{packet}"),
+            };
+            body.push_str(&framed);
+            if body.len() > POST_BYTES {
+                self.send_body(std::mem::take(&mut body)).await?;
+            }
+        }
+        if body.is_empty() { Ok(()) } else { self.send_body(body).await }
+    }
+
     /// Posts a body as it is.
     pub(crate) async fn send_body(&mut self, body: String) -> Result<(), Gone> {
         let request = self.http.post(self.url()).header("content-type", "text/plain;charset=UTF-8").body(body);
@@ -75,7 +95,8 @@ impl Polling {
         self.packets.drain(..).collect()
     }
 
-    async fn poll_once(&mut self) -> Result<(), Gone> {
+    /// Waits for the answer of the open GET, or of a new one. Cancel safe.
+    pub(crate) async fn poll_once(&mut self) -> Result<(), Gone> {
         let poll = self.poll.get_or_insert_with(|| {
             let request = self.http.get(format!(
                 "http://{}{}/?EIO={}&transport=polling{}",

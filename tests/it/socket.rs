@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -333,6 +333,14 @@ impl Socket {
         outcome.map_err(|error| Gone(error.to_string()))
     }
 
+    /// Sends many packets at once, as a client does with all that one turn of its event loop emitted.
+    pub(crate) async fn send_many(&mut self, packets: Vec<String>) -> Result<(), Gone> {
+        match &mut self.line {
+            Line::Polling(polling) => polling.send_many(&packets).await,
+            Line::Websocket { .. } => self.flood(packets.into_iter().map(Frame::text)).await,
+        }
+    }
+
     /// Emits an event with a callback; what the callback gets.
     pub(crate) async fn try_call(&mut self, event: &str) -> Result<Value, Gone> {
         let call = self.call_later(event).await?;
@@ -368,6 +376,11 @@ impl Socket {
                 return Err(Gone(name.clone()));
             }
         }
+    }
+
+    /// Whether a callback that nobody has awaited yet has been called.
+    pub(crate) fn is_answered(&self, call: u64) -> bool {
+        self.answers.contains_key(&call)
     }
 
     /// Emits an event without a callback.
@@ -422,6 +435,15 @@ impl Socket {
             let packet = self.receive().await?;
             self.keep(packet);
         }
+    }
+
+    /// The next event, however long it takes, and all that have arrived with it. Cancel safe.
+    pub(crate) async fn events_at_last(&mut self) -> Result<Vec<Event>, Gone> {
+        let mut events = vec![self.event_at_last().await?];
+        while let Some(event) = self.event_at_last().now_or_never() {
+            events.push(event?);
+        }
+        Ok(events)
     }
 
     pub(crate) async fn event(&mut self) -> Event {
@@ -497,13 +519,25 @@ impl Socket {
         }
     }
 
-    /// Goes from polling to a websocket as the browser does: probes beside the running poll, then switches.
+    /// Goes from polling to a websocket as the browser does: probes while it polls on, then switches.
     pub(crate) async fn upgrade(&mut self) {
         let Line::Polling(polling) = &mut self.line else { panic!("only polling can be upgraded") };
-        let mut websocket = Line::websocket(polling.dial(), Some(polling.session())).await.expect("a websocket");
-        websocket.send("2probe").await.expect("the probe goes out");
-        let (probed, ()) = tokio::join!(in_time("the probe's answer", websocket.receive()), polling.finish());
-        assert_eq!(probed.expect("an answer"), "3probe");
+        let (dial, session) = (polling.dial().clone(), polling.session().to_owned());
+        let probe = async {
+            let mut websocket = Line::websocket(&dial, Some(&session)).await.expect("a websocket");
+            websocket.send("2probe").await.expect("the probe goes out");
+            let probed = in_time("the probe's answer", websocket.receive()).await.expect("an answer");
+            assert_eq!(probed, "3probe");
+            websocket
+        };
+        let mut probe = std::pin::pin!(probe);
+        let mut websocket = loop {
+            tokio::select! {
+                websocket = &mut probe => break websocket,
+                polled = polling.poll_once() => polled.expect("a poll is answered"),
+            }
+        };
+        polling.finish().await;
         let last = polling.drain();
         websocket.send("5").await.expect("the upgrade goes out");
         self.line = websocket;
@@ -516,7 +550,10 @@ impl Socket {
     fn keep(&mut self, packet: Packet) {
         match packet {
             Packet::Event(event) => self.events.push_back(event),
-            Packet::Answer(call, answer) => drop(self.answers.insert(call, answer)),
+            Packet::Answer(call, answer) => {
+                let earlier = self.answers.insert(call, answer);
+                assert!(earlier.is_none(), "callback {call} was called twice, first with {earlier:?}");
+            }
             Packet::Disconnected => self.events.push_back(Event { name: "disconnect".to_owned(), args: Vec::new() }),
             Packet::Connected | Packet::Nothing => {}
         }
