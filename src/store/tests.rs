@@ -26,7 +26,7 @@ use crate::notification::{
 fn settings() -> Settings {
     Settings {
         readers: 1,
-        writers: 2,
+        writers: 3,
         page_bytes: 1000,
         timeout: Duration::from_secs(5),
         idempotency_ttl: Duration::from_secs(60),
