@@ -206,7 +206,7 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         refusals: Arc::default(),
     };
     let engine = from_fn_with_state(guard.clone(), web::seat).layer(realtime.service());
-    let router = web::router(app, guard.clone(), &config.socket_path)
+    let router = web::router(app, &config.socket_path)
         .route_service(&config.socket_path, engine.clone())
         .route_service(&format!("{}/", config.socket_path), engine);
     let front = Arc::new(Front {
@@ -328,14 +328,28 @@ impl Front {
     async fn answer(&self, request: Request<Incoming>, peer: IpAddr, line: HangUp) -> Response {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(line);
-        let refusal = self.guard.as_ref().and_then(|guard| web::admit(guard, peer, &mut request));
+        let stranger = self.guard.as_ref().and_then(|guard| web::admit(guard, peer, &mut request));
         let is_backend = request.method() == Method::POST && !request.headers().contains_key(ORIGIN);
-        let answer = match (refusal, &self.pages) {
-            (Some(refusal), _) => Ok(refusal),
-            (None, Some(pages)) if !is_backend => pages.clone().call(request).await,
-            (None, _) => self.router.clone().call(request).await,
+        let pages = self.pages.as_ref().filter(|_| !is_backend);
+        let (too_soon, quota) = match &self.guard {
+            Some(guard) if stranger.is_none() => web::identify(guard, peer, &mut request),
+            _ => (None, None),
         };
-        let mut response = answer.unwrap_or_else(|never| match never {});
+        let answer = match (stranger, too_soon, pages) {
+            (Some(refusal), ..) | (None, Some(refusal), None) => Ok(refusal),
+            // A page must be able to read why.
+            (None, Some(refusal), Some(_)) => {
+                let mut refusal = Some(refusal);
+                let refuse = move |_: Request<Body>| std::future::ready(Ok(refusal.take().unwrap_or_default()));
+                cors().layer(tower::service_fn(refuse)).call(request).await
+            }
+            (None, None, Some(pages)) => pages.clone().call(request).await,
+            (None, None, None) => self.router.clone().call(request).await,
+        };
+        let mut response = answer.unwrap_or_else(|never: Infallible| match never {});
+        if let Some(quota) = quota {
+            quota.tell(&mut response);
+        }
         web::protect(&mut response, self.tls.is_some());
         response
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use chrono::Utc;
@@ -36,7 +36,7 @@ mod push;
 mod sent;
 mod sessions;
 
-pub use guard::{Guard, admit, seat};
+pub use guard::{Guard, Quota, admit, identify, seat};
 pub use problem::Problem;
 
 /// Every bound of what requests say.
@@ -97,8 +97,9 @@ impl App {
     }
 }
 
-/// Everything but the sockets; `socket_path` is where the client bundles are served. To be behind [`admit`], before [`protect`].
-pub fn router(app: App, guard: Guard, socket_path: &str) -> Router {
+/// Everything but the sockets; `socket_path` is where the client bundles are served. To be behind [`admit`] and
+/// [`identify`], before [`protect`].
+pub fn router(app: App, socket_path: &str) -> Router {
     let (api, document) = OpenApiRouter::with_openapi(docs::Document::openapi())
         .routes(routes!(push::push, push::alive))
         .routes(routes!(inbox::list, inbox::erase))
@@ -109,8 +110,7 @@ pub fn router(app: App, guard: Guard, socket_path: &str) -> Router {
         .routes(routes!(sent::ungroup))
         .routes(routes!(sessions::disconnect))
         .split_for_parts();
-    api.layer(from_fn_with_state(guard, guard::identify))
-        .merge(docs::router(&document))
+    api.merge(docs::router(&document))
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))
         .merge(pages::router(socket_path))

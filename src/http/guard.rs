@@ -10,7 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use http::header::RETRY_AFTER;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tracing::warn;
 
 use super::Problem;
@@ -57,33 +57,38 @@ pub fn admit(guard: &Guard, peer: IpAddr, request: &mut Request) -> Option<Respo
     None
 }
 
-/// Finds out which key a request shows, and whether it comes too soon. Handlers find a [`Caller`] in it.
-pub(super) async fn identify(
-    State(guard): State<Guard>,
-    Extension(Client(address)): Extension<Client>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+/// How often the caller of a request may still ask, to be told with the answer.
+pub struct Quota(&'static str, Left);
+
+impl Quota {
+    /// Adds it to the headers of an answer.
+    pub fn tell(self, response: &mut Response) {
+        tell(response, self.0, self.1);
+    }
+}
+
+/// Finds out which key a request of the API shows, and whether it comes too soon, which is the refusal. Handlers find a
+/// [`Caller`] in it. A plain function: as a layer it would box each request and each answer once more.
+pub fn identify(guard: &Guard, peer: IpAddr, request: &mut Request) -> (Option<Response>, Option<Quota>) {
+    let path = request.uri().path();
+    if !(path == "/api" || path.starts_with("/api/")) || request.method() == Method::OPTIONS {
+        return (None, None);
+    }
+    let address = request.extensions().get().map_or(peer, |Client(address)| *address);
     let caller = guard.access.caller(request.headers(), Utc::now());
     let (policy, left) = match &caller {
         Caller::Anyone => ("none", None),
         Caller::Producer { name, .. } => ("key", guard.key_rate.count(name)),
         Caller::Unknown => ("address", guard.address_rate.count(&site(address).to_string())),
     };
-    let mut response = match left {
-        Some(left) if left.retry_after.is_some() => {
-            metrics::limited(policy);
-            Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", too_many(policy)).into_response()
-        }
-        _ => {
-            request.extensions_mut().insert(caller);
-            next.run(request).await
-        }
-    };
-    if let Some(left) = left {
-        tell(&mut response, policy, left);
+    let quota = left.map(|left| Quota(policy, left));
+    if left.is_some_and(|left| left.retry_after.is_some()) {
+        metrics::limited(policy);
+        let refusal = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", too_many(policy));
+        return (Some(refusal.into_response()), quota);
     }
-    response
+    request.extensions_mut().insert(caller);
+    (None, quota)
 }
 
 /// Takes a seat for a new socket, or refuses it. The seat goes with the request.
