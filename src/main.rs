@@ -14,6 +14,10 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Libraries that would write what passes through them into the log, with the most that they may say whatever --log says:
 /// most of them know payloads and headers, the last one the parameters of a database's URL.
 const DISCREET: [(&str, Level); 11] = [
