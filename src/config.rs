@@ -356,7 +356,7 @@ pub struct Config {
         help_heading = "Sockets"
     )]
     pub max_sockets_per_address: usize,
-    /// Events a second that are done for one connection, as many as may wait at once; 0 for no limit. Receipts that wait together are one; events that nobody knows count too.
+    /// Events a second that are done for one connection, as many as may wait at once; 0 for no limit. Writes of receipts count, each for all receipts that waited for it; acks of what was sent do not; events that nobody knows do.
     #[arg(long, env = "TIDINGS_SOCKET_RATE", default_value_t = 20, global = true, help_heading = "Sockets")]
     pub socket_rate: u32,
     /// Ids that one receipt may name, over a socket or HTTP.
@@ -365,9 +365,12 @@ pub struct Config {
     /// Messages that a client which acks may have unacked; then it gets no more until it acks.
     #[arg(long, env = "TIDINGS_WINDOW", default_value_t = 64, value_parser = positive, global = true, help_heading = "Sockets")]
     pub window: usize,
-    /// Rows that are read at a time.
+    /// Rows of one page of a list.
     #[arg(long, env = "TIDINGS_PAGE", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..), global = true, help_heading = "Sockets")]
     pub page: u32,
+    /// Rows that a socket which catches up has read at a time.
+    #[arg(long, env = "TIDINGS_REPLAY_ROWS", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..), global = true, help_heading = "Sockets")]
+    pub replay_rows: u32,
     /// KiB of data that are read at a time, whatever the rows.
     #[arg(long, env = "TIDINGS_PAGE_KIB", default_value_t = 256, value_parser = positive, global = true, help_heading = "Sockets")]
     pub page_kib: usize,
@@ -380,7 +383,7 @@ pub struct Config {
     /// Pages that are read at the same time; other sockets that catch up wait for their turn.
     #[arg(long, env = "TIDINGS_REPLAYS", default_value_t = 8, value_parser = positive, global = true, help_heading = "Sockets")]
     pub replays: usize,
-    /// Events of one client that may wait; beyond it they are refused.
+    /// Events of one client that may wait, receipts not counted; beyond it they are refused.
     #[arg(long, env = "TIDINGS_EVENT_QUEUE", default_value_t = 64, value_parser = positive, global = true, help_heading = "Sockets")]
     pub event_queue: usize,
     /// How often a socket is asked for a sign of life, in seconds.

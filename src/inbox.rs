@@ -89,6 +89,8 @@ pub struct Inbox {
     settings: Settings,
     /// Bounds the memory and the load of reading pages: one huge inbox takes its turn like any other.
     readers: Semaphore,
+    /// As many again for the first page of logins: a user who comes does not wait behind those who catch up.
+    login_readers: Semaphore,
     /// Owner and key of the keyed pushes that wait for their commit.
     pending_keys: Mutex<HashSet<KeyName>>,
     sessions: TaskTracker,
@@ -155,8 +157,7 @@ pub struct Login {
     pub greeting: Greeting,
     /// For the session's receipts and its end.
     pub session: Arc<Session>,
-    pump: Pump,
-    backlog: Backlog,
+    pump: Box<Pump>,
 }
 
 impl Inbox {
@@ -184,7 +185,7 @@ impl Inbox {
         let (writer, writers) =
             Writer::new(committers, settings.write_queue, settings.commit_rows, settings.store_timeout, publish);
         let (heads, heads_task) = Heads::new(Arc::clone(&store));
-        let readers = Semaphore::new(settings.replays);
+        let (readers, login_readers) = (Semaphore::new(settings.replays), Semaphore::new(settings.replays));
         let inbox = Self {
             store,
             writer,
@@ -194,6 +195,7 @@ impl Inbox {
             first_epoch: epoch.into(),
             settings,
             readers,
+            login_readers,
             pending_keys: Mutex::default(),
             sessions: TaskTracker::new(),
             gap: Notify::new(),
@@ -260,19 +262,26 @@ impl Inbox {
         if head.rev > head.delivered_upto {
             let now = Utc::now();
             let page = Undelivered { token, after: head.delivered_upto, upto, limit: self.settings.page, now };
-            first = self.reading(self.store.undelivered(&page)).await?;
+            let _turn = self.login_readers.acquire().await.expect("the semaphore is never closed");
+            first = self.store.undelivered(&page).await?;
             undelivered = match first.more || upto < head.rev {
-                true => self.reading(self.store.count_undelivered(&Undelivered { upto: head.rev, ..page })).await?,
+                true => self.store.count_undelivered(&Undelivered { upto: head.rev, ..page }).await?,
                 false => first.rows.len() as u64,
             };
         }
+        // Rows that were acked since the watermark was moved last would be passed at each login.
+        if head.rev > head.delivered_upto && first.rows.first().is_none_or(|row| row.seq > head.delivered_upto + 1) {
+            self.writer.advance(token, head.rev);
+        }
         let session = Arc::clone(&attachment.session);
+        // Nothing before the first of them is left to be acked.
+        session.stored_ack_upto(first.rows.first().map_or(upto, |row| row.seq - 1));
         debug!(session = session.id(), ?token, inbox.rev = head.rev, inbox.undelivered = undelivered, "Login");
+        let backlog = Backlog { head, first, since, resync };
         Ok(Login {
-            pump: Pump::new(Arc::clone(self), attachment, outlet, batch, Arc::clone(&epoch)),
+            pump: Box::new(Pump::new(Arc::clone(self), attachment, outlet, batch, Arc::clone(&epoch), backlog)),
             greeting: Greeting { epoch, head, undelivered },
             session,
-            backlog: Backlog { head, first, since, resync },
         })
     }
 
@@ -287,6 +296,22 @@ impl Inbox {
         Ok(Greeting { epoch, head, undelivered })
     }
 
+    /// Takes what a client says it has: what is no longer in flight makes room for more, which is sent at once. Returns how
+    /// many messages that were. Whether it is stored is another matter: what is not is sent again at the next login.
+    pub fn received(&self, session: &Session, kind: ReceiptKind, selection: &Selection) -> usize {
+        let received = session.received(selection, kind == ReceiptKind::Ack);
+        if let Some(upto) = received.advance {
+            self.writer.advance(session.token(), upto);
+        }
+        received.freed
+    }
+
+    /// Marks rows of the session's own inbox delivered soon; nobody is told. Returns false if too many acks wait already.
+    #[must_use]
+    pub fn ack(&self, session: &Session, ids: &[Uuid]) -> bool {
+        self.writer.ack(session.token(), ids)
+    }
+
     /// Marks rows of the session's own inbox; a read returns the inbox's head after the commit.
     ///
     /// # Errors
@@ -297,9 +322,17 @@ impl Inbox {
         kind: ReceiptKind,
         selection: Selection,
     ) -> Result<Option<Head>, WriterError> {
-        session.received(&selection, kind == ReceiptKind::Ack);
+        let (after, sent) = session.acked_and_sent();
+        let acked = match (kind, &selection) {
+            (ReceiptKind::Ack, Selection::UpTo(upto)) => Some(sent.min(*upto)),
+            _ => None,
+        };
         let (token, origin) = (session.token().clone(), Some(session.id()));
-        self.writer.receipt(Receipt { token, kind, selection, origin }).await
+        let head = self.writer.receipt(Receipt { token, kind, selection, after, origin }).await?;
+        if let Some(upto) = acked {
+            session.stored_ack_upto(upto);
+        }
+        Ok(head)
     }
 
     /// Marks rows of an inbox for somebody who is no session, and returns the inbox's head after the commit.
@@ -307,7 +340,7 @@ impl Inbox {
     /// # Errors
     /// As for [`Writer::receipt`].
     pub async fn mark(&self, token: Token, kind: ReceiptKind, selection: Selection) -> Result<Head, WriterError> {
-        let head = self.writer.receipt(Receipt { token, kind, selection, origin: None }).await?;
+        let head = self.writer.receipt(Receipt { token, kind, selection, after: 0, origin: None }).await?;
         Ok(head.unwrap_or_default())
     }
 
@@ -479,8 +512,7 @@ impl Inbox {
 impl Login {
     /// Starts to send: what was undelivered, then everything newer.
     pub fn start(self) {
-        let inbox = Arc::clone(&self.pump.inbox);
-        inbox.sessions.spawn(self.pump.run(self.backlog));
+        self.pump.drive();
     }
 }
 

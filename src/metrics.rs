@@ -2,10 +2,10 @@
 //!
 //! Counting never fails and never waits. Nothing here holds a token or any text of a client.
 
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Counter, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Pushes by `outcome`: `stored`, or the code of the refusal.
@@ -158,8 +158,14 @@ fn connected(inboxes: usize) {
     gauge!(INBOXES).set(u32::try_from(inboxes).unwrap_or(u32::MAX));
 }
 
-pub(crate) fn sent(messages: usize, delivery: &'static str) {
-    counter!(MESSAGES, "delivery" => delivery).increment(messages as u64);
+pub(crate) fn sent_live(messages: usize) {
+    static SENT: LazyLock<Counter> = LazyLock::new(|| counter!(MESSAGES, "delivery" => "live"));
+    SENT.increment(messages as u64);
+}
+
+pub(crate) fn sent_replay(messages: usize) {
+    static SENT: LazyLock<Counter> = LazyLock::new(|| counter!(MESSAGES, "delivery" => "replay"));
+    SENT.increment(messages as u64);
 }
 
 pub(crate) fn hint_heard() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use socketioxide::extract::{SocketRef, TryData};
 use socketioxide::handler::ConnectHandler;
@@ -30,6 +30,7 @@ pub mod fuzz;
 mod lean;
 mod line;
 mod payload;
+mod receipts;
 mod wire;
 
 pub use line::{HangUp, Line};
@@ -141,6 +142,13 @@ impl Realtime {
             lean::parameter(query, "sid").is_none() && lean::parameter(query, "transport") == Some("polling");
         let version = lean::parameter(query, "EIO");
         let limits = opens_polling.then(|| payload::Limits::new(version, None, self.settings.max_message_bytes));
+        if let Some(sid) = lean::parameter(query, "sid").filter(|_| request.method() == Method::POST)
+            && let Some(socket) = sid.parse().ok().and_then(|sid| self.io.get_socket(sid))
+            && let Some(line) = current_line(&socket)
+        {
+            // A connection that may be a proxy's is read on, but what a client posts waits until it may send more.
+            line.released().await;
+        }
         let too_large = Arc::new(AtomicBool::new(false));
         let request = self.admit(request, &too_large);
         let answer = self.service.clone().oneshot(request).await;

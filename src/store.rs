@@ -27,6 +27,7 @@ mod copy;
 #[cfg(test)]
 pub(crate) mod fake;
 mod keys;
+mod pending;
 mod plan;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -329,6 +330,18 @@ pub struct Batch {
     pub pushes: Vec<KeyedPush>,
     /// Receipts in the order they came.
     pub receipts: Vec<Receipt>,
+    /// Rows that clients have, and nobody waits to hear that it is stored.
+    pub acked: Vec<(Token, Uuid)>,
+    /// Inboxes whose watermark of what is delivered may move, each with a rev that it had.
+    pub advances: Vec<(Token, Rev)>,
+}
+
+impl Batch {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pushes.is_empty() && self.receipts.is_empty() && self.acked.is_empty() && self.advances.is_empty()
+    }
 }
 
 /// A push and, if the producer sent one, its idempotency key.
@@ -371,6 +384,8 @@ pub struct Receipt {
     pub kind: ReceiptKind,
     /// Which rows.
     pub selection: Selection,
+    /// Of an ack by rev: the rows up to here are delivered, as the same session has said before.
+    pub after: Rev,
     /// The session that says so, if one does; comes back in the event.
     pub origin: Option<SessionId>,
 }

@@ -19,7 +19,7 @@ impl From<&Config> for inbox::Settings {
             commit_rows: config.commit_rows,
             store_timeout: Duration::from_secs(config.store_timeout_secs),
             window: config.window,
-            page: config.page,
+            page: config.replay_rows,
             ring: inbox::Ring { events: config.ring, bytes: config.ring_kib.saturating_mul(1024) },
             max_sockets_per_token: config.max_sockets_per_token,
             replays: config.replays,

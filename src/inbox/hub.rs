@@ -1,10 +1,14 @@
 //! Who is here: the node's map from token to its sessions, with the newest events of each.
 //!
-//! A hub never decides what a session gets. It wakes pumps and saves them reads: a pump that does not find its next rev
-//! in the ring pages the table. So hints may be lost, doubled, reordered or forged without harm.
+//! A hub never decides what a session gets. It wakes pumps, which send on the spot, and saves them reads: a pump that does
+//! not find its next rev in the ring pages the table. So hints may be lost, doubled, reordered or forged without harm.
+//!
+//! Locks are taken in one order: the map, a channel, a session. A pump looks into its channel and detaches itself, so
+//! sessions are woken and ended only after the hub's own locks are released.
 
+use std::cmp::Ordering;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{self, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde_json::value::RawValue;
@@ -71,8 +75,8 @@ struct ChannelState {
 
 /// What a pump finds beyond its cursor.
 pub(super) enum Next {
-    /// The next events without a gap.
-    Events(Vec<Arc<Live>>),
+    /// The next events without a gap, which were added to its queue.
+    Events,
     /// Something is there that the ring does not have. To be given back to [`Channel::settle`].
     Behind(Behind),
     /// Nothing.
@@ -109,7 +113,7 @@ impl Hub {
         if state.sessions.len() >= self.max_sessions {
             return None;
         }
-        let session = Arc::new(Session::new(self.ids.fetch_add(1, Ordering::Relaxed), token.clone(), batch));
+        let session = Arc::new(Session::new(self.ids.fetch_add(1, atomic::Ordering::Relaxed), token.clone(), batch));
         state.sessions.push(Arc::clone(&session));
         drop(state);
         metrics::session_began(channels.len());
@@ -128,18 +132,22 @@ impl Hub {
     /// Hands a message that is sent live only to everybody who is here.
     pub(super) fn pass(&self, token: &Token, live: &Arc<Live>) {
         if let Some(channel) = self.channel(token) {
-            lock(&channel.state).sessions.iter().for_each(|session| session.pass(Arc::clone(live)));
+            let sessions = lock(&channel.state).sessions.clone();
+            sessions.iter().for_each(|session| session.pass(Arc::clone(live)));
         }
     }
 
     /// Ends the sessions of a token and has their sockets closed; returns how many.
     pub(super) fn cut(&self, token: &Token) -> usize {
         let Some(channel) = self.channel(token) else { return 0 };
-        let mut state = lock(&channel.state);
-        // Who comes next may find another inbox.
-        state.forget();
-        state.sessions.iter().for_each(|session| session.cut());
-        state.sessions.len()
+        let sessions = {
+            let mut state = lock(&channel.state);
+            // Who comes next may find another inbox.
+            state.forget();
+            state.sessions.clone()
+        };
+        sessions.iter().for_each(|session| session.cut());
+        sessions.len()
     }
 
     /// Takes what somebody says the newest rev of an inbox is.
@@ -152,28 +160,33 @@ impl Hub {
     /// Takes what the table said an inbox's rev is, a moment ago. It may be behind for two reasons: somebody told more than
     /// there is, or the table was taken back to an earlier state. The pumps find out which.
     pub(super) fn compare(&self, token: &Token, rev: Rev) {
-        if let Some(channel) = self.channel(token) {
+        let Some(channel) = self.channel(token) else { return };
+        let sessions = {
             let mut state = lock(&channel.state);
-            if rev > state.top {
-                metrics::swept();
-                state.hints += 1;
-                state.top = rev;
-                state.wake();
+            match rev.cmp(&state.top) {
+                Ordering::Greater => {
+                    metrics::swept();
+                    state.hints += 1;
+                    state.top = rev;
+                }
+                Ordering::Less => state.doubts += 1,
+                Ordering::Equal => return,
             }
-            if state.top > rev {
-                state.doubts += 1;
-                state.wake();
-            }
-        }
+            state.sessions.clone()
+        };
+        wake(&sessions);
     }
 
     /// The data set became another one, so every session has to look where it stands.
     pub(super) fn doubt_all(&self) {
         let channels: Vec<_> = lock(&self.channels).values().cloned().collect();
         for channel in channels {
-            let mut state = lock(&channel.state);
-            state.doubts += 1;
-            state.wake();
+            let sessions = {
+                let mut state = lock(&channel.state);
+                state.doubts += 1;
+                state.sessions.clone()
+            };
+            wake(&sessions);
         }
     }
 
@@ -186,7 +199,10 @@ impl Hub {
     /// Ends every session.
     pub(super) fn end_sessions(&self) {
         let channels: Vec<_> = lock(&self.channels).values().cloned().collect();
-        channels.iter().for_each(|channel| lock(&channel.state).sessions.iter().for_each(|session| session.end()));
+        for channel in channels {
+            let sessions = lock(&channel.state).sessions.clone();
+            sessions.iter().for_each(|session| session.end());
+        }
     }
 
     /// Empties the rings that did not grow since the last call: their events were delivered long ago, or belong to a
@@ -236,26 +252,31 @@ impl Channel {
                 state.ring_bytes -= oldest.event.weight();
             }
         }
-        state.wake();
+        let sessions = state.sessions.clone();
+        drop(state);
+        wake(&sessions);
     }
 
-    /// What comes after `cursor`, at most `max` events.
-    pub(super) fn next(&self, cursor: Rev, max: usize) -> Next {
+    /// Adds what comes after `cursor`, at most `max` events, to an empty queue.
+    pub(super) fn next(&self, cursor: Rev, max: usize, queue: &mut VecDeque<Arc<Live>>) -> Next {
         let state = lock(&self.state);
         if state.top <= cursor {
             return Next::UpToDate;
         }
-        let start = state.ring.partition_point(|live| live.event.rev() <= cursor);
-        let events: Vec<_> = state
+        // Mostly it is the newest alone, and a search would touch many others.
+        let start = match state.ring.back() {
+            Some(newest) if newest.event.rev() == cursor + 1 => state.ring.len() - 1,
+            _ => state.ring.partition_point(|live| live.event.rev() <= cursor),
+        };
+        let events = state
             .ring
-            .iter()
-            .skip(start)
+            .range(start..)
             .take(max)
             .zip(cursor + 1..)
             .take_while(|(live, expected)| live.event.rev() == *expected)
-            .map(|(live, _)| Arc::clone(live))
-            .collect();
-        if events.is_empty() { Next::Behind(Behind { hints: state.hints }) } else { Next::Events(events) }
+            .map(|(live, _)| Arc::clone(live));
+        queue.extend(events);
+        if queue.is_empty() { Next::Behind(Behind { hints: state.hints }) } else { Next::Events }
     }
 
     /// How often a sweep found the table behind this channel.
@@ -270,12 +291,16 @@ impl Channel {
 
     /// Takes what the table, or somebody, says the inbox's rev is.
     pub(super) fn hint(&self, rev: Rev) {
-        let mut state = lock(&self.state);
-        state.hints += 1;
-        if rev > state.top {
+        let sessions = {
+            let mut state = lock(&self.state);
+            state.hints += 1;
+            if rev <= state.top {
+                return;
+            }
             state.top = rev;
-            state.wake();
-        }
+            state.sessions.clone()
+        };
+        wake(&sessions);
     }
 
     /// Takes back hints that promised more than the table holds up to `cursor`, unless new ones came in the meantime.
@@ -299,10 +324,11 @@ impl ChannelState {
         self.ring = VecDeque::new();
         self.ring_bytes = 0;
     }
+}
 
-    fn wake(&self) {
-        self.sessions.iter().for_each(|session| session.wake());
-    }
+/// Has sessions look for news. They send right here, so no lock of the hub may be held.
+fn wake(sessions: &[Arc<Session>]) {
+    sessions.iter().for_each(|session| session.wake());
 }
 
 /// Locks for a short section. A panic in one cannot leave half a change behind, so poisoning means nothing here.

@@ -1,8 +1,12 @@
-//! One task per session, and the only one that sends to it.
+//! The sender of one session, and the only one.
 //!
 //! A pump replays what is undelivered up to the head it read after it was attached to the hub, sets its cursor there,
 //! and from then on sends every event beyond the cursor, in `rev` order: from the ring if it has the very next one, else
 //! from the table. Attaching first leaves no gap; one sender with a growing cursor leaves no duplicate and no disorder.
+//!
+//! It is a state machine: [`Pump::send_now`] sends all that can be sent without waiting and says what it needs next. Most
+//! often that is news, and then the pump is parked in its session, where whoever publishes an event or takes an ack finds
+//! it and sends on the spot. Only for a read or a pause does it get a task.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +17,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::Inbox;
-use super::hub::{Attachment, Live, Next};
+use super::hub::{Attachment, Behind, Live, Next};
 use super::session::Session;
 use crate::metrics;
 use crate::notification::{Event, Head, Notification, ReceiptKind, Rev, Selection};
@@ -52,15 +56,6 @@ pub enum Delivery {
     Replay,
 }
 
-impl Delivery {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Live => "live",
-            Self::Replay => "replay",
-        }
-    }
-}
-
 /// Where a pump sends to: one socket.
 pub trait Outlet: Send + Sync {
     /// Queues a message for the socket, in order, without waiting.
@@ -95,11 +90,61 @@ pub struct Pump {
     epoch: Arc<str>,
     /// Every event up to here was sent or was not this session's to get.
     cursor: Rev,
+    stage: Stage,
+    /// What was read and is to be sent next, in `rev` order.
+    queue: VecDeque<Arc<Live>>,
+    /// The client is to start over from this head before anything else is sent.
+    resync: Option<Head>,
     pace: Pace,
+    /// The pause that the pace asked for is over.
+    rested: bool,
+    /// Since when the socket takes nothing.
+    stuck: Option<Instant>,
     /// The sweeps' doubts that were looked into.
     doubts: u64,
     /// When which revs were sent, for clients that never ack; at most one entry a second.
     unconfirmed: VecDeque<(Instant, Rev)>,
+}
+
+/// How far a session has come.
+enum Stage {
+    /// It is sent what was undelivered at login.
+    Undelivered {
+        replay: Box<Replay>,
+        /// Where the next page begins, if there is one.
+        after: Option<Rev>,
+    },
+    /// It is sent every event beyond the client's own cursor.
+    Missed(Box<Replay>),
+    /// It is to be told that the replay is complete.
+    Replayed(Box<Replay>),
+    /// It is sent what happens.
+    Live,
+}
+
+/// What a login is to be sent before anything live.
+struct Replay {
+    head: Head,
+    /// The rev up to which the client knows everything, if that is true.
+    since: Option<Rev>,
+    /// How many notifications were queued for it.
+    count: u64,
+}
+
+/// What a pump needs to go on.
+enum Need {
+    /// An event, or an ack that makes room.
+    News,
+    /// Time for the socket to take what its buffer holds.
+    Pause(Duration),
+    /// The undelivered rows after this rev.
+    Undelivered(Rev),
+    /// The events after the cursor.
+    Events(Option<Behind>),
+    /// To know where the table stands.
+    Head,
+    /// Nothing any more.
+    End,
 }
 
 /// What a login has to catch up with.
@@ -120,84 +165,210 @@ impl Pump {
         outlet: Arc<dyn Outlet>,
         batch: bool,
         epoch: Arc<str>,
+        backlog: Backlog,
     ) -> Self {
-        Self {
+        let Backlog { head, first, since, resync } = backlog;
+        let mut pump = Self {
             inbox,
             attachment,
             outlet,
             batch,
             epoch,
             cursor: 0,
+            stage: Stage::Live,
+            queue: VecDeque::new(),
+            resync: resync.then_some(head),
             pace: Pace::default(),
+            rested: false,
+            stuck: None,
             doubts: 0,
             unconfirmed: VecDeque::new(),
-        }
+        };
+        pump.queue_undelivered(Box::new(Replay { head, since, count: 0 }), first);
+        pump
     }
 
     fn session(&self) -> &Session {
         &self.attachment.session
     }
 
-    /// Sends until the session ends.
-    pub(super) async fn run(mut self, backlog: Backlog) {
-        // Boxed, as are the steps below: an idle session keeps only the memory of its wait.
-        if Box::pin(self.replay(backlog)).await.is_ok() {
-            while self.wait().await.is_ok() && Box::pin(self.catch_up()).await.is_ok() {}
+    /// Sends what can be sent now. Then the pump is parked in its session, or a task gets what it needs.
+    pub(super) fn drive(mut self: Box<Self>) {
+        loop {
+            match self.send_now() {
+                Need::News if self.unconfirmed.is_empty() => {
+                    let session = Arc::clone(&self.attachment.session);
+                    self.queue.shrink_to(MAX_IDLE_QUEUE);
+                    match session.park(self) {
+                        Some(pump) => self = pump,
+                        None => return,
+                    }
+                }
+                Need::End => return self.finish(),
+                need => {
+                    let inbox = Arc::clone(&self.inbox);
+                    inbox.spawn(self.get(need));
+                    return;
+                }
+            }
         }
+    }
+
+    /// Gets what is needed and goes on.
+    async fn get(mut self: Box<Self>, need: Need) {
+        let got = match need {
+            Need::News => self.wait().await,
+            Need::Pause(pause) => self.sleep(pause).await,
+            Need::Undelivered(after) => self.read_undelivered(after).await,
+            Need::Events(behind) => self.read_events(behind).await,
+            Need::Head => self.look_again().await,
+            Need::End => Err(Ended),
+        };
+        match got {
+            Ok(()) => self.drive(),
+            Err(Ended) => self.finish(),
+        }
+    }
+
+    /// The session has ended: detaches it.
+    pub(super) fn finish(self: Box<Self>) {
         if self.session().is_cut() {
             self.outlet.close();
         }
         debug!(session = self.session().id(), "Session ended");
+        if let Some(upto) = self.session().unadvanced() {
+            self.inbox.writer.advance(self.session().token(), upto);
+        }
     }
 
-    /// Sends the undelivered rows up to the head, or up to the client's cursor and then every event beyond it, and sets
-    /// the cursor to the head.
-    async fn replay(&mut self, backlog: Backlog) -> Result<(), Ended> {
-        let Backlog { head, first: mut page, since, resync } = backlog;
-        let mut count = 0;
-        if resync {
-            let epoch = Arc::clone(&self.epoch);
-            self.send(&Outbound::Resync { epoch: &epoch, head }).await?;
+    /// Sends everything that is there, as far as the client takes it, and says what is needed next.
+    fn send_now(&mut self) -> Need {
+        match self.send_what_is_there() {
+            Ok(need) | Err(need) => need,
         }
+    }
+
+    fn send_what_is_there(&mut self) -> Result<Need, Need> {
         loop {
-            let last = page.rows.last().map(|row| row.seq);
-            count += page.rows.len() as u64;
-            let rows: Vec<_> = page.rows.into_iter().map(|row| Arc::new(Event::New(row).into())).collect();
-            self.send_events(&rows, Delivery::Replay).await?;
-            let Some(after) = last.filter(|_| page.more) else { break };
-            page = self.undelivered(after, since.unwrap_or(head.rev)).await?;
+            if let Some(head) = self.resync {
+                let epoch = Arc::clone(&self.epoch);
+                self.send(&Outbound::Resync { epoch: &epoch, head })?;
+                self.resync = None;
+            }
+            if matches!(self.stage, Stage::Live) {
+                let doubts = self.attachment.channel.doubts();
+                if doubts != self.doubts && self.queue.is_empty() {
+                    self.doubts = doubts;
+                    return Ok(Need::Head);
+                }
+            }
+            self.send_passing()?;
+            self.send_queue()?;
+            self.stage = match std::mem::replace(&mut self.stage, Stage::Live) {
+                Stage::Undelivered { replay, after: Some(after) } => {
+                    self.stage = Stage::Undelivered { replay, after: Some(after) };
+                    return Ok(Need::Undelivered(after));
+                }
+                Stage::Undelivered { replay, after: None } => match replay.since {
+                    Some(since) => {
+                        self.cursor = since;
+                        Stage::Missed(replay)
+                    }
+                    None => Stage::Replayed(replay),
+                },
+                Stage::Missed(replay) if self.cursor < replay.head.rev => {
+                    self.stage = Stage::Missed(replay);
+                    return Ok(Need::Events(None));
+                }
+                Stage::Missed(replay) => Stage::Replayed(replay),
+                Stage::Replayed(replay) => {
+                    let (count, head) = (replay.count, replay.head);
+                    self.stage = Stage::Replayed(replay);
+                    self.send(&Outbound::ReplayComplete { count, head })?;
+                    self.cursor = self.cursor.max(head.rev);
+                    Stage::Live
+                }
+                Stage::Live => {
+                    let page = self.inbox.settings.page as usize;
+                    match self.attachment.channel.next(self.cursor, page, &mut self.queue) {
+                        Next::UpToDate => return Ok(Need::News),
+                        Next::Events => {}
+                        Next::Behind(behind) => return Ok(Need::Events(Some(behind))),
+                    }
+                    Stage::Live
+                }
+            };
         }
-        if let Some(since) = since {
-            count += self.replay_events(since, head.rev).await?;
+    }
+
+    fn queue_undelivered(&mut self, mut replay: Box<Replay>, page: Page<Notification>) {
+        let after = page.rows.last().map(|row| row.seq).filter(|_| page.more);
+        replay.count += page.rows.len() as u64;
+        self.queue.extend(page.rows.into_iter().map(|row| Arc::new(Event::New(row).into())));
+        self.stage = Stage::Undelivered { replay, after };
+    }
+
+    async fn read_undelivered(&mut self, after: Rev) -> Result<(), Ended> {
+        let Stage::Undelivered { replay, .. } = &self.stage else { return Ok(()) };
+        let upto = replay.since.unwrap_or(replay.head.rev);
+        let page = loop {
+            let token = self.attachment.session.token();
+            let now = Utc::now();
+            let page = Undelivered { token, after, upto, limit: self.inbox.settings.page, now };
+            match self.inbox.reading(self.inbox.store.undelivered(&page)).await {
+                Ok(page) => break page,
+                Err(error) => self.rest(&error).await?,
+            }
+        };
+        if let Stage::Undelivered { replay, .. } = std::mem::replace(&mut self.stage, Stage::Live) {
+            self.queue_undelivered(replay, page);
         }
-        self.send(&Outbound::ReplayComplete { count, head }).await?;
-        self.cursor = head.rev;
-        self.attachment.session.wake();
         Ok(())
     }
 
-    /// Sends every event after one rev up to another, and returns how many of them were notifications.
-    async fn replay_events(&mut self, since: Rev, upto: Rev) -> Result<u64, Ended> {
-        let mut count = 0;
-        self.cursor = since;
-        while self.cursor < upto {
-            let mut events = self.events().await?;
-            // Nothing at all: the table was taken back since the head was read.
-            if events.is_empty() || !follow(self.cursor, &events) {
-                self.pass_horizon().await?;
-                break;
+    /// Reads the next events of the table.
+    async fn read_events(&mut self, behind: Option<Behind>) -> Result<(), Ended> {
+        let mut events: Vec<Arc<Live>> = loop {
+            let (token, limit) = (self.session().token(), self.inbox.settings.page);
+            let page = self.inbox.store.events(token, self.cursor, limit, Utc::now());
+            match self.inbox.reading(page).await {
+                Ok(page) => break page.rows.into_iter().map(|event| Arc::new(event.into())).collect(),
+                Err(error) => self.rest(&error).await?,
             }
-            events.retain(|live| live.event.rev() <= upto);
-            count += events.iter().filter(|live| matches!(live.event, Event::New(_))).count() as u64;
-            self.send_events(&events, Delivery::Replay).await?;
+        };
+        if let Some(behind) = behind
+            && events.is_empty()
+        {
+            self.attachment.channel.settle(&behind, self.cursor);
         }
-        Ok(count)
+        let purged = !follow(self.cursor, &events);
+        match std::mem::replace(&mut self.stage, Stage::Live) {
+            // Nothing at all: the table was taken back since the head was read.
+            Stage::Missed(replay) if purged || events.is_empty() => {
+                self.stage = Stage::Replayed(replay);
+                return self.pass_horizon().await;
+            }
+            Stage::Missed(mut replay) => {
+                events.retain(|live| live.event.rev() <= replay.head.rev);
+                replay.count += events.iter().filter(|live| matches!(live.event, Event::New(_))).count() as u64;
+                self.stage = Stage::Missed(replay);
+            }
+            stage => {
+                self.stage = stage;
+                if purged {
+                    return self.pass_horizon().await;
+                }
+            }
+        }
+        self.queue.extend(events);
+        Ok(())
     }
 
     /// What comes next is purged, so the client must start over from the head as it is now.
     async fn pass_horizon(&mut self) -> Result<(), Ended> {
         let (head, epoch) = self.head().await?;
-        self.start_over(self.cursor.max(head.rev), head, epoch).await
+        self.start_over(self.cursor.max(head.rev), head, epoch);
+        Ok(())
     }
 
     /// The inbox as it is now, and the epoch that belongs to it.
@@ -210,53 +381,11 @@ impl Pump {
         }
     }
 
-    /// Tells the client to list the inbox again, and goes on from `cursor`.
-    async fn start_over(&mut self, cursor: Rev, head: Head, epoch: Arc<str>) -> Result<(), Ended> {
+    /// Has the client told to list the inbox again, and goes on from `cursor`.
+    fn start_over(&mut self, cursor: Rev, head: Head, epoch: Arc<str>) {
         metrics::resynced();
-        self.send(&Outbound::Resync { epoch: &epoch, head }).await?;
+        self.resync = Some(head);
         (self.cursor, self.epoch) = (cursor, epoch);
-        Ok(())
-    }
-
-    async fn undelivered(&self, after: Rev, upto: Rev) -> Result<Page<Notification>, Ended> {
-        let token = self.session().token();
-        loop {
-            let now = Utc::now();
-            let page = Undelivered { token, after, upto, limit: self.inbox.settings.page, now };
-            match self.inbox.reading(self.inbox.store.undelivered(&page)).await {
-                Ok(page) => return Ok(page),
-                Err(error) => self.rest(&error).await?,
-            }
-        }
-    }
-
-    /// Sends everything beyond the cursor.
-    async fn catch_up(&mut self) -> Result<(), Ended> {
-        loop {
-            let doubts = self.attachment.channel.doubts();
-            if doubts != self.doubts {
-                self.look_again().await?;
-                self.doubts = doubts;
-            }
-            self.send_passing().await?;
-            let next = self.attachment.channel.next(self.cursor, self.inbox.settings.page as usize);
-            let events = match next {
-                Next::UpToDate => return Ok(()),
-                Next::Events(events) => events,
-                Next::Behind(behind) => {
-                    let events = self.events().await?;
-                    if events.is_empty() {
-                        self.attachment.channel.settle(&behind, self.cursor);
-                    }
-                    if !follow(self.cursor, &events) {
-                        self.pass_horizon().await?;
-                        continue;
-                    }
-                    events
-                }
-            };
-            self.send_events(&events, Delivery::Live).await?;
-        }
     }
 
     /// Asks the table whether it was taken back: it ends before the cursor, or has another epoch. Then the client must
@@ -271,105 +400,133 @@ impl Pump {
             self.attachment.channel.forget();
             let (head, epoch) = self.head().await?;
             self.attachment.channel.hint(head.rev);
-            self.start_over(head.rev, head, epoch).await?;
+            self.start_over(head.rev, head, epoch);
         }
         Ok(())
-    }
-
-    /// The next events of the table.
-    async fn events(&self) -> Result<Vec<Arc<Live>>, Ended> {
-        loop {
-            let (token, limit) = (self.session().token(), self.inbox.settings.page);
-            let page = self.inbox.store.events(token, self.cursor, limit, Utc::now());
-            match self.inbox.reading(page).await {
-                Ok(page) => return Ok(page.rows.into_iter().map(|event| Arc::new(event.into())).collect()),
-                Err(error) => self.rest(&error).await?,
-            }
-        }
     }
 
     /// Sends what is sent live only. It takes no rev and no room: nothing waits for its ack.
-    async fn send_passing(&mut self) -> Result<(), Ended> {
-        for live in self.session().passing() {
+    fn send_passing(&mut self) -> Result<(), Need> {
+        let mut passing = self.session().take_passing();
+        while let Some(live) = passing.front() {
             let outbound = match self.batch {
-                true => Outbound::Messages(std::slice::from_ref(&live), Delivery::Live),
-                false => Outbound::Message(&live, Delivery::Live),
+                true => Outbound::Messages(std::slice::from_ref(live), Delivery::Live),
+                false => Outbound::Message(live, Delivery::Live),
             };
-            self.send(&outbound).await?;
-            metrics::sent(1, Delivery::Live.name());
+            if let Err(need) = self.send(&outbound) {
+                self.session().put_back_passing(passing);
+                return Err(need);
+            }
+            metrics::sent_live(1);
+            passing.pop_front();
         }
         Ok(())
     }
 
-    /// Sends events in order, as many at a time as the client takes. The cursor follows.
-    async fn send_events(&mut self, events: &[Arc<Live>], delivery: Delivery) -> Result<(), Ended> {
-        let mut rest = events;
-        while let Some(first) = rest.first() {
-            let taken = match &first.event {
+    /// Sends the queue in order, as many at a time as the client takes. The cursor follows.
+    fn send_queue(&mut self) -> Result<(), Need> {
+        if self.queue.is_empty() {
+            return Ok(());
+        }
+        let delivery = if matches!(self.stage, Stage::Live) { Delivery::Live } else { Delivery::Replay };
+        let mut queue = std::mem::take(&mut self.queue);
+        let sent = self.send_events(queue.make_contiguous(), delivery);
+        let (taken, sent) = sent.map_or_else(|(taken, need)| (taken, Err(need)), |()| (queue.len(), Ok(())));
+        queue.drain(..taken);
+        self.queue = queue;
+        sent
+    }
+
+    /// Sends events, or says how many were sent and what the rest needs.
+    fn send_events(&mut self, events: &[Arc<Live>], delivery: Delivery) -> Result<(), (usize, Need)> {
+        let mut taken = 0;
+        while let Some(first) = events.get(taken) {
+            taken += match &first.event {
                 Event::Changed { origin, .. } => {
                     if *origin != Some(self.session().id()) {
-                        self.send(&Outbound::Changed(first)).await?;
+                        self.send(&Outbound::Changed(first)).map_err(|need| (taken, need))?;
                     }
                     1
                 }
                 Event::Gone { .. } => 1,
                 Event::New(_) => {
-                    let room = self.room().await?;
-                    let run = rest.iter().take_while(|live| matches!(live.event, Event::New(_)));
-                    let run = run.take(if self.batch { room } else { 1 }).count();
-                    let outbound = match self.batch {
-                        true => Outbound::Messages(&rest[..run], delivery),
-                        false => Outbound::Message(first, delivery),
-                    };
-                    self.send(&outbound).await?;
-                    metrics::sent(run, delivery.name());
+                    let room = self.session().room(self.inbox.settings.window);
+                    if room == 0 {
+                        return Err((taken, Need::News));
+                    }
+                    let run = events[taken..].iter().take_while(|live| matches!(live.event, Event::New(_)));
+                    let run = run.take(if self.batch { room.min(MAX_BATCH) } else { 1 }).count();
+                    self.send_messages(&events[taken..taken + run], delivery).map_err(|need| (taken, need))?;
                     run
                 }
             };
-            for live in &rest[..taken] {
-                self.cursor = live.event.rev();
-                if let Event::New(notification) = &live.event {
-                    self.session().sent(notification.seq, notification.content.id, self.inbox.settings.window);
-                    self.note_unconfirmed(notification.seq);
-                }
-            }
-            rest = &rest[taken..];
+            self.cursor = events[taken - 1].event.rev();
         }
         Ok(())
     }
 
-    /// Waits until at least one message may be sent.
-    async fn room(&mut self) -> Result<usize, Ended> {
-        loop {
-            let room = self.session().room(self.inbox.settings.window);
-            if room > 0 {
-                return Ok(room);
+    fn send_messages(&mut self, messages: &[Arc<Live>], delivery: Delivery) -> Result<(), Need> {
+        self.pause()?;
+        let outbound = match messages {
+            [live] if !self.batch => Outbound::Message(live, delivery),
+            _ => Outbound::Messages(messages, delivery),
+        };
+        let sent = messages.iter().filter_map(|live| match &live.event {
+            Event::New(notification) => Some((notification.seq, notification.content.id)),
+            Event::Changed { .. } | Event::Gone { .. } => None,
+        });
+        let window = self.inbox.settings.window;
+        let result = self.session().send_messages(sent, window, || self.outlet.send(&outbound));
+        self.taken(result)?;
+        match delivery {
+            Delivery::Live => metrics::sent_live(messages.len()),
+            Delivery::Replay => metrics::sent_replay(messages.len()),
+        }
+        if let Some(newest) = messages.last() {
+            self.note_unconfirmed(newest.event.rev());
+        }
+        Ok(())
+    }
+
+    /// Sends one message that needs no room in the window.
+    fn send(&mut self, outbound: &Outbound<'_>) -> Result<(), Need> {
+        self.pause()?;
+        let result = self.session().send(|| self.outlet.send(outbound));
+        self.taken(result)
+    }
+
+    /// Asks for the pause that the pace wants before the next message, once.
+    fn pause(&mut self) -> Result<(), Need> {
+        if std::mem::take(&mut self.rested) {
+            return Ok(());
+        }
+        match self.pace.before_sending() {
+            Some(pause) => {
+                self.rested = true;
+                Err(Need::Pause(pause))
             }
-            self.send_passing().await?;
-            self.wait().await?;
+            None => Ok(()),
         }
     }
 
-    /// Sends one message, waiting while the socket's buffer is full. A socket that takes nothing for `stuck_timeout` is
-    /// closed.
-    async fn send(&mut self, outbound: &Outbound<'_>) -> Result<(), Ended> {
-        let mut stuck: Option<Instant> = None;
-        loop {
-            if let Some(pause) = self.pace.before_sending() {
-                self.sleep(pause).await?;
+    /// What follows from how the socket took a message. One that takes nothing for `stuck_timeout` is closed.
+    fn taken(&mut self, result: Option<Result<(), OutletError>>) -> Result<(), Need> {
+        match result {
+            Some(Ok(())) => {
+                self.stuck = None;
+                Ok(())
             }
-            match self.attachment.session.send(|| self.outlet.send(outbound)).ok_or(Ended)? {
-                Ok(()) => return Ok(()),
-                Err(OutletError::Closed) => return Err(Ended),
-                Err(OutletError::Full) => {
-                    self.pace.full();
-                    let since = *stuck.get_or_insert_with(Instant::now);
-                    if since.elapsed() > self.inbox.settings.stuck_timeout {
-                        warn!(session = self.session().id(), "A socket takes nothing any more, closing it");
-                        self.outlet.close();
-                        return Err(Ended);
-                    }
+            None | Some(Err(OutletError::Closed)) => Err(Need::End),
+            Some(Err(OutletError::Full)) => {
+                let since = *self.stuck.get_or_insert_with(Instant::now);
+                if since.elapsed() > self.inbox.settings.stuck_timeout {
+                    warn!(session = self.session().id(), "A socket takes nothing any more, closing it");
+                    self.outlet.close();
+                    return Err(Need::End);
                 }
+                self.pace.full();
+                self.rested = true;
+                Err(Need::Pause(self.pace.before_sending().unwrap_or(MIN_PAUSE)))
             }
         }
     }
@@ -386,16 +543,13 @@ impl Pump {
         self.sleep(MAX_PAUSE).await
     }
 
-    /// Waits for anything to do. For a client that never acks it also counts its rows delivered when the socket has
-    /// outlived a heartbeat that was queued behind them, if so configured.
+    /// Waits for news. For a client that never acks it also counts its rows delivered when the socket has outlived a
+    /// heartbeat that was queued behind them, if so configured.
     async fn wait(&mut self) -> Result<(), Ended> {
-        match self.unconfirmed.front() {
-            None => self.session().woken().await,
-            Some(&(sent, _)) => {
-                let due = sent + self.inbox.settings.heartbeat.unwrap_or_default();
-                if tokio::time::timeout_at(due, self.session().woken()).await.is_err() {
-                    Box::pin(self.confirm()).await;
-                }
+        if let Some(&(sent, _)) = self.unconfirmed.front() {
+            let due = sent + self.inbox.settings.heartbeat.unwrap_or_default();
+            if tokio::time::timeout_at(due, self.session().woken()).await.is_err() {
+                self.confirm().await;
             }
         }
         if self.session().ended() { Err(Ended) } else { Ok(()) }
@@ -422,6 +576,7 @@ impl Pump {
             token: self.session().token().clone(),
             kind: ReceiptKind::Ack,
             selection: Selection::UpTo(rev),
+            after: 0,
             origin: Some(self.session().id()),
         };
         if let Err(error) = self.inbox.writer.receipt(receipt).await {
@@ -430,6 +585,12 @@ impl Pump {
         }
     }
 }
+
+/// A client that takes batches gets at most so many messages in one.
+const MAX_BATCH: usize = 100;
+
+/// An idle session keeps room for so many events.
+const MAX_IDLE_QUEUE: usize = 4;
 
 /// Whether the events come one after the other from the cursor on. If not, what is between was purged.
 fn follow(cursor: Rev, events: &[Arc<Live>]) -> bool {

@@ -1,46 +1,86 @@
-//! One logged-in socket, as its pump and its incoming events share it.
+//! One logged-in socket, as its pump, its receipts and the hub share it.
+//!
+//! A session has one [`Pump`], and whoever holds it is the one sender of the session. While there is nothing to send, the
+//! pump is parked here and no task exists; whoever has news takes it out and sends right where it is. So an idle session
+//! costs no wake-up, and there are never two senders.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::hub::Live;
+use super::pump::{OutletError, Pump};
 use crate::metrics;
 use crate::notification::{Rev, Selection, Token};
 
 /// One logged-in socket.
-#[derive(Debug)]
 pub struct Session {
     id: u64,
     token: Token,
+    /// For a pump whose task waits for news and for a time as well.
     changed: Notify,
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
 struct State {
     /// Sent and not acked, oldest first; never longer than the window.
     in_flight: VecDeque<(Rev, Uuid)>,
+    /// The newest message that was sent.
+    sent_upto: Rev,
     /// Whether this client acks: only then its silence means that it is behind.
     acking: bool,
+    /// Everything up to here was sent to this session and acked by it, by rev, and that is stored.
+    acked_upto: Rev,
+    /// The client has said that it has everything up to here, even what was not sent yet.
+    acked_ahead: Rev,
+    /// Messages that were acked since the watermark of the inbox was last moved for it.
+    acked: usize,
     ended: bool,
     /// Its socket is to be closed as well.
     cut: bool,
     /// What is sent live only and waits for the pump, at most [`MAX_PASSING`].
     passing: VecDeque<Arc<Live>>,
+    /// Here while it has nothing to do.
+    pump: Option<Box<Pump>>,
+    /// Something happened since the pump was taken out.
+    woken: bool,
 }
 
 /// So many messages that are sent live only wait for one session; each is shared with the others of its push. When there
 /// are more the oldest is given up and counted: it was for whoever can take it now.
 const MAX_PASSING: usize = 64;
 
+/// After so many acks of one session the watermark of its inbox is moved: until then, reads of what is undelivered pass
+/// the rows that were acked.
+const ACKS_PER_ADVANCE: usize = 1_000;
+
+/// What an ack or a read did to a session's window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Received {
+    /// Messages that are no longer in flight.
+    pub(super) freed: usize,
+    /// Up to where the watermark of the inbox may be moved, when it is time for that.
+    pub(super) advance: Option<Rev>,
+}
+
 impl Session {
     /// A client that asks for batches is one that acks.
     pub(super) fn new(id: u64, token: Token, batch: bool) -> Self {
-        let state =
-            State { in_flight: VecDeque::new(), acking: batch, ended: false, cut: false, passing: VecDeque::new() };
+        let state = State {
+            in_flight: VecDeque::new(),
+            sent_upto: 0,
+            acking: batch,
+            acked_upto: 0,
+            acked_ahead: 0,
+            acked: 0,
+            ended: false,
+            cut: false,
+            passing: VecDeque::new(),
+            pump: None,
+            woken: false,
+        };
         Self { id, token, changed: Notify::new(), state: Mutex::new(state) }
     }
 
@@ -56,10 +96,19 @@ impl Session {
         &self.token
     }
 
-    /// Ends the session; its pump stops and detaches it. Nothing is sent to it any more once this returns.
+    /// Ends the session and detaches it. Nothing is sent to it any more once this returns.
+    ///
+    /// Not to be called under a lock of the hub: the pump that is dropped here detaches itself.
     pub fn end(&self) {
-        self.state().ended = true;
-        self.wake();
+        let pump = {
+            let mut state = self.state();
+            state.ended = true;
+            state.pump.take()
+        };
+        match pump {
+            Some(pump) => pump.finish(),
+            None => self.changed.notify_one(),
+        }
     }
 
     /// Ends the session and has its socket closed.
@@ -84,9 +133,20 @@ impl Session {
         self.wake();
     }
 
-    /// The messages that were handed over since the last call.
-    pub(super) fn passing(&self) -> VecDeque<Arc<Live>> {
+    /// The messages that are sent live only and wait for the pump.
+    pub(super) fn take_passing(&self) -> VecDeque<Arc<Live>> {
         std::mem::take(&mut self.state().passing)
+    }
+
+    /// Gives back those that the socket had no room for.
+    pub(super) fn put_back_passing(&self, mut rest: VecDeque<Arc<Live>>) {
+        let mut state = self.state();
+        rest.append(&mut state.passing);
+        while rest.len() > MAX_PASSING {
+            rest.pop_front();
+            metrics::live_only_dropped();
+        }
+        state.passing = rest;
     }
 
     /// Whether the session was ended.
@@ -101,12 +161,61 @@ impl Session {
         (!state.ended).then(send)
     }
 
-    /// Wakes the pump: there may be something to send, or room to send it.
-    pub(super) fn wake(&self) {
-        self.changed.notify_one();
+    /// Sends messages, unless the session has ended, and notes them as in flight. The client may have acked them as soon as
+    /// they are sent, so both happen under one lock.
+    pub(super) fn send_messages(
+        &self,
+        messages: impl Iterator<Item = (Rev, Uuid)>,
+        window: usize,
+        send: impl FnOnce() -> Result<(), OutletError>,
+    ) -> Option<Result<(), OutletError>> {
+        let mut state = self.state();
+        if state.ended {
+            return None;
+        }
+        let sent = send();
+        if sent.is_ok() {
+            for message in messages {
+                if state.in_flight.len() >= window {
+                    // Only a client that has not acked yet gets here: what it was sent first no longer counts.
+                    state.in_flight.pop_front();
+                }
+                state.sent_upto = message.0;
+                if message.0 > state.acked_ahead {
+                    state.in_flight.push_back(message);
+                }
+            }
+        }
+        Some(sent)
     }
 
-    /// Returns after the next [`Session::wake`], or at once if there was one since the last call.
+    /// Has the pump look whether there is something to send, or room to send it: right here if it is parked.
+    ///
+    /// Not to be called under a lock of the hub: a pump looks into its channel.
+    pub(super) fn wake(&self) {
+        let pump = {
+            let mut state = self.state();
+            state.woken |= state.pump.is_none();
+            state.pump.take()
+        };
+        match pump {
+            Some(pump) => pump.drive(),
+            None => self.changed.notify_one(),
+        }
+    }
+
+    /// Parks the pump, unless something happened since it was taken out: then it is given back to look again. One whose
+    /// session has ended is given back as well.
+    pub(super) fn park(&self, pump: Box<Pump>) -> Option<Box<Pump>> {
+        let mut state = self.state();
+        if std::mem::take(&mut state.woken) || state.ended {
+            return Some(pump);
+        }
+        state.pump = Some(pump);
+        None
+    }
+
+    /// Returns after the next [`Session::wake`] or [`Session::end`], or at once if there was one since the last call.
     pub(super) async fn woken(&self) {
         self.changed.notified().await;
     }
@@ -122,28 +231,61 @@ impl Session {
         if state.acking { window.saturating_sub(state.in_flight.len()) } else { window }
     }
 
-    /// Notes that a message went out.
-    pub(super) fn sent(&self, rev: Rev, id: Uuid, window: usize) {
+    /// Makes room for what the client says it has, and uses it at once. `acked` is false for a read, which a page that never
+    /// acks may also send and which therefore promises no acks to come.
+    pub(super) fn received(&self, selection: &Selection, acked: bool) -> Received {
         let mut state = self.state();
-        if state.in_flight.len() >= window {
-            // Only a client that has not acked yet gets here: what it was sent first no longer counts.
-            state.in_flight.pop_front();
-        }
-        state.in_flight.push_back((rev, id));
-    }
-
-    /// Makes room for what the client says it has. `acked` is false for a read, which a page that never acks may also
-    /// send and which therefore promises no acks to come.
-    pub(super) fn received(&self, selection: &Selection, acked: bool) {
-        let mut state = self.state();
+        let before = state.in_flight.len();
         state.acking |= acked;
         match selection {
-            Selection::Ids(ids) => state.in_flight.retain(|(_, id)| !ids.contains(id)),
-            Selection::UpTo(upto) => state.in_flight.retain(|(rev, _)| rev > upto),
+            Selection::Ids(ids) => match ids[..] {
+                // What most clients send: an id alone, in the order they got them.
+                [id] => {
+                    if let Some(at) = state.in_flight.iter().position(|(_, sent)| *sent == id) {
+                        state.in_flight.remove(at);
+                    }
+                }
+                _ => {
+                    let ids: HashSet<&Uuid> = ids.iter().collect();
+                    state.in_flight.retain(|(_, id)| !ids.contains(id));
+                }
+            },
+            Selection::UpTo(upto) => {
+                state.in_flight.retain(|(rev, _)| rev > upto);
+                state.acked_ahead = state.acked_ahead.max(*upto);
+            }
             Selection::All => state.in_flight.clear(),
         }
+        let freed = before - state.in_flight.len();
+        state.acked += freed;
+        let advance = (state.acked >= ACKS_PER_ADVANCE).then_some(state.sent_upto);
+        if advance.is_some() {
+            state.acked = 0;
+        }
         drop(state);
-        self.wake();
+        if freed > 0 {
+            self.wake();
+        }
+        Received { freed, advance }
+    }
+
+    /// Notes that an ack of everything up to a rev is stored. It must be one that was sent to this session: rows that come
+    /// later are another matter.
+    pub(super) fn stored_ack_upto(&self, rev: Rev) {
+        let mut state = self.state();
+        state.acked_upto = state.acked_upto.max(rev);
+    }
+
+    /// The rev up to which an ack by rev says nothing new, and the newest that was sent.
+    pub(super) fn acked_and_sent(&self) -> (Rev, Rev) {
+        let state = self.state();
+        (state.acked_upto, state.sent_upto)
+    }
+
+    /// Up to where the watermark of the inbox may be moved at the end, if anything was acked.
+    pub(super) fn unadvanced(&self) -> Option<Rev> {
+        let state = self.state();
+        (state.acked > 0).then_some(state.sent_upto)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

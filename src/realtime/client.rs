@@ -1,7 +1,8 @@
 //! One connected socket: its events in the order they came, and its session once it has logged in.
 //!
-//! A worker task exists only while events wait, so an idle socket costs none. Events are done one after another, except
-//! that receipts of one kind that wait together become one.
+//! Logins and logouts wait in a queue and are done one after another, by a worker task that exists only while some wait.
+//! Receipts go another way, see [`super::receipts`]: they take effect on the session as they come and are stored when the
+//! database has time.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -20,12 +21,11 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::{Instrument, error, info_span, warn};
 
+use super::receipts::Receipts;
 use super::wire::{self, Answer, ClientEvent, Refusal, Refused};
 use super::{Realtime, current_line};
 use crate::access::Credential;
 use crate::inbox::{LoginError, Outbound, Outlet, OutletError, Session};
-use crate::notification::{ReceiptKind, Selection};
-use crate::store::WriterError;
 
 /// A client is told so long before its login ends.
 const EXPIRY_NOTICE: TimeDelta = TimeDelta::seconds(60);
@@ -42,12 +42,15 @@ pub(super) struct Client {
 }
 
 #[derive(Default)]
-struct State {
-    /// Events that wait, at most `event_queue`; each is at most one message of the client. When it is full the client is
-    /// told `too_many_events`, for which there is room apart.
+pub(super) struct State {
+    /// Events that wait, at most `event_queue` besides receipts; each is at most one message of the client. When it is full
+    /// the client is told `too_many_events`, for which there is room apart.
     waiting: VecDeque<Command>,
+    /// How many of them are receipts, which wait for a login or logout before them.
+    pub(super) waiting_receipts: usize,
     /// Whether a worker runs.
     working: bool,
+    pub(super) receipts: Receipts,
     session: Option<Arc<Session>>,
     /// What ends the session when its login is no longer good. It holds the socket, so it must not outlive it.
     expiry: Option<AbortHandle>,
@@ -55,13 +58,15 @@ struct State {
     login_by: Option<Instant>,
     /// Logins that wait or are being done.
     logins: usize,
+    /// Logouts that wait.
+    logouts: usize,
     gone: bool,
 }
 
-/// What waits for the worker, with its acknowledgement callback.
+/// What waits for the worker, with its acknowledgement callback if it has one.
 struct Command {
     work: Work,
-    callback: Callback,
+    callbacks: Vec<Callback>,
 }
 
 enum Work {
@@ -122,12 +127,29 @@ impl Client {
             Ok(None) => Work::Ignore,
             Err(refused) => Work::Refuse(refused),
         };
+        let callbacks: Vec<Callback> = callback.is_wanted().then_some(callback).into_iter().collect();
         let mut state = self.state();
         if state.gone {
             return;
         }
-        let waiting = state.waiting.len();
-        if waiting >= self.realtime.settings.event_queue + MAX_REFUSALS {
+        let work = match work {
+            Work::Do(ClientEvent::Receipt(kind, selection)) => {
+                let unsettled = state.logouts + state.waiting_receipts;
+                if let Some(session) = state.session.clone().filter(|_| unsettled == 0) {
+                    drop(state);
+                    return self.receive(&socket, &session, kind, &selection, callbacks);
+                }
+                match state.logins + unsettled {
+                    0 => Work::Refuse(Refused { refusal: not_logged_in(), login: false }),
+                    // It is about the session that the login before it makes.
+                    _ => Work::Do(ClientEvent::Receipt(kind, selection)),
+                }
+            }
+            work => work,
+        };
+        let is_receipt = matches!(work, Work::Do(ClientEvent::Receipt(..)));
+        let events = state.waiting.len() - state.waiting_receipts;
+        if events >= self.realtime.settings.event_queue + MAX_REFUSALS {
             state.gone = true;
             drop(state);
             warn!("A client sends more than it can be answered, closing its socket");
@@ -136,15 +158,22 @@ impl Client {
             return;
         }
         let work = match work {
-            Work::Do(event) if waiting >= self.realtime.settings.event_queue => {
+            Work::Do(event) if !is_receipt && events >= self.realtime.settings.event_queue => {
                 let refusal = Refusal::new("too_many_events", "too many events wait, send this one again later");
                 Work::Refuse(Refused { refusal, login: matches!(event, ClientEvent::Login(_)) })
             }
             work => work,
         };
+        state.waiting_receipts += usize::from(is_receipt);
         state.logins += usize::from(matches!(work, Work::Do(ClientEvent::Login(_))));
-        state.waiting.push_back(Command { work, callback });
-        if !std::mem::replace(&mut state.working, true) {
+        state.logouts += usize::from(matches!(work, Work::Do(ClientEvent::Logout)));
+        state.waiting.push_back(Command { work, callbacks });
+        let start = !std::mem::replace(&mut state.working, true);
+        drop(state);
+        if is_receipt {
+            self.hold(&socket);
+        }
+        if start {
             self.realtime.inbox.spawn(Arc::clone(self).work(socket));
         }
     }
@@ -162,85 +191,81 @@ impl Client {
     }
 
     async fn work(self: Arc<Self>, socket: SocketRef) {
-        let (rate, burst) = (self.realtime.settings.event_rate, self.realtime.settings.event_queue);
-        let line = current_line(&socket);
-        while self.has_work() {
-            // What comes meanwhile is merged or waits its turn; a client that sends even more is refused. One that has left
-            // is not done faster, or leaving and coming back would be a way around.
-            while let Some(wait) = line.and_then(|line| line.wait(rate, burst)) {
-                tokio::time::sleep(wait).await;
+        while let Some(Command { work, callbacks }) = self.next() {
+            // What comes meanwhile waits its turn; a client that sends even more is refused. One that has left is not done
+            // faster, or leaving and coming back would be a way around. Receipts are paced when they are stored.
+            if !matches!(work, Work::Do(ClientEvent::Receipt(..))) {
+                self.keep_pace(&socket).await;
             }
-            let Some((Command { work, callback }, merged)) = self.next() else { continue };
             match work {
                 Work::Do(ClientEvent::Login(request)) => {
                     let span = info_span!("socket.login", token = ?request.token);
-                    self.login(&socket, request, &callback).instrument(span).await;
+                    self.login(&socket, request, &callbacks).instrument(span).await;
                     self.state().logins -= 1;
                 }
                 Work::Do(ClientEvent::Receipt(kind, selection)) => {
-                    let outcome = self.receipt(kind, selection).await;
-                    let answer = match &outcome {
-                        Ok(None) => Answer::DONE,
-                        Ok(Some(head)) => Answer::from(*head),
-                        Err(refusal) => Answer::from(refusal),
-                    };
-                    self.answer(&callback, &answer).await;
-                    for callback in &merged {
-                        self.answer(callback, &answer).await;
+                    let session = self.state().session.clone();
+                    match session {
+                        Some(session) => self.receive(&socket, &session, kind, &selection, callbacks),
+                        None => self.answer_all(&callbacks, &Answer::from(&not_logged_in())).await,
                     }
+                    self.state().waiting_receipts -= 1;
+                    self.release(&socket);
                 }
                 Work::Do(ClientEvent::Logout) => {
-                    let session = self.state().session.take();
-                    self.state().stop_expiry();
+                    let session = {
+                        let mut state = self.state();
+                        state.logouts -= 1;
+                        state.stop_expiry();
+                        state.session.take()
+                    };
                     match session {
                         Some(session) => {
                             session.end();
                             Self::expect_login(&self, socket.id);
-                            self.answer(&callback, &Answer::DONE).await;
+                            self.answer_all(&callbacks, &Answer::DONE).await;
                         }
-                        None => self.answer(&callback, &Answer::from(&not_logged_in())).await,
+                        None => self.answer_all(&callbacks, &Answer::from(&not_logged_in())).await,
                     }
                 }
                 Work::Ignore => {}
-                Work::Refuse(Refused { refusal, login }) => self.refuse(&socket, &refusal, login, &callback).await,
+                Work::Refuse(Refused { refusal, login }) => self.refuse(&socket, &refusal, login, &callbacks).await,
             }
         }
     }
 
-    /// Whether events wait; if not, the worker is to end.
-    fn has_work(&self) -> bool {
+    /// Counts an event and waits until it is in time.
+    pub(super) async fn keep_pace(&self, socket: &SocketRef) {
+        let (rate, burst) = (self.realtime.settings.event_rate, self.realtime.settings.event_queue);
+        let line = current_line(socket);
+        while let Some(wait) = line.and_then(|line| line.wait(rate, burst)) {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Counts an event if it is in time.
+    pub(super) fn is_in_time(&self, socket: &SocketRef) -> bool {
+        let (rate, burst) = (self.realtime.settings.event_rate, self.realtime.settings.event_queue);
+        current_line(socket).and_then(|line| line.wait(rate, burst)).is_none()
+    }
+
+    /// The next event; if there is none, the worker is to end.
+    fn next(&self) -> Option<Command> {
         let mut state = self.state();
-        if state.waiting.is_empty() {
+        let next = state.waiting.pop_front();
+        if next.is_none() {
             state.working = false;
             state.waiting = VecDeque::new();
         }
-        state.working
+        next
     }
 
-    /// The next event, with the callbacks of those that were merged into it.
-    fn next(&self) -> Option<(Command, Vec<Callback>)> {
-        let mut state = self.state();
-        let mut command = state.waiting.pop_front()?;
-        let mut merged = Vec::new();
-        if let Work::Do(ClientEvent::Receipt(kind, selection)) = &mut command.work {
-            while let Some(Command { work: Work::Do(ClientEvent::Receipt(next_kind, next)), .. }) =
-                state.waiting.front_mut()
-            {
-                if next_kind != kind || !merge(selection, next, self.realtime.settings.max_receipt_ids) {
-                    break;
-                }
-                merged.extend(state.waiting.pop_front().map(|command| command.callback));
-            }
-        }
-        Some((command, merged))
-    }
-
-    async fn login(self: &Arc<Self>, socket: &SocketRef, request: wire::LoginRequest, callback: &Callback) {
+    async fn login(self: &Arc<Self>, socket: &SocketRef, request: wire::LoginRequest, callbacks: &[Callback]) {
         let current = self.state().session.clone();
         let credential = request.credential.as_ref().or(self.handshake.as_ref());
         let Ok(expires) = self.realtime.access.login(credential, &request.token, Utc::now()) else {
             let refusal = Refusal::new("unauthorized", "a signed login that is still good is needed");
-            return self.refuse(socket, &refusal, true, callback).await;
+            return self.refuse(socket, &refusal, true, callbacks).await;
         };
         let refusal = match current {
             Some(session) if *session.token() != request.token => {
@@ -250,7 +275,7 @@ impl Client {
             Some(_) => match self.realtime.inbox.greeting(&request.token).await {
                 Ok(greeting) => {
                     self.expire_at(socket, expires);
-                    return self.answer(callback, &Answer::from(&greeting)).await;
+                    return self.answer_all(callbacks, &Answer::from(&greeting)).await;
                 }
                 Err(error) => login_refusal(&error),
             },
@@ -265,7 +290,7 @@ impl Client {
                         };
                         if !gone {
                             self.expire_at(socket, expires);
-                            self.answer(callback, &Answer::from(&login.greeting)).await;
+                            self.answer_all(callbacks, &Answer::from(&login.greeting)).await;
                             login.start();
                         }
                         return;
@@ -274,7 +299,7 @@ impl Client {
                 }
             }
         };
-        self.refuse(socket, &refusal, true, callback).await;
+        self.refuse(socket, &refusal, true, callbacks).await;
     }
 
     /// Ends the session when its login is no longer good, unless it is renewed before; the client is told in time.
@@ -305,16 +330,18 @@ impl Client {
     }
 
     /// A refused login is also an event: old pages give no callback.
-    async fn refuse(&self, socket: &SocketRef, refusal: &Refusal, login: bool, callback: &Callback) {
+    async fn refuse(&self, socket: &SocketRef, refusal: &Refusal, login: bool, callbacks: &[Callback]) {
         if login {
             self.until_taken(|| socket.emit("login_error", refusal)).await;
         }
-        self.answer(callback, &Answer::from(refusal)).await;
+        self.answer_all(callbacks, &Answer::from(refusal)).await;
     }
 
-    /// Calls the client's callback, if it gave one.
-    async fn answer(&self, callback: &Callback, answer: &Answer<'_>) {
-        self.until_taken(|| callback.send(answer)).await;
+    /// Calls the client's callbacks, if it gave any.
+    pub(super) async fn answer_all(&self, callbacks: &[Callback], answer: &Answer<'_>) {
+        for callback in callbacks {
+            self.until_taken(|| callback.send(answer)).await;
+        }
     }
 
     /// Sends something, waiting while the socket's buffer is full and the socket is there.
@@ -326,35 +353,9 @@ impl Client {
         }
     }
 
-    async fn receipt(
-        &self,
-        kind: ReceiptKind,
-        selection: Selection,
-    ) -> Result<Option<crate::notification::Head>, Refusal> {
-        let session = self.state().session.clone().ok_or_else(not_logged_in)?;
-        self.realtime.inbox.receipt(&session, kind, selection).await.map_err(|error| match error {
-            WriterError::Busy => Refusal::new("unavailable", "the service is busy, send this again later"),
-            WriterError::Stopped => Refusal::new("unavailable", "the service is stopping"),
-            WriterError::Store(error) => {
-                warn!(%error, "Receipt failed");
-                Refusal::new("unavailable", "the database does not answer, send this again later")
-            }
-        })
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Adds `next` to `selection` if the two can be one.
-fn merge(selection: &mut Selection, next: &mut Selection, max_ids: usize) -> bool {
-    match (selection, next) {
-        (Selection::Ids(ids), Selection::Ids(more)) if ids.len() + more.len() <= max_ids => ids.append(more),
-        (Selection::UpTo(rev), Selection::UpTo(more)) => *rev = (*rev).max(*more),
-        _ => return false,
-    }
-    true
 }
 
 fn not_logged_in() -> Refusal {
@@ -380,7 +381,7 @@ pub(super) struct Incoming {
 
 /// The acknowledgement callback of an event, if the client gave one. The library's own can be tried only once, and is
 /// lost when the socket's buffer is full at that moment.
-struct Callback {
+pub(super) struct Callback {
     socket: Arc<Socket>,
     id: Option<i64>,
 }
@@ -395,6 +396,10 @@ impl FromMessageParts<LocalAdapter> for Incoming {
 }
 
 impl Callback {
+    fn is_wanted(&self) -> bool {
+        self.id.is_some()
+    }
+
     fn send(&self, answer: &Answer<'_>) -> Result<(), SendError> {
         let Ok(sender) = AckSender::from_message_parts(&self.socket, &mut RawEvent::Bytes(Bytes::new()), &self.id);
         sender.send(answer)

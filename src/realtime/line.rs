@@ -6,8 +6,9 @@
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -15,19 +16,28 @@ use socketioxide::socket::Sid;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
 
 use crate::limits::{Pace, Seat};
 
 /// A connection that can be hung up from outside. In halves, of which one can be shared: what reads and writes a whole
 /// one by reference asks the system once more each time, to learn that there is no more.
 pub struct Line {
-    read: Arc<Mutex<OwnedReadHalf>>,
+    read: Arc<Reading>,
     write: OwnedWriteHalf,
 }
 
-/// Ends a [`Line`]; does not keep it open.
-#[derive(Debug, Clone)]
-pub struct HangUp(Weak<Mutex<OwnedReadHalf>>);
+struct Reading {
+    half: Mutex<OwnedReadHalf>,
+    /// Nothing is read while it is set.
+    held: AtomicBool,
+    /// Who wants to read on.
+    waiting: Mutex<Option<Waker>>,
+}
+
+/// Ends a [`Line`], or has it not read for a while; does not keep it open.
+#[derive(Clone)]
+pub struct HangUp(Weak<Reading>);
 
 /// The websocket that a socket uses now, once it does: until then the connection of a poll may be a proxy's, with the
 /// requests of others on it. A client that leaves the namespace and comes back still has this one.
@@ -50,6 +60,9 @@ struct Held {
     upgrades: Mutex<Vec<HangUp>>,
     /// Made with the first event.
     pace: OnceLock<Option<Pace>>,
+    /// Nothing is read from the client while it is set.
+    held: AtomicBool,
+    released: Notify,
     /// Given back when the socket is gone.
     _seat: Option<Seat>,
 }
@@ -77,7 +90,8 @@ impl Line {
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {
         let (read, write) = stream.into_split();
-        Self { read: Arc::new(Mutex::new(read)), write }
+        let read = Reading { half: Mutex::new(read), held: AtomicBool::new(false), waiting: Mutex::default() };
+        Self { read: Arc::new(read), write }
     }
 
     /// The means to end it.
@@ -95,14 +109,54 @@ impl HangUp {
     fn now(&self) {
         if let Some(read) = self.0.upgrade() {
             // Fails if the other end was faster.
-            SockRef::from(lock(&read).as_ref()).shutdown(Shutdown::Both).ok();
+            SockRef::from(lock(&read.half).as_ref()).shutdown(Shutdown::Both).ok();
+            read.release();
         }
+    }
+
+    fn hold(&self) {
+        if let Some(read) = self.0.upgrade() {
+            read.held.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn release(&self) {
+        if let Some(read) = self.0.upgrade() {
+            read.release();
+        }
+    }
+}
+
+impl Reading {
+    fn release(&self) {
+        self.held.store(false, Ordering::SeqCst);
+        let waiting = lock(&self.waiting).take();
+        if let Some(waker) = waiting {
+            waker.wake();
+        }
+    }
+
+    /// Whether nothing is to be read now; then the task is woken when that changes.
+    fn is_held(&self, context: &Context<'_>) -> bool {
+        if !self.held.load(Ordering::SeqCst) {
+            return false;
+        }
+        *lock(&self.waiting) = Some(context.waker().clone());
+        // It may have been released before that.
+        self.held.load(Ordering::SeqCst)
     }
 }
 
 impl CurrentLine {
     pub(super) fn new(first: Option<HangUp>, seat: Option<Seat>) -> Self {
-        Self(Arc::new(Held { first, upgrades: Mutex::default(), pace: OnceLock::new(), _seat: seat }))
+        Self(Arc::new(Held {
+            first,
+            upgrades: Mutex::default(),
+            pace: OnceLock::new(),
+            held: AtomicBool::new(false),
+            released: Notify::new(),
+            _seat: seat,
+        }))
     }
 
     /// Counts an event; if it is too early, how long to wait before asking again.
@@ -117,11 +171,37 @@ impl CurrentLine {
     pub(super) fn upgrade_to(&self, line: HangUp) {
         let mut upgrades = self.upgrades();
         upgrades.retain(HangUp::is_there);
+        if self.0.held.load(Ordering::SeqCst) {
+            line.hold();
+        }
         upgrades.push(line);
     }
 
     pub(super) fn hang_up(&self) {
         self.0.first.iter().chain(&*self.upgrades()).for_each(HangUp::now);
+    }
+
+    /// Reads nothing more from the client until [`CurrentLine::release`].
+    pub(super) fn hold(&self) {
+        self.0.held.store(true, Ordering::SeqCst);
+        self.0.first.iter().chain(&*self.upgrades()).for_each(HangUp::hold);
+    }
+
+    pub(super) fn release(&self) {
+        self.0.held.store(false, Ordering::SeqCst);
+        self.0.first.iter().chain(&*self.upgrades()).for_each(HangUp::release);
+        self.0.released.notify_waiters();
+    }
+
+    /// Returns when the client may send more: its next poll waits for that.
+    pub(super) async fn released(&self) {
+        loop {
+            let released = self.0.released.notified();
+            if !self.0.held.load(Ordering::SeqCst) {
+                return;
+            }
+            released.await;
+        }
     }
 
     fn upgrades(&self) -> MutexGuard<'_, Vec<HangUp>> {
@@ -131,7 +211,10 @@ impl CurrentLine {
 
 impl AsyncRead for Line {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *lock(&self.read)).poll_read(context, buffer)
+        if self.read.is_held(context) {
+            return Poll::Pending;
+        }
+        Pin::new(&mut *lock(&self.read.half)).poll_read(context, buffer)
     }
 }
 

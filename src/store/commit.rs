@@ -20,9 +20,17 @@ pub(super) const EXPIRED_KEYS_PER_COMMIT: i64 = 256;
 /// The rows that the receipts of one kind in a batch select.
 pub(super) struct Selected<'r> {
     pub(super) ids: HashSet<(&'r str, Uuid)>,
-    pub(super) upto: BTreeMap<&'r str, Rev>,
+    pub(super) upto: BTreeMap<&'r str, UpTo>,
     /// Every token of these receipts, with the session that sent them if it was one alone.
     origins: BTreeMap<&'r str, Option<SessionId>>,
+}
+
+/// The rows of an inbox up to a rev.
+#[derive(Clone, Copy)]
+pub(super) struct UpTo {
+    /// Those up to here need not be looked at.
+    pub(super) after: Rev,
+    pub(super) upto: Rev,
 }
 
 impl<'r> Selected<'r> {
@@ -33,8 +41,8 @@ impl<'r> Selected<'r> {
             let origin = selected.origins.entry(token).or_insert(receipt.origin);
             *origin = origin.filter(|_| *origin == receipt.origin);
             let mut raise = |upto: Rev| {
-                let mark = selected.upto.entry(token).or_insert(upto);
-                *mark = upto.max(*mark);
+                let rows = selected.upto.entry(token).or_insert(UpTo { after: receipt.after, upto });
+                *rows = UpTo { after: rows.after.min(receipt.after), upto: rows.upto.max(upto) };
             };
             match &receipt.selection {
                 Selection::Ids(ids) => selected.ids.extend(ids.iter().map(|id| (token, *id))),
@@ -122,7 +130,7 @@ pub(super) fn changes(
             change(-count(ids), ChangeKind::Read(ids.clone()), reads);
         }
         if let Some(rows) = turned.read_by_mark.get(token) {
-            change(-rows, ChangeKind::ReadUpTo(top.min(reads.upto[token.as_str()])), reads);
+            change(-rows, ChangeKind::ReadUpTo(top.min(reads.upto[token.as_str()].upto)), reads);
         }
         if let Some(ids) = turned.unread_by_id.get(token) {
             change(count(ids), ChangeKind::Unread(ids.clone()), unreads);

@@ -133,6 +133,11 @@ impl FakeDatabase {
     pub(crate) fn apply(&self, batch: &Batch, now: DateTime<Utc>) -> Committed {
         let mut tables = self.tables.lock().unwrap();
         let mut events = Vec::new();
+        for (token, id) in &batch.acked {
+            for row in tables.inboxes.get_mut(token).into_iter().flatten().filter(|row| row.id() == Some(*id)) {
+                row.delivered = true;
+            }
+        }
         let receipts = batch.receipts.iter().map(|receipt| {
             let rows = tables.inboxes.entry(receipt.token.clone()).or_default();
             let changed = mark(rows, receipt, now);

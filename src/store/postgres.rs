@@ -47,7 +47,8 @@ pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenE
     connection.close().await?;
 
     let readers = Readers::new(options.clone(), settings.readers, settings.timeout);
-    let committers = (0..settings.writers)
+    // One more, for acks.
+    let committers = (0..=settings.writers)
         .map(|_| Box::new(PostgresCommitter::new(options.clone(), readers.clone(), settings)) as Box<dyn Committer>)
         .collect();
     let place = format!("postgres://{}:{}/{}", options.get_host(), options.get_port(), database(&options));

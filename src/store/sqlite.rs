@@ -227,14 +227,30 @@ impl Store for SqliteStore {
             r#"select json_group_array(json_array(seq, id, entity_type, created_at, data, read_at is not null, group_key,
                 group_count, group_actors)) as "rows!: String"
             from (
-                select *, sum(octet_length(data)) over (order by seq rows unbounded preceding) as bytes from (
-                    select seq, id, entity_type, created_at, data, read_at, group_key, group_count, group_actors
-                    from notification
-                    where token = ?1 and seq > ?2 and seq <= ?3 and delivered_at is null and retracted_at is null
-                        and (expires_at is null or expires_at > ?4)
-                    order by seq limit ?5
-                )
-            ) where bytes - octet_length(data) < ?6"#,
+                select seq, id, entity_type, created_at, data, read_at, group_key, group_count, group_actors
+                from notification
+                where token = ?1 and seq > ?2 and seq <= ?3 and delivered_at is null and retracted_at is null
+                    and (expires_at is null or expires_at > ?4)
+                order by seq
+                -- Nearly always all of them are within the bytes of a page, and then no running sum is needed.
+                limit iif((
+                    select sum(octet_length(data)) from (
+                        select data from notification
+                        where token = ?1 and seq > ?2 and seq <= ?3 and delivered_at is null and retracted_at is null
+                            and (expires_at is null or expires_at > ?4)
+                        order by seq limit ?5
+                    )
+                ) <= ?6, ?5, (
+                    select count(*) from (
+                        select bytes, sum(bytes) over (order by seq rows unbounded preceding) as upto from (
+                            select seq, octet_length(data) as bytes from notification
+                            where token = ?1 and seq > ?2 and seq <= ?3 and delivered_at is null
+                                and retracted_at is null and (expires_at is null or expires_at > ?4)
+                            order by seq limit ?5
+                        )
+                    ) where upto - bytes < ?6
+                ))
+            )"#,
             token,
             page.after,
             page.upto,

@@ -26,7 +26,7 @@ use crate::notification::{
 fn settings() -> Settings {
     Settings {
         readers: 1,
-        writers: 3,
+        writers: 2,
         page_bytes: 1000,
         timeout: Duration::from_secs(5),
         idempotency_ttl: Duration::from_secs(60),
@@ -131,11 +131,11 @@ fn grouped(key: &str, actor: Option<&str>) -> Options {
 }
 
 fn receipt(to: &str, kind: ReceiptKind, selection: Selection) -> Receipt {
-    Receipt { token: token(to), kind, selection, origin: Some(7) }
+    Receipt { token: token(to), kind, selection, after: 0, origin: Some(7) }
 }
 
 async fn commit_pushes(opened: &mut Opened, pushes: Vec<KeyedPush>) -> Vec<Pushed> {
-    let committed = opened.committers[0].commit(&Batch { pushes, receipts: vec![] }, now()).await.unwrap();
+    let committed = opened.committers[0].commit(&Batch { pushes, ..Batch::default() }, now()).await.unwrap();
     let pushed = committed.pushes.into_iter().map(|outcome| match outcome {
         PushOutcome::Pushed(pushed) => pushed,
         PushOutcome::KeyMismatch => panic!("the key came with another body"),
@@ -227,6 +227,16 @@ enum Step {
         actor: u8,
     },
     Erase(u8),
+    /// Acks that nobody waits for: every n-th push.
+    Acked {
+        token: u8,
+        every: usize,
+    },
+    /// A watermark may move up to a rev that the inbox had so many revs ago.
+    Advance {
+        token: u8,
+        ago: Rev,
+    },
     Expire,
     Release,
 }
@@ -288,6 +298,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..5_usize).prop_map(Step::Retract),
         2 => (0..TOKENS, 0..2_u8, 0..6_u8).prop_map(|(token, key, actor)| Step::Ungroup { token, key, actor }),
         1 => (0..TOKENS).prop_map(Step::Erase),
+        3 => (0..TOKENS, 1..4_usize).prop_map(|(token, every)| Step::Acked { token, every }),
+        3 => (0..TOKENS, 0..3_i64).prop_map(|(token, ago)| Step::Advance { token, ago }),
         2 => Just(Step::Expire),
         2 => Just(Step::Release),
     ]
@@ -327,6 +339,18 @@ async fn agrees_with_the_reference(database: &Database, steps: Vec<Step>) -> Res
                 };
                 real.receipts.push(receipt(&token.to_string(), kind, select(&real_ids)));
                 expected.receipts.push(receipt(&token.to_string(), kind, select(&reference_ids)));
+                None
+            }
+            Step::Acked { token, every } => {
+                let token = super::tests::token(&token.to_string());
+                let acked = |ids: &[Uuid]| ids.iter().step_by(every).map(|id| (token.clone(), *id)).collect();
+                (real.acked, expected.acked) = (acked(&real_ids), acked(&reference_ids));
+                None
+            }
+            Step::Advance { token, ago } => {
+                let token = super::tests::token(&token.to_string());
+                let rev = reference.head(&token).rev - ago;
+                real.advances = vec![(token, rev)];
                 None
             }
             Step::Retract(n) => {
@@ -382,10 +406,7 @@ async fn agrees_with_the_reference(database: &Database, steps: Vec<Step>) -> Res
         prop_assert_eq!((head.rev, head.unread), (expected.rev, expected.unread));
         let mut missing: Vec<_> = reference.undelivered(&token, time).into_iter().collect();
         missing.sort_unstable();
-        prop_assert!(
-            missing.iter().all(|rev| *rev > head.delivered_upto),
-            "the low-water mark passed an undelivered row"
-        );
+        prop_assert!(missing.iter().all(|rev| *rev > head.delivered_upto), "the watermark passed an undelivered row");
         prop_assert_eq!(undelivered(&opened, &token, Rev::MAX, time).await, missing);
         for unread in [None, Some(true), Some(false)] {
             prop_assert_eq!(
@@ -426,7 +447,7 @@ async fn receipts_of_several_sessions_in_one_batch_are_one_change_each_way(make:
         Receipt { origin: Some(8), ..receipt("1", ReceiptKind::Read, Selection::UpTo(1)) },
         receipt("2", ReceiptKind::Read, Selection::All),
     ];
-    let committed = opened.committers[0].commit(&Batch { pushes: vec![], receipts }, now()).await.unwrap();
+    let committed = opened.committers[0].commit(&Batch { receipts, ..Batch::default() }, now()).await.unwrap();
     let shapes: Vec<_> = committed.events.iter().map(|(_, event)| shape(event)).collect();
     assert_eq!(shapes, ["5 read 2 leaves 2", "6 read to 1 leaves 1"]);
     let origins = committed.events.iter().map(|(_, event)| match event {
@@ -437,6 +458,30 @@ async fn receipts_of_several_sessions_in_one_batch_are_one_change_each_way(make:
     assert_eq!(committed.receipts[3].unwrap().rev, 0, "a token that never got anything stays unknown");
 }
 
+async fn a_watermark_follows_acks_only_when_it_is_moved_and_never_passes_an_undelivered_row(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    let pushed = commit_pushes(&mut opened, (0..5).map(|_| push(&["1"], "{}")).collect()).await;
+    let acked = [0, 1, 3].map(|at| (token("1"), pushed[at].id)).to_vec();
+    let strangers = (token("2"), pushed[4].id);
+    let batch = Batch { acked: acked.into_iter().chain([strangers]).collect(), ..Batch::default() };
+    let committed = opened.committers[0].commit(&batch, now()).await.unwrap();
+    assert!(committed.events.is_empty(), "nobody is told");
+    assert_eq!(undelivered(&opened, &token("1"), Rev::MAX, now()).await, [3, 5]);
+    let watermark =
+        async |opened: &Opened| opened.store.heads(&[token("1")]).await.unwrap().get(&token("1")).0.delivered_upto;
+    assert_eq!(watermark(&opened).await, 0);
+    for (upto, expected) in [(1, 1), (9, 1), (5, 2), (4, 2)] {
+        let batch = Batch { advances: vec![(token("1"), upto), (token("nobody"), 3)], ..Batch::default() };
+        opened.committers[0].commit(&batch, now()).await.unwrap();
+        assert_eq!(watermark(&opened).await, expected, "up to {upto}");
+    }
+    let upto = Receipt { after: 3, ..receipt("1", ReceiptKind::Ack, Selection::UpTo(5)) };
+    opened.committers[0].commit(&Batch { receipts: vec![upto], ..Batch::default() }, now()).await.unwrap();
+    assert_eq!(undelivered(&opened, &token("1"), Rev::MAX, now()).await, [3], "the rows before are not looked at");
+    assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
+}
+
 async fn a_key_gives_the_first_answer_until_it_expires(make: fn() -> Database) {
     let database = make();
     let mut opened = database.open().await;
@@ -445,7 +490,7 @@ async fn a_key_gives_the_first_answer_until_it_expires(make: fn() -> Database) {
     assert_eq!(again[1], first[0]);
     assert_eq!(history(&opened, &token("1")).await.len(), 2);
 
-    let other = Batch { pushes: vec![keyed(&["1"], "k", "another body")], receipts: vec![] };
+    let other = Batch { pushes: vec![keyed(&["1"], "k", "another body")], ..Batch::default() };
     let committed = opened.committers[0].commit(&other, now()).await.unwrap();
     assert_eq!(committed.pushes, [PushOutcome::KeyMismatch]);
     assert!(committed.events.is_empty());
@@ -473,7 +518,7 @@ async fn a_page_ends_at_its_bytes_whatever_its_rows(make: fn() -> Database) {
     let ids: Vec<_> = many.iter().map(|pushed| pushed.id).collect();
     for kind in [ReceiptKind::Read, ReceiptKind::Unread] {
         let receipts = vec![receipt("2", kind, Selection::Ids(ids.clone()))];
-        opened.committers[0].commit(&Batch { pushes: vec![], receipts }, now()).await.unwrap();
+        opened.committers[0].commit(&Batch { receipts, ..Batch::default() }, now()).await.unwrap();
     }
     let page = opened.store.events(&token("2"), 40, 1000, now()).await.unwrap();
     assert_eq!((page.rows.len(), page.more), (1, true), "a change of many rows fills it too");
@@ -484,7 +529,7 @@ async fn a_failed_batch_leaves_nothing_and_the_next_one_works(make: fn() -> Data
     let mut opened = database.open().await;
     database.sabotage();
     for receipts in [vec![], vec![receipt("1", ReceiptKind::Read, Selection::All)]] {
-        let batch = Batch { pushes: vec![push(&["1"], "{}")], receipts };
+        let batch = Batch { pushes: vec![push(&["1"], "{}")], receipts, ..Batch::default() };
         let error = opened.committers[0].commit(&batch, now()).await.unwrap_err();
         assert!(matches!(&error, Error::Unavailable(why) if why.contains("told to fail")), "{error}");
     }
@@ -498,10 +543,10 @@ async fn what_is_not_to_be_kept_goes_and_the_rest_still_holds(make: fn() -> Data
     let mut opened = database.open().await;
     let day = |n| now() + TimeDelta::days(n);
     for n in 0..6 {
-        let batch = Batch { pushes: vec![push(&["1", "2"], &n.to_string())], receipts: vec![] };
+        let batch = Batch { pushes: vec![push(&["1", "2"], &n.to_string())], ..Batch::default() };
         opened.committers[0].commit(&batch, day(n)).await.unwrap();
     }
-    let reads = Batch { pushes: vec![], receipts: vec![receipt("1", ReceiptKind::Read, Selection::UpTo(2))] };
+    let reads = Batch { receipts: vec![receipt("1", ReceiptKind::Read, Selection::UpTo(2))], ..Batch::default() };
     opened.committers[0].commit(&reads, day(6)).await.unwrap();
     let keep = |read, unread, history, rows| {
         let before = |days: Option<i64>| days.map(day);
@@ -547,7 +592,7 @@ async fn what_is_not_to_be_kept_goes_and_the_rest_still_holds(make: fn() -> Data
     );
     // Somebody erased the inbox after it was looked at, and it lives again.
     opened.committers[0].edit(&Edit::Erase { token: token("1") }, day(9)).await.unwrap();
-    let batch = Batch { pushes: vec![push(&["1"], "{}")], receipts: vec![] };
+    let batch = Batch { pushes: vec![push(&["1"], "{}")], ..Batch::default() };
     opened.committers[0].commit(&batch, day(9)).await.unwrap();
     opened.committers[0]
         .edit(&Edit::Purge { rows: vec![row("1", 1)], history: vec![row("1", 7)], seen: day(8) }, day(9))
@@ -592,7 +637,7 @@ async fn what_is_unread_is_found_behind_the_mark(make: fn() -> Database) {
     let mut opened = database.open().await;
     let pushed = commit_pushes(&mut opened, (0..5).map(|_| push(&["1"], "{}")).collect()).await;
     let mark = async |opened: &mut Opened, kind, selection| {
-        let batch = Batch { pushes: vec![], receipts: vec![receipt("1", kind, selection)] };
+        let batch = Batch { receipts: vec![receipt("1", kind, selection)], ..Batch::default() };
         opened.committers[0].commit(&batch, now()).await.unwrap().receipts[0].unwrap().unread
     };
     let unread = async |opened: &Opened| {
@@ -627,14 +672,14 @@ async fn a_violation_is_found_and_named(make: fn() -> Database) {
     let change =
         vec![receipt("1", ReceiptKind::Read, Selection::UpTo(1)), receipt("3", ReceiptKind::Read, Selection::All)];
     commit_pushes(&mut opened, vec![push_with(&["3"], grouped("post", Some("a")))]).await;
-    opened.committers[0].commit(&Batch { pushes: vec![], receipts: change }, now()).await.unwrap();
+    opened.committers[0].commit(&Batch { receipts: change, ..Batch::default() }, now()).await.unwrap();
     assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
     for (sql, named) in [
         (
             "update inbox_change set change = '{\"readUpTo\":1,\"unread\":1}' where token = '3'",
             "inbox 3: unread is 0, but its last change left 1",
         ),
-        ("update inbox set read_upto = 9 where token = '3'", "inbox 3: rev 2, but delivered up to 2, read up to 9"),
+        ("update inbox set read_upto = 9 where token = '3'", "inbox 3: rev 2, but delivered up to 0, read up to 9"),
         ("update inbox set read_upto = 2 where token = '2'", "inbox 2, seq 1: not read, though everything up to 2"),
         (
             "update notification set group_actors = '[]' where token = '3'",
@@ -719,10 +764,13 @@ async fn committers_at_once_neither_fail_nor_leave_a_gap(make: fn() -> Database)
                     let mut tokens: Vec<_> = tokens.iter().map(String::as_str).collect();
                     tokens.sort_unstable_by(|a, b| if who % 2 == 0 { a.cmp(b) } else { b.cmp(a) });
                     tokens.dedup();
-                    let mut batch = Batch { pushes: vec![push(&tokens, "{}")], receipts: vec![] };
+                    let mut batch = Batch { pushes: vec![push(&tokens, "{}")], ..Batch::default() };
                     if round % 3 == 1 {
                         batch.receipts.push(receipt(tokens[0], ReceiptKind::Ack, Selection::UpTo(round as Rev)));
                         batch.receipts.push(receipt("9", ReceiptKind::Read, Selection::All));
+                    }
+                    if round % 2 == 1 {
+                        batch.advances.push((token(tokens[0]), round as Rev));
                     }
                     if round % 4 == 2 {
                         batch.pushes.push(keyed(&["0", "5"], &format!("key {round}"), "body"));
@@ -789,6 +837,7 @@ macro_rules! on_each_database {
 on_each_database!(
     random_batches_leave_what_the_reference_says,
     receipts_of_several_sessions_in_one_batch_are_one_change_each_way,
+    a_watermark_follows_acks_only_when_it_is_moved_and_never_passes_an_undelivered_row,
     a_key_gives_the_first_answer_until_it_expires,
     a_page_ends_at_its_bytes_whatever_its_rows,
     a_failed_batch_leaves_nothing_and_the_next_one_works,

@@ -3,6 +3,8 @@
 //! Handlers send jobs into a bounded queue; the worker takes all that is queued, runs one transaction, answers every
 //! job and hands the events to the hub. The commit in flight is the window in which the next batch gathers; only acks
 //! wait for company. It must not answer a job before the transaction is durable, nor publish events out of `rev` order.
+//!
+//! An ack that nobody waits for is no job: it is added to [`PendingAcks`], which cost a lock and 32 bytes each.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -18,17 +20,17 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info};
 use uuid::Uuid;
 
+use super::pending::{ACKS_PER_COMMIT, PendingAcks};
 use super::{Batch, Committer, Edit, Edited, Error, IdempotencyKey, KeyName, KeyedPush, PushOutcome, Receipt};
 use crate::metrics;
-use crate::notification::{Event, Head, NewPush, Options, Payload, ReceiptKind, Token};
+use crate::notification::{Event, Head, NewPush, Options, Payload, ReceiptKind, Rev, Token};
 
 /// Acks wait this many times as long as the last transaction with acks took, for more of them to share one with. Nobody
 /// looks at the clock for them, and clients that catch up together ack together: a transaction for each few would cost
 /// more than their replay, this way acks take at most a fifth of the writer's time.
 const ACK_LINGER: u32 = 4;
 
-/// However short that transaction was, acks wait so long: on Postgres one with acks is six statements where one of pushes
-/// alone is one, so most should be without.
+/// However short that transaction was, acks wait so long.
 const MIN_ACK_LINGER: Duration = Duration::from_millis(20);
 
 /// However long it took, acks wait no longer than this.
@@ -63,14 +65,17 @@ pub struct Writer {
     queues: Arc<[mpsc::Sender<Job>]>,
     /// One a committer: whether its last transaction failed; an edit's may for reasons of its own.
     failing: Arc<[Arc<AtomicBool>]>,
+    /// For the last of the committers. If there are several it takes nothing but acks, so that neither they nor pushes wait
+    /// for each other.
+    acks: Arc<PendingAcks>,
     timeout: Duration,
 }
 
 enum Job {
-    Push(KeyedPush, oneshot::Sender<Result<PushOutcome, Error>>),
-    Receipt(Receipt, oneshot::Sender<Result<Option<Head>, Error>>),
+    Push(KeyedPush, Caller<PushOutcome>),
+    Receipt(Receipt, Caller<Option<Head>>),
     /// Has a transaction of its own.
-    Edit(Edit, oneshot::Sender<Result<u64, Error>>),
+    Edit(Edit, Caller<u64>),
 }
 
 impl Job {
@@ -120,6 +125,8 @@ pub struct WriterTask {
     /// A commit writes each page once however many of its rows changed, so large ones are cheap; but the jobs behind one
     /// wait for it.
     max_rows: usize,
+    /// Acks that nobody waits for, if this worker is the one that stores them.
+    pending: Option<Arc<PendingAcks>>,
     /// Acks that wait for company; at most as many as the queue holds, and little more rows than a transaction takes.
     acks: Vec<Job>,
     ack_rows: usize,
@@ -130,6 +137,27 @@ pub struct WriterTask {
     failing: Arc<AtomicBool>,
     /// While it fails: when to try whether it still does.
     probe_at: Option<Instant>,
+    /// What the last transaction did and nobody was told yet.
+    finished: Option<Finished>,
+}
+
+/// A transaction that is durable, and who is to hear of it.
+struct Finished {
+    events: Vec<(Token, Event)>,
+    pushes: Vec<(Caller<PushOutcome>, PushOutcome)>,
+    receipts: Vec<(Caller<Option<Head>>, Option<Head>)>,
+}
+
+/// Who waits for a job.
+type Caller<T> = oneshot::Sender<Result<T, Error>>;
+
+impl Finished {
+    /// Live delivery first: it is what the sessions wait for.
+    fn tell(self, publish: &Publish) {
+        publish(self.events);
+        self.pushes.into_iter().for_each(|(to, outcome)| drop(to.send(Ok(outcome))));
+        self.receipts.into_iter().for_each(|(to, head)| drop(to.send(Ok(head))));
+    }
 }
 
 impl Writer {
@@ -148,7 +176,8 @@ impl Writer {
         // A job is a checked body (at most the body limit, 1 MiB unless configured) and about 200 bytes; when the queue
         // is full the caller is told `Busy` at once.
         let publish: Publish = Arc::new(publish);
-        let worker = |committer| {
+        let (acks, last) = (Arc::new(PendingAcks::default()), committers.len().saturating_sub(1));
+        let worker = |(at, committer)| {
             let (sender, jobs) = mpsc::channel(queue);
             let (publish, failing) = (Arc::clone(&publish), Arc::default());
             let task = WriterTask {
@@ -156,18 +185,20 @@ impl Writer {
                 committer,
                 publish,
                 max_rows,
+                pending: (at == last).then(|| Arc::clone(&acks)),
                 acks: Vec::new(),
                 ack_rows: 0,
                 acks_due: None,
                 acks_took: Duration::ZERO,
                 failing,
                 probe_at: None,
+                finished: None,
             };
             (sender, task)
         };
-        let (queues, tasks): (Vec<_>, Vec<WriterTask>) = committers.into_iter().map(worker).unzip();
+        let (queues, tasks): (Vec<_>, Vec<WriterTask>) = committers.into_iter().enumerate().map(worker).unzip();
         let failing = tasks.iter().map(|task| Arc::clone(&task.failing)).collect();
-        (Self { queues: queues.into(), failing, timeout }, tasks)
+        (Self { queues: queues.into(), failing, acks, timeout }, tasks)
     }
 
     /// Whether the last transaction of a worker failed, and none that wrote something has succeeded since.
@@ -186,7 +217,7 @@ impl Writer {
         // By the first token alone: one that many connections push to at once is mostly pushed to alone. Wide ones meet in
         // many inboxes, so they share transactions, and not with the edits that are about no inbox.
         let tokens = &push.push.tokens;
-        let queue = if tokens.len() < WIDE { self.queue(tokens.first()) } else { self.queues.len() - 1 };
+        let queue = if tokens.len() < WIDE { self.queue(tokens.first()) } else { self.push_queues() - 1 };
         self.send(queue, Job::Push(push, sender))?;
         self.wait(answer).await
     }
@@ -211,10 +242,28 @@ impl Writer {
         self.wait(answer).await
     }
 
+    /// Marks rows delivered soon, in one transaction with other acks, and says nothing of what became of it: a row whose
+    /// ack was not stored is sent again at the next login. Returns false if too many wait already.
+    #[must_use]
+    pub fn ack(&self, token: &Token, ids: &[Uuid]) -> bool {
+        self.acks.add(token, ids)
+    }
+
+    /// Has the watermark of an inbox moved over what is delivered up to a rev that was seen there. It is a lower bound, so
+    /// it does not matter when, nor whether.
+    pub fn advance(&self, token: &Token, upto: Rev) {
+        self.acks.advance(token, upto);
+    }
+
     /// The place of the queue for what is about an inbox, or about none.
     fn queue(&self, token: Option<&Token>) -> usize {
         let hash = token.map_or(0, |token| BuildHasherDefault::<DefaultHasher>::new().hash_one(token));
-        usize::try_from(hash % self.queues.len() as u64).unwrap_or(0)
+        usize::try_from(hash % self.push_queues() as u64).unwrap_or(0)
+    }
+
+    /// The queues that take pushes.
+    fn push_queues(&self) -> usize {
+        (self.queues.len() - 1).max(1)
     }
 
     fn send(&self, queue: usize, job: Job) -> Result<(), WriterError> {
@@ -240,7 +289,7 @@ impl WriterTask {
         loop {
             if self.probe_at.is_some_and(|at| at <= Instant::now()) {
                 let (job, _answer) = probe();
-                self.commit(vec![job], 0).await;
+                self.commit(Batch::default(), vec![job], 0).await;
             }
             let due = [self.probe_at, self.acks_due].into_iter().flatten().min();
             let mut next = match held.take() {
@@ -254,19 +303,26 @@ impl WriterTask {
                         self.jobs.close();
                         continue;
                     }
+                    () = added(self.pending.as_deref()) => {
+                        self.linger();
+                        None
+                    }
                     () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => None,
                 },
             };
             if let Some(Job::Edit(edit, answer)) = next {
                 // They are about the inbox as it was before, which may be erased.
-                self.commit_acks().await;
+                if !self.acks.is_empty() {
+                    self.commit_acks().await;
+                }
+                self.tell();
                 self.edit(&edit, answer).await;
                 continue;
             }
             let (mut jobs, mut rows, mut unread, mut keys) = (Vec::new(), 0, false, HashSet::new());
             while let Some(job) = next {
                 if job.is_ack() {
-                    self.linger(job);
+                    self.put_aside(job);
                     if self.acks_are_due() {
                         break;
                     }
@@ -282,24 +338,39 @@ impl WriterTask {
                 }
                 next = self.jobs.try_recv().ok();
             }
+            let mut batch = Batch::default();
             if self.acks_are_due() {
-                if rows + self.ack_rows > self.max_rows {
+                if rows + self.ack_rows + ACKS_PER_COMMIT > self.max_rows {
                     self.commit_acks().await;
                 } else {
-                    (jobs, rows) = self.with_acks(jobs, rows);
+                    rows += self.take_acks(&mut jobs, &mut batch);
                 }
             }
-            self.commit(jobs, rows).await;
+            self.commit(batch, jobs, rows).await;
+            if self.jobs.is_empty() && held.is_none() {
+                self.tell();
+            }
         }
-        self.commit_acks().await;
+        while self.acks_due.is_some() || self.pending.as_deref().is_some_and(PendingAcks::is_any) {
+            self.commit_acks().await;
+        }
+        self.tell();
         self.committer.close().await;
         info!("Writer stopped, its queue is empty");
     }
 
-    /// Puts an ack aside. Pushes and other receipts may come before or after it, to the same end.
-    fn linger(&mut self, ack: Job) {
+    /// Has acks wait for company from now on, unless some do already or are enough for a transaction.
+    fn linger(&mut self) {
         let linger = (self.acks_took * ACK_LINGER).clamp(MIN_ACK_LINGER, MAX_ACK_LINGER);
         self.acks_due.get_or_insert_with(|| Instant::now() + linger);
+        if self.pending.as_deref().is_some_and(PendingAcks::is_full) {
+            self.acks_due = Some(Instant::now());
+        }
+    }
+
+    /// Puts an ack aside. Pushes and other receipts may come before or after it, to the same end.
+    fn put_aside(&mut self, ack: Job) {
+        self.linger();
         self.ack_rows += ack.rows();
         self.acks.push(ack);
         if self.acks.len() >= self.jobs.max_capacity() || self.ack_rows >= self.max_rows {
@@ -311,16 +382,32 @@ impl WriterTask {
         self.acks_due.is_some_and(|due| due <= Instant::now())
     }
 
-    /// Jobs and their rows, with the acks that were put aside.
-    fn with_acks(&mut self, mut jobs: Vec<Job>, rows: usize) -> (Vec<Job>, usize) {
+    /// Moves the acks that waited into a transaction and returns how many rows they are.
+    fn take_acks(&mut self, jobs: &mut Vec<Job>, batch: &mut Batch) -> usize {
         self.acks_due = None;
         jobs.append(&mut self.acks);
-        (jobs, rows + std::mem::take(&mut self.ack_rows))
+        let mut rows = std::mem::take(&mut self.ack_rows);
+        if let Some(pending) = &self.pending {
+            let more = pending.take(batch);
+            rows += batch.acked.len();
+            if more {
+                self.acks_due = Some(Instant::now());
+            }
+        }
+        rows
     }
 
     async fn commit_acks(&mut self) {
-        let (acks, rows) = self.with_acks(Vec::new(), 0);
-        self.commit(acks, rows).await;
+        let (mut jobs, mut batch) = (Vec::new(), Batch::default());
+        let rows = self.take_acks(&mut jobs, &mut batch);
+        self.commit(batch, jobs, rows).await;
+    }
+
+    /// Tells what the last transaction did.
+    fn tell(&mut self) {
+        if let Some(finished) = self.finished.take() {
+            finished.tell(&self.publish);
+        }
     }
 
     fn fails(&mut self) {
@@ -350,8 +437,7 @@ impl WriterTask {
         }
     }
 
-    async fn commit(&mut self, jobs: Vec<Job>, rows: usize) {
-        let mut batch = Batch::default();
+    async fn commit(&mut self, mut batch: Batch, jobs: Vec<Job>, rows: usize) {
         let (mut push_answers, mut receipt_answers) = (Vec::new(), Vec::new());
         for job in jobs {
             match job {
@@ -368,14 +454,17 @@ impl WriterTask {
                 Job::Edit(..) => unreachable!("an edit fits into no batch"),
             }
         }
-        if batch.pushes.is_empty() && batch.receipts.is_empty() {
-            return;
+        if batch.is_empty() {
+            return self.tell();
         }
         let (pushes, receipts) = (batch.pushes.len(), batch.receipts.len());
         let started = Instant::now();
-        let result = self.committer.commit(&batch, now_millis()).await;
+        // While the database works on this one, those of the last one are told.
+        let (finished, publish) = (self.finished.take(), &self.publish);
+        let tell = async { finished.into_iter().for_each(|finished| finished.tell(publish)) };
+        let (result, ()) = tokio::join!(biased; self.committer.commit(&batch, now_millis()), tell);
         let took = started.elapsed();
-        if batch.receipts.iter().any(|receipt| receipt.kind == ReceiptKind::Ack) {
+        if !batch.acked.is_empty() || batch.receipts.iter().any(|receipt| receipt.kind == ReceiptKind::Ack) {
             self.acks_took = took;
         }
         match result {
@@ -387,10 +476,16 @@ impl WriterTask {
                 if pushes > 0 && self.probe_at.take().is_some() {
                     self.failing.store(false, Ordering::Relaxed);
                 }
-                // Live delivery first: it is what the sessions wait for, and it takes no lock that an answer needs.
-                (self.publish)(committed.events);
-                push_answers.into_iter().zip(committed.pushes).for_each(|(to, outcome)| drop(to.send(Ok(outcome))));
-                receipt_answers.into_iter().zip(committed.receipts).for_each(|(to, head)| drop(to.send(Ok(head))));
+                let finished = Finished {
+                    events: committed.events,
+                    pushes: push_answers.into_iter().zip(committed.pushes).collect(),
+                    receipts: receipt_answers.into_iter().zip(committed.receipts).collect(),
+                };
+                self.finished = Some(finished);
+                // Nothing waits, so there will be no next one to tell them during.
+                if self.jobs.is_empty() {
+                    self.tell();
+                }
             }
             Err(error) => {
                 self.fails();
@@ -399,6 +494,14 @@ impl WriterTask {
                 receipt_answers.into_iter().for_each(|to| drop(to.send(Err(error.clone()))));
             }
         }
+    }
+}
+
+/// Returns when acks wait that did not before, if this worker is to store them.
+async fn added(pending: Option<&PendingAcks>) {
+    match pending {
+        Some(pending) => pending.added().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -472,7 +575,7 @@ mod tests {
 
     fn receipt(kind: ReceiptKind) -> Receipt {
         let selection = crate::notification::Selection::All;
-        Receipt { token: Token::parse("1", 8).unwrap(), kind, selection, origin: None }
+        Receipt { token: Token::parse("1", 8).unwrap(), kind, selection, after: 0, origin: None }
     }
 
     #[tokio::test(start_paused = true)]

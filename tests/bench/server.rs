@@ -126,7 +126,7 @@ impl Server {
                 ])
                 // All load comes from one address, faster than from users.
                 .args(["--max-sockets-per-address", "0", "--max-connections-per-address", "0", "--socket-rate", "0"])
-                .args(["--max-sockets-per-token", "10000", "--event-queue", "2000"])
+                .args(["--max-sockets-per-token", "10000"])
                 .args(flags),
             Kind::Node => command.args(["node", &format!("{peer}server.mjs")]).arg(place.file()),
             Kind::Floor => command.arg(std::env::current_exe().expect("it runs")).arg("floor").arg(place.file()),

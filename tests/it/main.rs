@@ -4,8 +4,8 @@
 //!
 //! The pieces: [`server`] (the child process), [`api`] (pushing), [`socket`] and [`polling`] (a Socket.IO client that can
 //! misbehave), [`table`] (the database as an admin sees it), [`proxy`] (a network that fails), [`load`] (seeded producers
-//! and readers) and [`oracle`] (what must hold of everything they saw). The tests: [`start`], [`push`], [`inbox`], [`faults`],
-//! [`nodes`], [`access`], [`commands`].
+//! and readers) and [`oracle`] (what must hold of everything they saw). The tests: [`start`], [`push`], [`inbox`],
+//! [`receipts`], [`faults`], [`nodes`], [`access`], [`commands`].
 
 mod api;
 mod commands;
@@ -26,4 +26,5 @@ mod faults;
 mod inbox;
 mod nodes;
 mod push;
+mod receipts;
 mod start;

@@ -318,7 +318,7 @@ async fn a_redis_that_hangs_holds_up_no_push_and_no_login() {
 async fn what_one_node_acks_during_a_replay_on_another_is_skipped_only_there() {
     const WINDOW: usize = 10;
     for bus in BUSES {
-        let cluster = Cluster::start(bus, 2, &[NO_SWEEP, &format!("--window={WINDOW}"), "--page=5"]).await;
+        let cluster = Cluster::start(bus, 2, &[NO_SWEEP, &format!("--window={WINDOW}"), "--replay-rows=5"]).await;
         cluster.node(0).api().push_numbers("1", 40).await;
         // One tab stands still in the middle of its replay, because it does not ack.
         let mut slow = cluster.node(0).connect().await;

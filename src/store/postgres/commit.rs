@@ -1,11 +1,13 @@
-//! One transaction: receipts first, then pushes. The usual batch, of pushes alone, is one statement.
+//! One transaction: reads and unreads first, then pushes. The usual batch, of pushes alone, is one statement.
 //!
-//! A batch with receipts locks all its inboxes with its first statement, so that the statements after it see everything
-//! that was committed before the locks were taken: a mark of what is delivered that was counted from an older snapshot
-//! could pass over a row that nobody got.
+//! A batch with reads or unreads locks all its inboxes with its first statement, so that the statements after it see
+//! everything that was committed before the locks were taken.
+//!
+//! Acks come before all of that, each kind as a statement and so as a transaction of its own: they change rows that no push
+//! and no counter is about, need no lock of an inbox, and may be stored though the rest of the batch is not.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,7 +22,7 @@ use uuid::Uuid;
 use super::readers::Readers;
 use super::unavailable;
 use crate::notification::{Event, Head, Pushed, ReceiptKind, Rev, Token};
-use crate::store::commit::{self, Changed, EXPIRED_KEYS_PER_COMMIT, Fresh, Selected, Turned};
+use crate::store::commit::{self, Changed, EXPIRED_KEYS_PER_COMMIT, Fresh, Selected, Turned, UpTo};
 use crate::store::{
     Batch, Committed, Committer, Edit, Edited, Error, HeadRow, KeyName, KeyedPush, PushOutcome, Receipt, Settings,
     json, plan,
@@ -94,15 +96,22 @@ impl PostgresCommitter {
     async fn transaction(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, sqlx::Error> {
         let keys_expire = now + self.idempotency_ttl;
         let mut transaction = self.connect(now).await?;
+        transaction.ack(batch).await?;
+        transaction.advance(&batch.advances).await?;
+        if batch.pushes.is_empty() && batch.receipts.iter().all(|receipt| receipt.kind == ReceiptKind::Ack) {
+            let receipts = commit::told(&batch.receipts, &HashMap::new());
+            return Ok(Committed { pushes: Vec::new(), receipts, events: Vec::new() });
+        }
         let keyed = batch.pushes.iter().any(|push| push.key.is_some());
         let depends = batch.pushes.iter().any(plan::depends);
-        if batch.receipts.is_empty() && !keyed && !depends {
+        if batch.receipts.iter().all(|receipt| receipt.kind == ReceiptKind::Ack) && !keyed && !depends {
             let fresh = commit::fresh(&batch.pushes, &HashMap::new(), now);
             // A statement outside of a transaction is one of its own.
             *transaction.in_doubt = true;
             let stored = transaction.insert(&fresh).await?;
             let pushes = commit::outcomes(&batch.pushes, &HashMap::new(), stored);
-            return Ok(Committed { pushes, receipts: Vec::new(), events: transaction.events });
+            let receipts = commit::told(&batch.receipts, &HashMap::new());
+            return Ok(Committed { pushes, receipts, events: transaction.events });
         }
         sqlx::query!("begin -- postgres").execute(&mut *transaction.connection).await?;
         let earlier = transaction.claim_keys(&batch.pushes, keys_expire).await?;
@@ -175,6 +184,16 @@ impl Committer for PostgresCommitter {
         }
         self.readers.close().await;
     }
+}
+
+/// A watermark moves over so many revs at a time.
+const ADVANCE_REVS: i64 = 10_000;
+
+/// Rows in the order in which everybody locks them.
+fn in_order<'r>(ids: &HashSet<(&'r str, Uuid)>) -> (Vec<&'r str>, Vec<Uuid>) {
+    let mut rows: Vec<(Uuid, &str)> = ids.iter().map(|(token, id)| (*id, *token)).collect();
+    rows.sort_unstable();
+    rows.into_iter().map(|(id, token)| (token, id)).unzip()
 }
 
 /// Nothing can be written there.
@@ -273,22 +292,16 @@ impl Transaction<'_> {
         pushes: &[Fresh<'_>],
         depends: bool,
     ) -> Result<(Vec<Option<Head>>, HashMap<String, Head>), sqlx::Error> {
-        if receipts.is_empty() && !depends {
-            return Ok((Vec::new(), HashMap::new()));
-        }
-        let mut acks = Selected::of(receipts, ReceiptKind::Ack);
         let mut reads = Selected::of(receipts, ReceiptKind::Read);
         let mut unreads = Selected::of(receipts, ReceiptKind::Unread);
+        if reads.is_empty() && unreads.is_empty() && !depends {
+            return Ok((commit::told(receipts, &HashMap::new()), HashMap::new()));
+        }
         let present = pushes.iter().filter(|fresh| !fresh.is_for_later(self.now));
         let targets: BTreeSet<&str> = present.flat_map(|fresh| &fresh.push.push.tokens).map(Token::as_str).collect();
-        let mut receivers = acks.tokens();
-        receivers.extend(reads.tokens());
-        receivers.extend(unreads.tokens());
-        let mut receivers: Vec<&str> = receivers.into_iter().collect();
+        let receivers: Vec<&str> = reads.tokens().union(&unreads.tokens()).copied().collect();
         let mut heads = self.lock(&receivers, &targets).await?;
-        receivers.retain(|token| heads.contains_key(*token));
-        [&mut acks, &mut reads, &mut unreads].into_iter().for_each(|selected| selected.keep_locked(&heads));
-        self.ack(&acks).await?;
+        [&mut reads, &mut unreads].into_iter().for_each(|selected| selected.keep_locked(&heads));
         if !reads.is_empty() || !unreads.is_empty() {
             let turned = Turned {
                 read_by_id: self.read_ids(&reads).await?,
@@ -297,9 +310,6 @@ impl Transaction<'_> {
             };
             let changes = commit::changes(&reads, &unreads, &turned, &mut heads);
             self.change(changes, &heads).await?;
-        }
-        if !receivers.is_empty() {
-            self.advance(&receivers).await?;
         }
         Ok((commit::told(receipts, &heads), heads))
     }
@@ -352,9 +362,15 @@ impl Transaction<'_> {
         Ok(rows.into_iter().map(HeadRow::named).collect())
     }
 
-    async fn ack(&mut self, acks: &Selected<'_>) -> Result<(), sqlx::Error> {
-        if !acks.ids.is_empty() {
-            let (tokens, ids): (Vec<&str>, Vec<Uuid>) = acks.ids.iter().copied().unzip();
+    /// Marks what clients have delivered. Rows are locked in one order, as reads lock theirs.
+    async fn ack(&mut self, batch: &Batch) -> Result<(), sqlx::Error> {
+        let acks = Selected::of(&batch.receipts, ReceiptKind::Ack);
+        let acked = batch.acked.iter().map(|(token, id)| (*id, token.as_str()));
+        let mut rows: Vec<(Uuid, &str)> = acks.ids.iter().map(|(token, id)| (*id, *token)).chain(acked).collect();
+        if !rows.is_empty() {
+            rows.sort_unstable();
+            rows.dedup();
+            let (ids, tokens): (Vec<Uuid>, Vec<&str>) = rows.into_iter().unzip();
             sqlx::query!(
                 "update notification set delivered_at = $3 from unnest($1::text[], $2::uuid[]) as acked (token, id)
                 where notification.id = acked.id and notification.token = acked.token and delivered_at is null",
@@ -366,13 +382,15 @@ impl Transaction<'_> {
             .await?;
         }
         if !acks.upto.is_empty() {
-            let (tokens, upto): (Vec<&str>, Vec<Rev>) = acks.upto.iter().unzip();
+            let (tokens, rows): (Vec<&str>, Vec<UpTo>) = acks.upto.iter().unzip();
+            let (after, upto): (Vec<Rev>, Vec<Rev>) = rows.into_iter().map(|rows| (rows.after, rows.upto)).unzip();
             sqlx::query!(
-                "update notification set delivered_at = $3
-                from unnest($1::text[], $2::bigint[]) as acked (token, upto), inbox
+                "update notification set delivered_at = $4
+                from unnest($1::text[], $2::bigint[], $3::bigint[]) as acked (token, after, upto), inbox
                 where inbox.token = acked.token and notification.token = acked.token
-                    and seq > inbox.delivered_upto and seq <= acked.upto and delivered_at is null",
+                    and seq > greatest(inbox.delivered_upto, acked.after) and seq <= acked.upto and delivered_at is null",
                 &tokens[..] as &[&str],
+                &after[..],
                 &upto[..],
                 self.now
             )
@@ -387,7 +405,7 @@ impl Transaction<'_> {
         if reads.ids.is_empty() {
             return Ok(changed);
         }
-        let (tokens, ids): (Vec<&str>, Vec<Uuid>) = reads.ids.iter().copied().unzip();
+        let (tokens, ids) = in_order(&reads.ids);
         let rows = sqlx::query!(
             "update notification set read_at = $3, delivered_at = coalesce(delivered_at, $3)
             from unnest($1::text[], $2::uuid[]) as seen (token, id)
@@ -411,7 +429,7 @@ impl Transaction<'_> {
         if reads.upto.is_empty() {
             return Ok(HashMap::new());
         }
-        let (tokens, upto): (Vec<&str>, Vec<Rev>) = reads.upto.iter().unzip();
+        let (tokens, upto): (Vec<&str>, Vec<Rev>) = reads.upto.iter().map(|(token, rows)| (*token, rows.upto)).unzip();
         let rows = sqlx::query!(
             r#"with seen as (
                 select inbox.token, unread, read_upto as after, least(given.upto, rev) as upto
@@ -440,7 +458,7 @@ impl Transaction<'_> {
         if unreads.ids.is_empty() {
             return Ok(changed);
         }
-        let (tokens, ids): (Vec<&str>, Vec<Uuid>) = unreads.ids.iter().copied().unzip();
+        let (tokens, ids) = in_order(&unreads.ids);
         // At once, or the trigger would lower the mark row by row, and each of its versions would pass all those before.
         sqlx::query!(
             "update inbox set read_upto = turned.first - 1 from (
@@ -533,18 +551,34 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Moves the marks up to which everything is delivered. Each step passes only rows that became delivered since the
-    /// last: over an inbox's life that is its length.
-    pub(super) async fn advance(&mut self, receivers: &[&str]) -> Result<(), sqlx::Error> {
+    /// Moves the watermarks of inboxes, each over what is delivered up to a rev that the inbox had before. Everything up to
+    /// there was committed before the statement's snapshot, so none of it can be passed over. It waits for its turn: the
+    /// inboxes that need it most are those that are pushed to all the time.
+    async fn advance(&mut self, advances: &[(Token, Rev)]) -> Result<(), sqlx::Error> {
+        if advances.is_empty() {
+            return Ok(());
+        }
+        // In token order, as everybody locks inboxes.
+        let advances: BTreeMap<&str, Rev> = advances.iter().map(|(token, upto)| (token.as_str(), *upto)).collect();
+        let (tokens, upto): (Vec<&str>, Vec<Rev>) = advances.into_iter().unzip();
         sqlx::query!(
-            "update inbox set delivered_upto = coalesce(
+            "with moved as materialized (
+                select inbox.token, least(given.upto, inbox.delivered_upto + $3) as upto
+                from unnest($1::text[], $2::bigint[]) as given (token, upto)
+                join inbox on inbox.token = given.token
+                where given.upto > inbox.delivered_upto and given.upto <= inbox.rev
+                order by inbox.token for no key update of inbox
+            )
+            update inbox set delivered_upto = greatest(inbox.delivered_upto, coalesce(
                 (select seq - 1 from notification
-                where notification.token = inbox.token and seq > inbox.delivered_upto and delivered_at is null
-                    and retracted_at is null
+                where notification.token = moved.token and seq > inbox.delivered_upto and seq <= moved.upto
+                    and delivered_at is null and retracted_at is null
                 order by seq limit 1),
-                rev)
-            where token = any($1)",
-            receivers as &[&str]
+                moved.upto))
+            from moved where inbox.token = moved.token",
+            &tokens[..] as &[&str],
+            &upto[..],
+            ADVANCE_REVS
         )
         .execute(&mut *self.connection)
         .await?;

@@ -310,9 +310,7 @@ impl Transaction<'_> {
             }
         }
         let changes = commit::departures(&gone, kind, &mut heads);
-        self.change(changes, &heads).await?;
-        let tokens: Vec<&str> = gone.keys().map(String::as_str).collect();
-        self.advance(&tokens).await
+        self.change(changes, &heads).await
     }
 
     async fn ungroup(&mut self, token: &Token, key: &str, actor: &str) -> Result<u64, sqlx::Error> {
@@ -365,7 +363,6 @@ impl Transaction<'_> {
         };
         let changed = Changed::make(token.clone(), head, unread, kind, None);
         self.change(vec![changed], &heads).await?;
-        self.advance(&[name]).await?;
         Ok(1)
     }
 

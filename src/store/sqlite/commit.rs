@@ -28,6 +28,9 @@ pub(super) struct SqliteCommitter {
     pub(super) _lock: File,
 }
 
+/// A watermark moves over so many revs at a time.
+const ADVANCE_REVS: i64 = 10_000;
+
 #[async_trait]
 impl Committer for SqliteCommitter {
     async fn commit(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, Error> {
@@ -62,13 +65,18 @@ impl Committer for SqliteCommitter {
 
 impl SqliteCommitter {
     /// Each statement crosses to the connection's thread and back, which costs more than a small one does itself. So the
-    /// usual batch is two: one from the begin to the revs, and one for the rows and the commit.
+    /// usual batch, of pushes and acks alone, is one.
     async fn transaction(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, Error> {
+        let mut transaction = Transaction::new(&mut self.connection, now);
+        let plain = |push: &KeyedPush| push.key.is_none() && !plan::depends(push);
+        if batch.receipts.is_empty() && batch.pushes.iter().all(plain) {
+            let pushes = transaction.insert_at_once(batch).await?;
+            return Ok(Committed { pushes, receipts: Vec::new(), events: transaction.events });
+        }
         let acks = Selected::of(&batch.receipts, ReceiptKind::Ack);
         let reads = Selected::of(&batch.receipts, ReceiptKind::Read);
         let unreads = Selected::of(&batch.receipts, ReceiptKind::Unread);
-        let mut transaction = Transaction::new(&mut self.connection, now);
-        let mut heads = transaction.begin(&acks, &batch.pushes).await?;
+        let mut heads = transaction.begin(&acks, batch).await?;
         let turned = transaction.turn(&reads, &unreads).await.map_err(unavailable)?;
         let receipts = commit::told(&batch.receipts, &turned);
         heads.extend(turned);
@@ -92,11 +100,98 @@ impl<'c> Transaction<'c> {
 }
 
 impl Transaction<'_> {
-    /// Begins, marks what was acked delivered, and returns the heads of the inboxes that get something.
-    async fn begin(&mut self, acks: &Selected<'_>, pushes: &[KeyedPush]) -> Result<HashMap<String, Head>, Error> {
-        let (ids, upto) = (json(&acks.ids), json(&acks.upto.iter().collect::<Vec<_>>()));
-        let acked = json(&acks.tokens());
-        let targets = json(&pushes.iter().flat_map(|push| &push.push.tokens).collect::<BTreeSet<_>>());
+    /// The whole of a transaction whose pushes depend on nothing but the revs of their inboxes.
+    async fn insert_at_once(&mut self, batch: &Batch) -> Result<Vec<PushOutcome>, Error> {
+        let fresh = commit::fresh(&batch.pushes, &HashMap::new(), self.now);
+        let added = commit::added(&fresh);
+        let mut left = added.clone();
+        // The last of an inbox's rows gets its new rev, the one before it one less.
+        let rows = self.rows(&fresh, |token| match left.get_mut(token) {
+            Some(left) => {
+                *left -= 1;
+                *left
+            }
+            None => 0,
+        });
+        let (acked, advances) = (json(&batch.acked), json(&batch.advances));
+        let inboxes = json(&added);
+        let revs = sqlx::query_scalar!(
+            r#"begin immediate;
+
+            update notification set delivered_at = ?
+            from (select value ->> 0 as token, value ->> 1 as id from json_each(?)) as acked
+            where notification.id = acked.id and notification.token = acked.token and delivered_at is null;
+
+            update inbox set delivered_upto = coalesce(
+                (select seq - 1 from notification
+                where notification.token = inbox.token and seq > inbox.delivered_upto
+                    and seq <= min(moved.upto, inbox.delivered_upto + ?) and delivered_at is null and retracted_at is null
+                order by seq limit 1),
+                min(moved.upto, inbox.delivered_upto + ?))
+            from (select value ->> 0 as token, value ->> 1 as upto from json_each(?)) as moved
+            where inbox.token = moved.token and moved.upto > inbox.delivered_upto and moved.upto <= inbox.rev;
+
+            insert into inbox (token, rev, unread, created_at, life)
+            select key, value, value, ?, (select erasures from meta) from json_each(?) where true
+            on conflict (token) do update set rev = rev + excluded.rev, unread = unread + excluded.unread;
+
+            -- Materialized, or SQLite would take a push apart again for each of its rows.
+            with push as materialized (
+                select value ->> 0 as id, value ->> 1 as entity_type, value ->> 2 as data, value ->> 3 as places,
+                    value ->> 4 as expires_at
+                from json_each(?)
+            )
+            insert into notification (token, seq, id, entity_type, created_at, expires_at, data)
+            select inbox.token, inbox.rev - place.value, push.id, push.entity_type, ?, push.expires_at, push.data
+            from push cross join json_each(push.places) as place cross join inbox on inbox.token = place.key;
+
+            select json_group_array(rev) as "revs!: String"
+            from json_each(?) as target cross join inbox on inbox.token = target.key;
+
+            commit;"#,
+            self.now_text,
+            acked,
+            ADVANCE_REVS,
+            ADVANCE_REVS,
+            advances,
+            self.now_text,
+            inboxes,
+            rows,
+            self.now_text,
+            inboxes
+        )
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(uncommitted)?;
+        let revs: Vec<Rev> = revs.first().map(|revs| super::parse(revs)).transpose()?.unwrap_or_default();
+        let before = added.into_iter().zip(revs).map(|((token, rows), rev)| (token.as_str().to_owned(), rev - rows));
+        let stored = commit::number(&fresh, commit::next_rev(before.collect()), &mut self.events);
+        Ok(commit::outcomes(&batch.pushes, &HashMap::new(), stored))
+    }
+
+    /// The rows of pushes as the statements that insert them take them: an array for each push, with an object that has the
+    /// place of each of its rows by token. An object, so that SQLite need not parse each row again; in token order, so that
+    /// the index of the inboxes is filled from left to right.
+    fn rows(&self, pushes: &[Fresh<'_>], mut place_of: impl FnMut(&Token) -> i64) -> String {
+        let rows = pushes
+            .iter()
+            .map(|Fresh { push, content }| {
+                let places = push.push.tokens.iter().map(|token| (token, place_of(token)));
+                let expires_at = push.push.options.expires_at(self.now).map(timestamp);
+                let places: BTreeMap<&Token, i64> = places.collect();
+                (content.id, &*content.entity_type, content.data.get(), places, expires_at)
+            })
+            .collect::<Vec<_>>();
+        json(&rows)
+    }
+
+    /// Begins, marks what was acked delivered, moves watermarks, and returns the heads of the inboxes that get something.
+    async fn begin(&mut self, acks: &Selected<'_>, batch: &Batch) -> Result<HashMap<String, Head>, Error> {
+        let acked = batch.acked.iter().map(|(token, id)| (token.as_str(), *id));
+        let ids = json(&acks.ids.iter().copied().chain(acked).collect::<Vec<_>>());
+        let upto = json(&acks.upto.iter().map(|(token, upto)| (token, upto.after, upto.upto)).collect::<Vec<_>>());
+        let advances = json(&batch.advances);
+        let targets = json(&batch.pushes.iter().flat_map(|push| &push.push.tokens).collect::<BTreeSet<_>>());
         let heads = sqlx::query_scalar!(
             r#"begin immediate;
 
@@ -105,19 +200,19 @@ impl Transaction<'_> {
             where notification.id = acked.id and notification.token = acked.token and delivered_at is null;
 
             update notification set delivered_at = ?
-            from (select value ->> 0 as token, value ->> 1 as upto from json_each(?)) as acked
+            from (select value ->> 0 as token, value ->> 1 as after, value ->> 2 as upto from json_each(?)) as acked
             where notification.token = acked.token
-                and seq > (select delivered_upto from inbox where inbox.token = acked.token) and seq <= acked.upto
-                and delivered_at is null;
+                and seq > (select max(delivered_upto, acked.after) from inbox where inbox.token = acked.token)
+                and seq <= acked.upto and delivered_at is null;
 
-            -- Each step passes only rows that became delivered since the last: over an inbox's life that is its length.
             update inbox set delivered_upto = coalesce(
                 (select seq - 1 from notification
-                where notification.token = inbox.token and seq > inbox.delivered_upto and delivered_at is null
-                    and retracted_at is null
+                where notification.token = inbox.token and seq > inbox.delivered_upto
+                    and seq <= min(moved.upto, inbox.delivered_upto + ?) and delivered_at is null and retracted_at is null
                 order by seq limit 1),
-                rev)
-            where token in (select value from json_each(?));
+                min(moved.upto, inbox.delivered_upto + ?))
+            from (select value ->> 0 as token, value ->> 1 as upto from json_each(?)) as moved
+            where inbox.token = moved.token and moved.upto > inbox.delivered_upto and moved.upto <= inbox.rev;
 
             select json_group_array(json_array(token, rev, unread)) as "heads!: String"
             from inbox where token in (select value from json_each(?));"#,
@@ -125,7 +220,9 @@ impl Transaction<'_> {
             ids,
             self.now_text,
             upto,
-            acked,
+            ADVANCE_REVS,
+            ADVANCE_REVS,
+            advances,
             targets
         )
         .fetch_one(&mut *self.connection)
@@ -155,7 +252,7 @@ impl Transaction<'_> {
         Ok(heads)
     }
 
-    /// Writes down changes and the heads after them, and moves the marks of what is delivered.
+    /// Writes down changes and the heads after them.
     pub(super) async fn change(
         &mut self,
         changes: Vec<Changed>,
@@ -167,12 +264,7 @@ impl Transaction<'_> {
         self.insert_changes(&changes).await?;
         let changed = json(&heads.iter().map(|(token, head)| (token, head.rev, head.unread)).collect::<Vec<_>>());
         sqlx::query!(
-            "update inbox set rev = changed.rev, unread = changed.unread, delivered_upto = coalesce(
-                (select seq - 1 from notification
-                where notification.token = inbox.token and seq > inbox.delivered_upto and delivered_at is null
-                    and retracted_at is null
-                order by seq limit 1),
-                changed.rev)
+            "update inbox set rev = changed.rev, unread = changed.unread
             from (select value ->> 0 as token, value ->> 1 as rev, value ->> 2 as unread from json_each(?1)) as changed
             where inbox.token = changed.token",
             changed
@@ -266,7 +358,7 @@ impl Transaction<'_> {
         if reads.upto.is_empty() {
             return Ok(changed);
         }
-        let upto = json(&reads.upto.iter().collect::<Vec<_>>());
+        let upto = json(&reads.upto.iter().map(|(token, rows)| (token, rows.upto)).collect::<Vec<_>>());
         let rows = sqlx::query!(
             r#"-- Materialized, or SQLite would go through all of an inbox before it looks where to begin.
             with seen as materialized (
@@ -351,20 +443,9 @@ impl Transaction<'_> {
 
     /// Adds the rows to their inboxes, inserts them and commits.
     async fn insert(&mut self, pushes: &[Fresh<'_>], stored: &[Pushed]) -> Result<(), Error> {
-        // An object has a token for its key, so that SQLite need not parse each row again. In token order the index of
-        // the inboxes is filled from left to right.
-        let seqs = |pushed: &Pushed| {
-            json(&pushed.results.iter().map(|placed| (&placed.token, placed.seq)).collect::<BTreeMap<_, _>>())
-        };
-        let rows: Vec<(Uuid, &str, &str, String, Option<String>)> = pushes
-            .iter()
-            .zip(stored)
-            .map(|(Fresh { push, content }, pushed)| {
-                let expires_at = push.push.options.expires_at(self.now).map(timestamp);
-                (content.id, &*content.entity_type, content.data.get(), seqs(pushed), expires_at)
-            })
-            .collect();
-        let (inboxes, pushes) = (json(&commit::added(pushes)), json(&rows));
+        let mut seqs = stored.iter().flat_map(|pushed| &pushed.results).map(|placed| placed.seq.unwrap_or_default());
+        let rows = self.rows(pushes, |_| seqs.next().expect("one for each row"));
+        let inboxes = json(&commit::added(pushes));
         sqlx::query!(
             "insert into inbox (token, rev, unread, created_at, life)
             select key, value, value, ?, (select erasures from meta) from json_each(?) where true
@@ -383,7 +464,7 @@ impl Transaction<'_> {
             commit;",
             self.now_text,
             inboxes,
-            pushes,
+            rows,
             self.now_text,
         )
         .execute(&mut *self.connection)

@@ -68,7 +68,7 @@ async fn reading_all_looks_behind_what_was_read_before_only() {
     let folder = tempfile::tempdir().unwrap();
     let mut connection = large_inbox(&folder).await;
     let read = async |connection: &mut SqliteConnection, selection| {
-        let receipt = Receipt { token: Token::stored("1"), kind: ReceiptKind::Read, selection, origin: None };
+        let receipt = Receipt { token: Token::stored("1"), kind: ReceiptKind::Read, selection, after: 0, origin: None };
         let (receipts, nothing) = ([receipt], []);
         let (reads, none) = (Selected::of(&receipts, ReceiptKind::Read), Selected::of(&nothing, ReceiptKind::Unread));
         let heads = Transaction::new(connection, Utc::now()).turn(&reads, &none).await.unwrap();

@@ -86,7 +86,7 @@ async fn several_tabs_of_few_tokens_under_load_satisfy_the_oracle() {
     let mut chance = Seeded::announced();
     let server = TestServer::with(&[
         "--window=16",
-        "--page=7",
+        "--replay-rows=7",
         "--ring=2",
         "--replays=1",
         "--readers=1",

@@ -50,7 +50,7 @@ async fn an_inbox_keeps_its_newest_rows_and_live_clients_are_told_what_went() {
 
 #[tokio::test]
 async fn a_purge_during_a_replay_leaves_out_what_is_gone_and_nothing_else() {
-    let flags = ["--keep-rows=20", "--retention-interval-secs=1", "--window=5", "--page=5"];
+    let flags = ["--keep-rows=20", "--retention-interval-secs=1", "--window=5", "--replay-rows=5"];
     let server = TestServer::with(&flags).await;
     server.api().push_numbers("1", 60).await;
     let mut socket = server.connect().await;
