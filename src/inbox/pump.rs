@@ -82,7 +82,7 @@ struct Ended;
 
 /// The sender of one session.
 pub struct Pump {
-    pub(super) inbox: Arc<Inbox>,
+    inbox: Arc<Inbox>,
     attachment: Attachment,
     outlet: Arc<dyn Outlet>,
     batch: bool,
@@ -384,6 +384,7 @@ impl Pump {
     /// Has the client told to list the inbox again, and goes on from `cursor`.
     fn start_over(&mut self, cursor: Rev, head: Head, epoch: Arc<str>) {
         metrics::resynced();
+        self.session().start_over(cursor);
         self.resync = Some(head);
         (self.cursor, self.epoch) = (cursor, epoch);
     }

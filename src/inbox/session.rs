@@ -276,6 +276,15 @@ impl Session {
         state.acked_upto = state.acked_upto.max(rev);
     }
 
+    /// The session goes on from a rev: what it was sent and acked beyond belongs to a table that is no more.
+    pub(super) fn start_over(&self, rev: Rev) {
+        let mut state = self.state();
+        state.in_flight.retain(|(sent, _)| *sent <= rev);
+        state.sent_upto = state.sent_upto.min(rev);
+        state.acked_upto = state.acked_upto.min(rev);
+        state.acked_ahead = state.acked_ahead.min(rev);
+    }
+
     /// The rev up to which an ack by rev says nothing new, and the newest that was sent.
     pub(super) fn acked_and_sent(&self) -> (Rev, Rev) {
         let state = self.state();

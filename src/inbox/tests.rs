@@ -564,6 +564,18 @@ async fn a_table_that_was_taken_back_is_told_and_life_goes_on_from_there() {
     assert_eq!(received[resync], Received::Resync { rev: 2, epoch: "epoch 0".to_owned() });
     assert_eq!(received[resync + 1..].iter().filter_map(rev_of).collect::<Vec<_>>(), [3, 4, 5, 6]);
     assert_eq!(received.iter().filter(|item| matches!(item, Received::Resync { .. })).count(), 1, "it is told once");
+    // The settling acked by id; by rev, it must not matter what was acked of the table as it was.
+    node.push().await;
+    node.push().await;
+    let session = Arc::clone(&node.sessions[0].session);
+    let head = node.database.head(&node.token).rev;
+    session.stored_ack_upto(head);
+    node.database.take_back(&node.token, 1);
+    sleep(SWEEP * 2).await;
+    node.push().await;
+    let head = node.database.head(&node.token).rev;
+    node.inbox.receipt(&session, ReceiptKind::Ack, Selection::UpTo(head)).await.unwrap();
+    assert!(!node.database.undelivered(&node.token, Utc::now()).contains(&head), "the new row is marked");
 }
 
 #[tokio::test(start_paused = true)]

@@ -356,7 +356,7 @@ fn mark(rows: &mut Vec<Row>, receipt: &Receipt, now: DateTime<Utc>) -> Option<Ev
         let Event::New(new) = &mut row.event else { continue };
         let selected = match &receipt.selection {
             Selection::Ids(ids) => ids.contains(&new.content.id),
-            Selection::UpTo(upto) => new.seq <= *upto,
+            Selection::UpTo(upto) => new.seq > receipt.after && new.seq <= *upto,
             Selection::All => true,
         };
         if !selected {
