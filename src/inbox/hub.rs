@@ -132,8 +132,7 @@ impl Hub {
     /// Hands a message that is sent live only to everybody who is here.
     pub(super) fn pass(&self, token: &Token, live: &Arc<Live>) {
         if let Some(channel) = self.channel(token) {
-            let sessions = lock(&channel.state).sessions.clone();
-            sessions.iter().for_each(|session| session.pass(Arc::clone(live)));
+            channel.sessions().iter().for_each(|session| session.pass(Arc::clone(live)));
         }
     }
 
@@ -161,8 +160,7 @@ impl Hub {
     /// there is, or the table was taken back to an earlier state. The pumps find out which.
     pub(super) fn compare(&self, token: &Token, rev: Rev) {
         let Some(channel) = self.channel(token) else { return };
-        let sessions = {
-            let mut state = lock(&channel.state);
+        channel.change(|state| {
             match rev.cmp(&state.top) {
                 Ordering::Greater => {
                     metrics::swept();
@@ -170,23 +168,20 @@ impl Hub {
                     state.top = rev;
                 }
                 Ordering::Less => state.doubts += 1,
-                Ordering::Equal => return,
+                Ordering::Equal => return false,
             }
-            state.sessions.clone()
-        };
-        wake(&sessions);
+            true
+        });
     }
 
     /// The data set became another one, so every session has to look where it stands.
     pub(super) fn doubt_all(&self) {
         let channels: Vec<_> = lock(&self.channels).values().cloned().collect();
         for channel in channels {
-            let sessions = {
-                let mut state = lock(&channel.state);
+            channel.change(|state| {
                 state.doubts += 1;
-                state.sessions.clone()
-            };
-            wake(&sessions);
+                true
+            });
         }
     }
 
@@ -200,8 +195,7 @@ impl Hub {
     pub(super) fn end_sessions(&self) {
         let channels: Vec<_> = lock(&self.channels).values().cloned().collect();
         for channel in channels {
-            let sessions = lock(&channel.state).sessions.clone();
-            sessions.iter().for_each(|session| session.end());
+            channel.sessions().iter().for_each(|session| session.end());
         }
     }
 
@@ -237,24 +231,28 @@ impl Drop for Attachment {
 }
 
 impl Channel {
-    fn push(&self, live: Arc<Live>, limit: Ring) {
-        let mut state = lock(&self.state);
-        let rev = live.event.rev();
-        state.hints += 1;
-        state.top = state.top.max(rev);
-        // One that comes late or twice is left to the table.
-        if state.ring.back().is_none_or(|newest| newest.event.rev() < rev) {
-            state.busy = true;
-            state.ring_bytes += live.event.weight();
-            state.ring.push_back(live);
-            while state.ring.len() > limit.events || state.ring_bytes > limit.bytes {
-                let Some(oldest) = state.ring.pop_front() else { break };
-                state.ring_bytes -= oldest.event.weight();
+    fn sessions(&self) -> Vec<Arc<Session>> {
+        lock(&self.state).sessions.clone()
+    }
+
+    /// Changes the state and, if it says so, has the sessions look for news. They send right here, so the lock is released
+    /// before.
+    fn change(&self, change: impl FnOnce(&mut ChannelState) -> bool) {
+        let sessions = {
+            let mut state = lock(&self.state);
+            if !change(&mut state) {
+                return;
             }
-        }
-        let sessions = state.sessions.clone();
-        drop(state);
-        wake(&sessions);
+            state.sessions.clone()
+        };
+        sessions.iter().for_each(|session| session.wake());
+    }
+
+    fn push(&self, live: Arc<Live>, limit: Ring) {
+        self.change(|state| {
+            state.push(live, limit);
+            true
+        });
     }
 
     /// Adds what comes after `cursor`, at most `max` events, to an empty queue.
@@ -291,16 +289,12 @@ impl Channel {
 
     /// Takes what the table, or somebody, says the inbox's rev is.
     pub(super) fn hint(&self, rev: Rev) {
-        let sessions = {
-            let mut state = lock(&self.state);
+        self.change(|state| {
             state.hints += 1;
-            if rev <= state.top {
-                return;
-            }
-            state.top = rev;
-            state.sessions.clone()
-        };
-        wake(&sessions);
+            let is_newer = rev > state.top;
+            state.top = state.top.max(rev);
+            is_newer
+        });
     }
 
     /// Takes back hints that promised more than the table holds up to `cursor`, unless new ones came in the meantime.
@@ -317,6 +311,22 @@ impl Channel {
 }
 
 impl ChannelState {
+    fn push(&mut self, live: Arc<Live>, limit: Ring) {
+        let rev = live.event.rev();
+        self.hints += 1;
+        self.top = self.top.max(rev);
+        // One that comes late or twice is left to the table.
+        if self.ring.back().is_none_or(|newest| newest.event.rev() < rev) {
+            self.busy = true;
+            self.ring_bytes += live.event.weight();
+            self.ring.push_back(live);
+            while self.ring.len() > limit.events || self.ring_bytes > limit.bytes {
+                let Some(oldest) = self.ring.pop_front() else { break };
+                self.ring_bytes -= oldest.event.weight();
+            }
+        }
+    }
+
     /// Starts over, with nothing in the ring.
     fn forget(&mut self) {
         self.hints += 1;
@@ -324,11 +334,6 @@ impl ChannelState {
         self.ring = VecDeque::new();
         self.ring_bytes = 0;
     }
-}
-
-/// Has sessions look for news. They send right here, so no lock of the hub may be held.
-fn wake(sessions: &[Arc<Session>]) {
-    sessions.iter().for_each(|session| session.wake());
 }
 
 /// Locks for a short section. A panic in one cannot leave half a change behind, so poisoning means nothing here.
