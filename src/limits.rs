@@ -1,5 +1,6 @@
 //! How often and how many: requests a second by API key and by address, events a second of a socket, sockets and
-//! connections by address. Counts alone; what is answered when one is reached is decided elsewhere.
+//! connections by address, and what is still read of a refused body. What is answered when one is reached is decided
+//! elsewhere.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -7,14 +8,36 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
 use governor::clock::{Clock, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::HashMapStateStore;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
+use http_body_util::BodyExt;
+use hyper::body::Bytes;
 
 /// So many seconds of a rate may be used up at once.
 const BURST_SECS: u32 = 2;
+
+/// How much of a body that was refused is still read, and for how long.
+const DISCARDED_BYTES: usize = 16 << 20;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Reads on while the refusal goes out, and keeps nothing: a connection that is closed on a client which still sends is
+/// reset, and the client (or nginx, which makes it a 502) never sees the answer.
+pub async fn discard(mut body: Body) {
+    let mut left = DISCARDED_BYTES;
+    let read = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(DISCARD_TIMEOUT, read).await.ok();
+}
 
 /// A limit on how often, for each of many.
 pub struct Rate {

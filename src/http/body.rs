@@ -17,11 +17,8 @@ use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{Limits, Problem};
+use crate::limits::discard;
 use crate::notification::{GroupKey, NewPush, Options, Payload, PayloadError, Token, TokenError};
-
-/// How much of a body that was refused is still read, and for how long.
-const LINGER_BYTES: usize = 16 << 20;
-const LINGER: Duration = Duration::from_secs(2);
 
 /// How a body is written.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +48,7 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Body, limits: &Limits) -
     if announced.is_some_and(|length| length > limit) {
         // Who asks first is told not to send it.
         if !headers.contains_key(EXPECT) {
-            tokio::spawn(linger(body));
+            tokio::spawn(discard(body));
         }
         return Err(too_large());
     }
@@ -63,26 +60,11 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Body, limits: &Limits) -
     match collected {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
-            tokio::spawn(linger(body));
+            tokio::spawn(discard(body));
             Err(too_large())
         }
         Err(_) => Err(Problem::bad_request("invalid_body", "the body ended before its announced length")),
     }
-}
-
-/// Reads on while the refusal goes out, and keeps nothing: a connection that is closed on a client which still sends is
-/// reset, and the client (or nginx, which makes it a 502) never sees the answer.
-async fn linger(mut body: Body) {
-    let mut left = LINGER_BYTES;
-    let read = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    tokio::time::timeout(LINGER, read).await.ok();
 }
 
 /// Reads a body that must be JSON.

@@ -15,12 +15,12 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri};
-use http_body_util::BodyExt;
 use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Sleep;
 
 use super::payload::{Limits, Meter, Refusal};
+use crate::limits::discard;
 
 /// What the engine reads to answer a request.
 const KEPT: [HeaderName; 7] =
@@ -75,29 +75,12 @@ struct Bounded {
     deadline: Pin<Box<Sleep>>,
 }
 
-/// Bytes that are still read of a body whose rest nobody wants.
-const DRAIN_BYTES: usize = 16 << 20;
-
-/// How long that may take.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-
 impl Drop for Bounded {
-    /// Reads on while the answer goes out, and keeps nothing: a connection that is closed on a client which still sends
-    /// is reset, and the client never sees the answer.
     fn drop(&mut self) {
-        let mut body = std::mem::take(&mut self.body);
-        if body.is_end_stream() {
-            return;
+        let body = std::mem::take(&mut self.body);
+        if !body.is_end_stream() {
+            tokio::spawn(discard(body));
         }
-        tokio::spawn(tokio::time::timeout(DRAIN_TIMEOUT, async move {
-            let mut left = DRAIN_BYTES;
-            while let Some(Ok(frame)) = body.frame().await {
-                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-                if left == 0 {
-                    break;
-                }
-            }
-        }));
     }
 }
 
