@@ -331,23 +331,23 @@ impl Front {
         let stranger = self.guard.as_ref().and_then(|guard| web::admit(guard, peer, &mut request));
         let is_backend = request.method() == Method::POST && !request.headers().contains_key(ORIGIN);
         let pages = self.pages.as_ref().filter(|_| !is_backend);
-        let (too_soon, quota) = match &self.guard {
+        let quota = match &self.guard {
             Some(guard) if stranger.is_none() => web::identify(guard, peer, &mut request),
-            _ => (None, None),
+            _ => Ok(None),
         };
-        let answer = match (stranger, too_soon, pages) {
-            (Some(refusal), ..) | (None, Some(refusal), None) => Ok(refusal),
+        let answer = match (stranger, &quota, pages) {
+            (Some(refusal), ..) => Ok(refusal),
+            (None, Ok(_), Some(pages)) => pages.clone().call(request).await,
+            (None, Ok(_), None) => self.router.clone().call(request).await,
             // A page must be able to read why.
-            (None, Some(refusal), Some(_)) => {
-                let mut refusal = Some(refusal);
-                let refuse = move |_: Request<Body>| std::future::ready(Ok(refusal.take().unwrap_or_default()));
-                cors().layer(tower::service_fn(refuse)).call(request).await
+            (None, Err(too_soon), Some(_)) => {
+                let refuse = tower::service_fn(|_| std::future::ready(Ok(too_soon.refusal())));
+                cors().layer(refuse).call(request).await
             }
-            (None, None, Some(pages)) => pages.clone().call(request).await,
-            (None, None, None) => self.router.clone().call(request).await,
+            (None, Err(too_soon), None) => Ok(too_soon.refusal()),
         };
         let mut response = answer.unwrap_or_else(|never: Infallible| match never {});
-        if let Some(quota) = quota {
+        if let Ok(Some(quota)) | Err(quota) = quota {
             quota.tell(&mut response);
         }
         web::protect(&mut response, self.tls.is_some());

@@ -65,14 +65,23 @@ impl Quota {
     pub fn tell(self, response: &mut Response) {
         tell(response, self.0, self.1);
     }
+
+    /// The answer when nothing is left of it.
+    #[must_use]
+    pub fn refusal(&self) -> Response {
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", too_many(self.0)).into_response()
+    }
 }
 
-/// Finds out which key a request of the API shows, and whether it comes too soon, which is the refusal. Handlers find a
-/// [`Caller`] in it. A plain function: as a layer it would box each request and each answer once more.
-pub fn identify(guard: &Guard, peer: IpAddr, request: &mut Request) -> (Option<Response>, Option<Quota>) {
+/// Finds out which key a request of the API shows, and what is left of its rate, if it has one. Handlers find a [`Caller`]
+/// in it. A plain function: as a layer it would box each request and each answer once more.
+///
+/// # Errors
+/// The request comes too soon: nothing is left.
+pub fn identify(guard: &Guard, peer: IpAddr, request: &mut Request) -> Result<Option<Quota>, Quota> {
     let path = request.uri().path();
     if !(path == "/api" || path.starts_with("/api/")) || request.method() == Method::OPTIONS {
-        return (None, None);
+        return Ok(None);
     }
     let address = request.extensions().get().map_or(peer, |Client(address)| *address);
     let caller = guard.access.caller(request.headers(), Utc::now());
@@ -82,13 +91,12 @@ pub fn identify(guard: &Guard, peer: IpAddr, request: &mut Request) -> (Option<R
         Caller::Unknown => ("address", guard.address_rate.count(&site(address).to_string())),
     };
     let quota = left.map(|left| Quota(policy, left));
-    if left.is_some_and(|left| left.retry_after.is_some()) {
+    if let Some(quota @ Quota(_, Left { retry_after: Some(_), .. })) = quota {
         metrics::limited(policy);
-        let refusal = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", too_many(policy));
-        return (Some(refusal.into_response()), quota);
+        return Err(quota);
     }
     request.extensions_mut().insert(caller);
-    (None, quota)
+    Ok(quota)
 }
 
 /// Takes a seat for a new socket, or refuses it. The seat goes with the request.
