@@ -457,7 +457,7 @@ impl WriterTask {
         if batch.is_empty() {
             return self.tell();
         }
-        let (pushes, receipts) = (batch.pushes.len(), batch.receipts.len());
+        let (pushes, receipts) = (batch.pushes.len(), batch.receipts.len() + batch.acked.len());
         let started = Instant::now();
         // While the database works on this one, those of the last one are told.
         let (finished, publish) = (self.finished.take(), &self.publish);
