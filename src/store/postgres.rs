@@ -118,13 +118,16 @@ async fn check(connection: &mut PgConnection) -> Result<(), OpenError> {
 }
 
 /// Checks the server that a connection leads to now, and prepares it for writing.
-async fn prepare_to_write(connection: &mut PgConnection, patience: Duration) -> Result<(), sqlx::Error> {
+pub(super) async fn prepare_to_write(connection: &mut PgConnection, patience: Duration) -> Result<(), sqlx::Error> {
     check(connection).await.map_err(|error| sqlx::Error::Configuration(error.into()))?;
     bound(connection, patience).await?;
     let settings = [
         // What a plan made for many ids and yesterday's statistics expects can be wrong by the size of the table. The one
         // made for any finds each row by its key.
         ("plan_cache_mode", "force_generic_plan".to_owned()),
+        // Nor may it be made from what a table without statistics seems to be: small enough to be read as a whole, for each
+        // ack anew, and kept until the table has grown by millions.
+        ("enable_seqscan", "off".to_owned()),
     ];
     set(connection, settings).await
 }

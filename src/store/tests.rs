@@ -866,6 +866,68 @@ fn migrations_are_paired_by_number_and_name() {
     assert_eq!(names(sqlx::migrate!("migrations/sqlite")), names(sqlx::migrate!("migrations/postgres")));
 }
 
+/// A plan that is made before anything is known about a table is kept for long.
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn what_writes_to_a_new_postgres_database_finds_each_row_by_a_key() {
+    use sqlx::{AssertSqlSafe, Connection, Row};
+
+    #[derive(serde::Deserialize)]
+    struct Query {
+        db_name: String,
+        query: String,
+        describe: Describe,
+    }
+    #[derive(serde::Deserialize)]
+    struct Describe {
+        parameters: serde_json::Value,
+    }
+
+    /// The nodes of a plan that go through all of a table.
+    fn whole_tables(node: &serde_json::Value, found: &mut Vec<String>) {
+        let by_key = ["Index Cond", "Recheck Cond", "TID Cond"].iter().any(|key| node.get(key).is_some());
+        if let Some(table) = node["Relation Name"].as_str()
+            && node["Node Type"].as_str().is_some_and(|scan| scan.ends_with("Scan"))
+            && !by_key
+            && table != "meta"
+        {
+            found.push(format!("{} on {table}", node["Node Type"]));
+        }
+        node["Plans"].as_array().into_iter().flatten().for_each(|plan| whole_tables(plan, found));
+    }
+
+    let database = postgres::Database::create();
+    drop(super::open(&database.url(), &settings()).await.unwrap());
+    let mut connection = sqlx::PgConnection::connect(&database.url()).await.unwrap();
+    super::postgres::prepare_to_write(&mut connection, Duration::from_secs(5)).await.unwrap();
+    let mut checked = 0;
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.sqlx")).unwrap() {
+        let Query { db_name, query, describe } =
+            serde_json::from_str(&std::fs::read_to_string(file.unwrap().path()).unwrap()).unwrap();
+        let writes = ["insert into", "update", "delete from", "unnest("].iter().any(|word| query.contains(word));
+        // A statement of several, or one of the copy into a database, is not planned here.
+        if db_name != "PostgreSQL" || !writes || query.contains("set_config") || query.contains("create ") {
+            continue;
+        }
+        let parameters = describe.parameters["Left"].as_array().map_or(0, Vec::len);
+        let nothing = vec!["null"; parameters].join(", ");
+        let values = if parameters == 0 { String::new() } else { format!("({nothing})") };
+        let prepare = AssertSqlSafe(format!("prepare checked as {query}"));
+        sqlx::raw_sql(prepare).execute(&mut connection).await.unwrap_or_else(|error| panic!("{query}: {error}"));
+        let explain = AssertSqlSafe(format!("explain (format json) execute checked {values}"));
+        let row = sqlx::query(explain).persistent(false).fetch_one(&mut connection).await.unwrap();
+        // JSON, which is text to who does not ask.
+        let plan: String = row.try_get_unchecked(0).unwrap();
+        sqlx::raw_sql("deallocate checked").execute(&mut connection).await.unwrap();
+        let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+        let mut found = Vec::new();
+        whole_tables(&plan[0]["Plan"], &mut found);
+        assert!(found.is_empty(), "{query}: {found:?}");
+        checked += 1;
+    }
+    assert!(checked > 30, "{checked}");
+}
+
 #[tokio::test]
 async fn urls_of_other_databases_are_refused() {
     for url in ["", "tidings.db", "mysql://localhost/tidings", "sqlite::memory:", "sqlite://x?mode=memory"] {

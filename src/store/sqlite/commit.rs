@@ -65,18 +65,25 @@ impl Committer for SqliteCommitter {
 
 impl SqliteCommitter {
     /// Each statement crosses to the connection's thread and back, which costs more than a small one does itself. So the
-    /// usual batch, of pushes and acks alone, is one.
+    /// usual batch, of pushes alone, is one.
     async fn transaction(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, Error> {
         let mut transaction = Transaction::new(&mut self.connection, now);
-        let plain = |push: &KeyedPush| push.key.is_none() && !plan::depends(push);
-        if batch.receipts.is_empty() && batch.pushes.iter().all(plain) {
-            let pushes = transaction.insert_at_once(batch).await?;
-            return Ok(Committed { pushes, receipts: Vec::new(), events: transaction.events });
+        // Outside of the transaction of the pushes, as on Postgres: nothing depends on whether they come before or after.
+        transaction.ack(batch).await.map_err(unavailable)?;
+        transaction.advance(&batch.advances).await.map_err(unavailable)?;
+        let only_acks = batch.receipts.iter().all(|receipt| receipt.kind == ReceiptKind::Ack);
+        if only_acks && batch.pushes.is_empty() {
+            let receipts = commit::told(&batch.receipts, &HashMap::new());
+            return Ok(Committed { pushes: Vec::new(), receipts, events: Vec::new() });
         }
-        let acks = Selected::of(&batch.receipts, ReceiptKind::Ack);
+        if only_acks && batch.pushes.iter().all(|push| push.key.is_none() && !plan::depends(push)) {
+            let pushes = transaction.insert_at_once(&batch.pushes).await?;
+            let receipts = commit::told(&batch.receipts, &HashMap::new());
+            return Ok(Committed { pushes, receipts, events: transaction.events });
+        }
         let reads = Selected::of(&batch.receipts, ReceiptKind::Read);
         let unreads = Selected::of(&batch.receipts, ReceiptKind::Unread);
-        let mut heads = transaction.begin(&acks, batch).await?;
+        let mut heads = transaction.begin(&batch.pushes).await?;
         let turned = transaction.turn(&reads, &unreads).await.map_err(unavailable)?;
         let receipts = commit::told(&batch.receipts, &turned);
         heads.extend(turned);
@@ -101,8 +108,8 @@ impl<'c> Transaction<'c> {
 
 impl Transaction<'_> {
     /// The whole of a transaction whose pushes depend on nothing but the revs of their inboxes.
-    async fn insert_at_once(&mut self, batch: &Batch) -> Result<Vec<PushOutcome>, Error> {
-        let fresh = commit::fresh(&batch.pushes, &HashMap::new(), self.now);
+    async fn insert_at_once(&mut self, pushes: &[KeyedPush]) -> Result<Vec<PushOutcome>, Error> {
+        let fresh = commit::fresh(pushes, &HashMap::new(), self.now);
         let added = commit::added(&fresh);
         let mut left = added.clone();
         // The last of an inbox's rows gets its new rev, the one before it one less.
@@ -113,35 +120,22 @@ impl Transaction<'_> {
             }
             None => 0,
         });
-        let (acked, advances) = (json(&batch.acked), json(&batch.advances));
         let inboxes = json(&added);
         let revs = sqlx::query_scalar!(
             r#"begin immediate;
 
-            update notification set delivered_at = ?
-            from (select value ->> 0 as token, value ->> 1 as id from json_each(?)) as acked
-            where notification.id = acked.id and notification.token = acked.token and delivered_at is null;
-
-            update inbox set delivered_upto = coalesce(
-                (select seq - 1 from notification
-                where notification.token = inbox.token and seq > inbox.delivered_upto
-                    and seq <= min(moved.upto, inbox.delivered_upto + ?) and delivered_at is null and retracted_at is null
-                order by seq limit 1),
-                min(moved.upto, inbox.delivered_upto + ?))
-            from (select value ->> 0 as token, value ->> 1 as upto from json_each(?)) as moved
-            where inbox.token = moved.token and moved.upto > inbox.delivered_upto and moved.upto <= inbox.rev;
-
-            insert into inbox (token, rev, unread, created_at, life)
+            -- "or rollback": SQLite would else copy each page that it changes, to undo this statement alone.
+            insert or rollback into inbox (token, rev, unread, created_at, life)
             select key, value, value, ?, (select erasures from meta) from json_each(?) where true
             on conflict (token) do update set rev = rev + excluded.rev, unread = unread + excluded.unread;
 
             -- Materialized, or SQLite would take a push apart again for each of its rows.
             with push as materialized (
-                select value ->> 0 as id, value ->> 1 as entity_type, value ->> 2 as data, value ->> 3 as places,
-                    value ->> 4 as expires_at
-                from json_each(?)
+                select value ->> 0 as id, value ->> 1 as entity_type, value ->> 2 as data,
+                    jsonb_extract(value, '$[3]') as places, value ->> 4 as expires_at
+                from jsonb_each(?)
             )
-            insert into notification (token, seq, id, entity_type, created_at, expires_at, data)
+            insert or rollback into notification (token, seq, id, entity_type, created_at, expires_at, data)
             select inbox.token, inbox.rev - place.value, push.id, push.entity_type, ?, push.expires_at, push.data
             from push cross join json_each(push.places) as place cross join inbox on inbox.token = place.key;
 
@@ -149,11 +143,6 @@ impl Transaction<'_> {
             from json_each(?) as target cross join inbox on inbox.token = target.key;
 
             commit;"#,
-            self.now_text,
-            acked,
-            ADVANCE_REVS,
-            ADVANCE_REVS,
-            advances,
             self.now_text,
             inboxes,
             rows,
@@ -166,7 +155,7 @@ impl Transaction<'_> {
         let revs: Vec<Rev> = revs.first().map(|revs| super::parse(revs)).transpose()?.unwrap_or_default();
         let before = added.into_iter().zip(revs).map(|((token, rows), rev)| (token.as_str().to_owned(), rev - rows));
         let stored = commit::number(&fresh, commit::next_rev(before.collect()), &mut self.events);
-        Ok(commit::outcomes(&batch.pushes, &HashMap::new(), stored))
+        Ok(commit::outcomes(pushes, &HashMap::new(), stored))
     }
 
     /// The rows of pushes as the statements that insert them take them: an array for each push, with an object that has the
@@ -185,44 +174,71 @@ impl Transaction<'_> {
         json(&rows)
     }
 
-    /// Begins, marks what was acked delivered, moves watermarks, and returns the heads of the inboxes that get something.
-    async fn begin(&mut self, acks: &Selected<'_>, batch: &Batch) -> Result<HashMap<String, Head>, Error> {
-        let acked = batch.acked.iter().map(|(token, id)| (token.as_str(), *id));
-        let ids = json(&acks.ids.iter().copied().chain(acked).collect::<Vec<_>>());
-        let upto = json(&acks.upto.iter().map(|(token, upto)| (token, upto.after, upto.upto)).collect::<Vec<_>>());
-        let advances = json(&batch.advances);
-        let targets = json(&batch.pushes.iter().flat_map(|push| &push.push.tokens).collect::<BTreeSet<_>>());
-        let heads = sqlx::query_scalar!(
-            r#"begin immediate;
+    /// Marks what clients have delivered.
+    async fn ack(&mut self, batch: &Batch) -> Result<(), sqlx::Error> {
+        let acks = Selected::of(&batch.receipts, ReceiptKind::Ack);
+        if !acks.ids.is_empty() || !batch.acked.is_empty() {
+            let acked = batch.acked.iter().map(|(token, id)| (token.as_str(), *id));
+            let ids = json(&acks.ids.iter().copied().chain(acked).collect::<Vec<_>>());
+            sqlx::query!(
+                "update or rollback notification set delivered_at = ?
+                from (select value ->> 0 as token, value ->> 1 as id from jsonb_each(?)) as acked
+                where notification.id = acked.id and notification.token = acked.token and delivered_at is null",
+                self.now_text,
+                ids
+            )
+            .execute(&mut *self.connection)
+            .await?;
+        }
+        if !acks.upto.is_empty() {
+            let upto = json(&acks.upto.iter().map(|(token, upto)| (token, upto.after, upto.upto)).collect::<Vec<_>>());
+            sqlx::query!(
+                "update or rollback notification set delivered_at = ?
+                from (select value ->> 0 as token, value ->> 1 as after, value ->> 2 as upto from json_each(?)) as acked
+                where notification.token = acked.token
+                    and seq > (select max(delivered_upto, acked.after) from inbox where inbox.token = acked.token)
+                    and seq <= acked.upto and delivered_at is null",
+                self.now_text,
+                upto
+            )
+            .execute(&mut *self.connection)
+            .await?;
+        }
+        Ok(())
+    }
 
-            update notification set delivered_at = ?
-            from (select value ->> 0 as token, value ->> 1 as id from json_each(?)) as acked
-            where notification.id = acked.id and notification.token = acked.token and delivered_at is null;
-
-            update notification set delivered_at = ?
-            from (select value ->> 0 as token, value ->> 1 as after, value ->> 2 as upto from json_each(?)) as acked
-            where notification.token = acked.token
-                and seq > (select max(delivered_upto, acked.after) from inbox where inbox.token = acked.token)
-                and seq <= acked.upto and delivered_at is null;
-
-            update inbox set delivered_upto = coalesce(
+    /// Moves the watermarks of inboxes, each over what is delivered up to a rev that the inbox had before.
+    async fn advance(&mut self, advances: &[(Token, Rev)]) -> Result<(), sqlx::Error> {
+        if advances.is_empty() {
+            return Ok(());
+        }
+        let advances = json(&advances);
+        sqlx::query!(
+            "update inbox set delivered_upto = coalesce(
                 (select seq - 1 from notification
                 where notification.token = inbox.token and seq > inbox.delivered_upto
                     and seq <= min(moved.upto, inbox.delivered_upto + ?) and delivered_at is null and retracted_at is null
                 order by seq limit 1),
                 min(moved.upto, inbox.delivered_upto + ?))
             from (select value ->> 0 as token, value ->> 1 as upto from json_each(?)) as moved
-            where inbox.token = moved.token and moved.upto > inbox.delivered_upto and moved.upto <= inbox.rev;
+            where inbox.token = moved.token and moved.upto > inbox.delivered_upto and moved.upto <= inbox.rev",
+            ADVANCE_REVS,
+            ADVANCE_REVS,
+            advances
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Begins and returns the heads of the inboxes that get something.
+    async fn begin(&mut self, pushes: &[KeyedPush]) -> Result<HashMap<String, Head>, Error> {
+        let targets = json(&pushes.iter().flat_map(|push| &push.push.tokens).collect::<BTreeSet<_>>());
+        let heads = sqlx::query_scalar!(
+            r#"begin immediate;
 
             select json_group_array(json_array(token, rev, unread)) as "heads!: String"
             from inbox where token in (select value from json_each(?));"#,
-            self.now_text,
-            ids,
-            self.now_text,
-            upto,
-            ADVANCE_REVS,
-            ADVANCE_REVS,
-            advances,
             targets
         )
         .fetch_one(&mut *self.connection)
@@ -447,17 +463,17 @@ impl Transaction<'_> {
         let rows = self.rows(pushes, |_| seqs.next().expect("one for each row"));
         let inboxes = json(&commit::added(pushes));
         sqlx::query!(
-            "insert into inbox (token, rev, unread, created_at, life)
+            "insert or rollback into inbox (token, rev, unread, created_at, life)
             select key, value, value, ?, (select erasures from meta) from json_each(?) where true
             on conflict (token) do update set rev = rev + excluded.rev, unread = unread + excluded.unread;
 
             -- Materialized, or SQLite would take a push apart again for each of its rows.
             with push as materialized (
-                select value ->> 0 as id, value ->> 1 as entity_type, value ->> 2 as data, value ->> 3 as seqs,
-                    value ->> 4 as expires_at
-                from json_each(?)
+                select value ->> 0 as id, value ->> 1 as entity_type, value ->> 2 as data,
+                    jsonb_extract(value, '$[3]') as seqs, value ->> 4 as expires_at
+                from jsonb_each(?)
             )
-            insert into notification (token, seq, id, entity_type, created_at, expires_at, data)
+            insert or rollback into notification (token, seq, id, entity_type, created_at, expires_at, data)
             select seq.key, seq.value, push.id, push.entity_type, ?, push.expires_at, push.data
             from push, json_each(push.seqs) as seq;
 
