@@ -128,6 +128,8 @@ pub(super) async fn prepare_to_write(connection: &mut PgConnection, patience: Du
         // Nor may it be made from what a table without statistics seems to be: small enough to be read as a whole, for each
         // ack anew, and kept until the table has grown by millions.
         ("enable_seqscan", "off".to_owned()),
+        // A table without an index then seems to cost so much that the statement would be compiled, for each execution.
+        ("jit", "off".to_owned()),
     ];
     set(connection, settings).await
 }
