@@ -6,19 +6,22 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use chrono::{DateTime, Utc};
 use http::header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN, VIA};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use crate::notification::Token;
 
 mod login;
+mod origin;
 mod producer;
 #[cfg(test)]
 mod tests;
 
 pub use login::{Credential, KeySetError, LoginKeys};
+pub use origin::{OriginError, OriginRule};
 pub use producer::{ApiKey, Caller, Scope, Scopes, key_sha256};
 
+use origin::Origin;
 use producer::Producers;
 
 /// Everything that decides.
@@ -50,8 +53,8 @@ pub struct Rules {
     pub unsigned: Unsigned,
     /// Whether to let everybody in from anywhere. Pages are still told apart if there are `origins`.
     pub insecure_open: bool,
-    /// Origins of pages that may connect, besides those of this machine; `*` for all. In lower case.
-    pub origins: Vec<String>,
+    /// Origins of pages that may connect, besides those of this machine.
+    pub origins: Vec<OriginRule>,
     /// Whose word about the address of a client counts.
     pub trusted_proxies: Vec<IpNet>,
 }
@@ -146,28 +149,30 @@ impl Access {
             if !is_for_this_machine(headers) {
                 return Err(Stranger::Host);
             }
-            if is_embedded_elsewhere(headers) && !self.rules.origins.iter().any(|known| known == "*") {
+            if is_embedded_elsewhere(headers) && !self.rules.origins.iter().any(OriginRule::is_any) {
                 return Err(Stranger::Origin);
             }
         }
         match headers.get(ORIGIN) {
             None => Ok(()),
-            Some(origin) => match origin.to_str() {
-                Ok(origin) if self.is_known(&origin.to_ascii_lowercase(), host.filter(|_| exposed)) => Ok(()),
-                _ => Err(Stranger::Origin),
-            },
+            Some(origin) if self.is_known(origin, host.filter(|_| exposed)) => Ok(()),
+            Some(_) => Err(Stranger::Origin),
         }
     }
 
     /// A page of this machine on any port, of the very `host` that it asks, or one that is listed.
-    fn is_known(&self, origin: &str, host: Option<&str>) -> bool {
-        if self.rules.origins.iter().any(|known| known == origin || known == "*") {
+    fn is_known(&self, origin: &HeaderValue, host: Option<&str>) -> bool {
+        let is_listed = |origin: Option<&Origin>| self.rules.origins.iter().any(|known| known.lets_in(origin));
+        if self.rules.origins.iter().any(OriginRule::is_any) {
             return true;
         }
-        let Some(authority) = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")) else {
-            return false;
-        };
-        is_here(authority) || host.is_some_and(|host| host.eq_ignore_ascii_case(authority))
+        match origin.to_str() {
+            Ok(null) if null.eq_ignore_ascii_case("null") => is_listed(None),
+            Ok(text) => Origin::parse(text).is_ok_and(|origin| {
+                origin.is_here() || host.is_some_and(|host| origin.is_of_host(host)) || is_listed(Some(&origin))
+            }),
+            Err(_) => false,
+        }
     }
 
     /// The address of the client behind a connection from `peer`: what the nearest proxy that is not trusted was told.

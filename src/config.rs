@@ -8,6 +8,8 @@ use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 
+use crate::access::OriginRule;
+
 /// A persistent notification service with an offline inbox.
 ///
 /// Backends POST to /api; pages log in over Socket.IO, get what they missed, then everything live. Every flag can also be
@@ -127,7 +129,7 @@ impl std::fmt::Debug for NamedKeys {
 
 /// Origins of pages.
 #[derive(Debug, Clone, Default)]
-pub struct Origins(pub Vec<String>);
+pub struct Origins(pub Vec<OriginRule>);
 
 /// Networks of trusted machines.
 #[derive(Debug, Clone, Default)]
@@ -472,16 +474,10 @@ fn named<'t>(entries: impl Iterator<Item = &'t str>) -> Result<NamedKeys, String
 }
 
 fn origins(text: &str) -> Result<Origins, String> {
-    let origins: Vec<String> =
-        text.split(',').map(str::trim).filter(|text| !text.is_empty()).map(str::to_ascii_lowercase).collect();
-    let known = |origin: &String| {
-        let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-        origin == "*" || origin == "null" || authority.is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))
-    };
-    match origins.iter().find(|origin| !known(origin)) {
-        Some(wrong) => Err(format!("{wrong:?} is no origin: use https://HOST, https://HOST:PORT, null or *")),
-        None => Ok(Origins(origins)),
-    }
+    let entries = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+    let rule =
+        |entry: &str| OriginRule::parse(entry).map_err(|problem| format!("{entry:?} can match no page: {problem}"));
+    entries.map(rule).collect::<Result<_, _>>().map(Origins)
 }
 
 fn networks(text: &str) -> Result<Networks, String> {
@@ -596,9 +592,10 @@ mod tests {
 
     #[test]
     fn origins_and_durations_are_what_they_say() {
-        assert_eq!(origins("https://a.example, null,http://b:8080").unwrap().0.len(), 3);
+        assert_eq!(origins("https://a.example, null,http://b:8080,*,capacitor://localhost,").unwrap().0.len(), 5);
         for bad in ["a.example", "https://", "https://a/b"] {
-            assert!(origins(bad).is_err(), "{bad}");
+            let problem = origins(&format!("https://a.example,{bad}")).unwrap_err();
+            assert!(problem.contains(&format!("{bad:?}")), "{problem}");
         }
         for (text, secs) in [("90", 90), ("90s", 90), ("5m", 300), ("1h", 3600), ("2d", 172_800)] {
             assert_eq!(duration(text), Ok(std::time::Duration::from_secs(secs)));

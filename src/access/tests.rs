@@ -35,10 +35,14 @@ fn with(rules: Rules, api_keys: Vec<ApiKey>, logins: LoginKeys) -> Access {
 
 fn secured() -> Access {
     with(
-        Rules { origins: vec!["https://app.example.com".into()], ..Rules::default() },
+        Rules { origins: origins(&["https://app.example.com"]), ..Rules::default() },
         vec![api_key("backend", "key one"), api_key("other", "key two")],
         secrets(&[("k1", "secret one"), ("k2", "secret two")]),
     )
+}
+
+fn origins(texts: &[&str]) -> Vec<OriginRule> {
+    texts.iter().map(|text| OriginRule::parse(text).unwrap()).collect()
 }
 
 fn token(text: &str) -> Token {
@@ -66,16 +70,29 @@ fn without_credentials_only_this_machine_is_let_in() {
     for name in proxied.into_iter().chain(["x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"]) {
         assert_eq!(open.admit(&headers(&[("host", "localhost"), (name, "x")])), Err(Stranger::Proxied));
     }
-    for origin in ["http://localhost:3000", "https://127.0.0.1", "http://[::1]:8080", "HTTP://LOCALHOST"] {
+    for origin in [
+        "http://localhost:3000",
+        "https://127.0.0.1",
+        "http://[::1]:8080",
+        "HTTP://LOCALHOST",
+        "ws://127.0.0.1:4001",
+        "wss://app.localhost",
+    ] {
         assert_eq!(open.admit(&headers(&[("host", "[::1]"), ("origin", origin)])), Ok(()), "{origin}");
     }
-    for origin in
-        ["null", "http://evil.com", "http://localhost.evil.com", "file://", "http://localhost:99999", "localhost"]
-    {
+    for origin in [
+        "null",
+        "http://evil.com",
+        "http://localhost.evil.com",
+        "file://",
+        "capacitor://localhost",
+        "http://localhost:99999",
+        "localhost",
+    ] {
         let from = headers(&[("host", "[::1]"), ("origin", origin)]);
         assert_eq!(open.admit(&from), Err(Stranger::Origin), "{origin}");
     }
-    let with_null = Access::new(Rules { origins: vec!["null".into()], ..Rules::default() });
+    let with_null = Access::new(Rules { origins: origins(&["null"]), ..Rules::default() });
     assert_eq!(with_null.admit(&headers(&[("host", "[::1]"), ("origin", "null")])), Ok(()));
     let fetched = |site, dest| headers(&[("host", "[::1]"), ("sec-fetch-site", site), ("sec-fetch-dest", dest)]);
     for (site, dest) in
@@ -88,7 +105,7 @@ fn without_credentials_only_this_machine_is_let_in() {
     }
     let anybody = Access::new(Rules { insecure_open: true, ..Rules::default() });
     assert_eq!(anybody.admit(&headers(&[("host", "example.com"), ("origin", "null"), ("forwarded", "x")])), Ok(()));
-    let origins = vec!["https://app.example.com".into()];
+    let origins = origins(&["https://app.example.com"]);
     let of_pages = Access::new(Rules { insecure_open: true, origins, ..Rules::default() });
     let from = |origin| of_pages.admit(&headers(&[("host", "example.com"), ("forwarded", "x"), ("origin", origin)]));
     assert_eq!((from("https://app.example.com"), from("https://example.com")), (Ok(()), Ok(())));
@@ -107,9 +124,15 @@ fn with_credentials_it_may_be_reached_and_pages_are_known_by_their_origin() {
     assert!(unsigned(Unsigned::Warned) && !unsigned(Unsigned::Welcome));
     let from =
         |origin| access.admit(&headers(&[("host", "push.example.com"), ("x-forwarded-for", "x"), ("origin", origin)]));
-    for known in
-        ["https://app.example.com", "https://APP.example.com", "https://push.example.com", "http://localhost:1"]
-    {
+    for known in [
+        "https://app.example.com",
+        "https://APP.example.com",
+        "https://app.example.com:443",
+        "wss://app.example.com",
+        "https://push.example.com",
+        "wss://push.example.com",
+        "http://localhost:1",
+    ] {
         assert_eq!(from(known), Ok(()), "{known}");
     }
     for evil in [

@@ -37,7 +37,9 @@ fn status(answer: &str) -> u16 {
 
 #[tokio::test]
 async fn only_pages_of_known_origins_connect() {
-    let server = TestServer::with(&[&KEYS[..], &["--origins=https://app.example.com"]].concat()).await;
+    let origins = "--origins=https://app.example.com,https://*.preview.example.com:443,https://müller.example,\
+        capacitor://localhost,moz-extension://*";
+    let server = TestServer::with(&[&KEYS[..], &[origins]].concat()).await;
     for transport in TRANSPORTS {
         let good = if transport.1.is_empty() { 200 } else { 101 };
         for (origin, allowed) in [
@@ -46,6 +48,15 @@ async fn only_pages_of_known_origins_connect() {
             ("origin: HTTPS://App.Example.COM\r\n", true),
             ("origin: https://push.example.com\r\n", true),
             ("origin: http://localhost:3000\r\n", true),
+            ("origin: wss://app.example.com\r\n", true),
+            ("origin: wss://push.example.com\r\n", true),
+            ("origin: https://pr-7.preview.example.com\r\n", true),
+            ("origin: https://xn--mller-kva.example\r\n", true),
+            ("origin: capacitor://localhost\r\n", true),
+            ("origin: moz-extension://8a2f2a1e-6d3c-4c8e-9f7b-0d5f3c1f2b11\r\n", true),
+            ("origin: https://preview.example.com\r\n", false),
+            ("origin: ionic://localhost\r\n", false),
+            ("origin: ws://app.example.com\r\n", false),
             ("origin: https://evil.com\r\n", false),
             ("origin: null\r\n", false),
             ("origin: https://app.example.com.evil.com\r\n", false),
