@@ -77,6 +77,35 @@ foreach (["tokenId", "exp", "kid", "sig"] as $name) echo $made[$name], "\\n";`,
     }),
     run: ["php", "main.php"],
   },
+  ruby: {
+    there: ["ruby", "--version"],
+    files: (block) => ({
+      "login.rb": block,
+      "main.rb": `require_relative "login"
+token, exp, *rest = ARGV
+made = login(token, Integer(exp), *rest)
+%i[tokenId exp kid sig].each { |name| puts made[name] }`,
+    }),
+    run: ["ruby", "main.rb"],
+  },
+  csharp: {
+    there: ["dotnet", "--version"],
+    files: (block) => ({
+      "Login.cs": block,
+      "Program.cs": `using System;
+
+Console.OutputEncoding = new System.Text.UTF8Encoding(false);
+var made = Login.Of(args[0], long.Parse(args[1]), args[2], args[3], args[4]);
+Console.Write($"{made.TokenId}\\n{made.Exp}\\n{made.Kid}\\n{made.Sig}\\n");`,
+      "main.csproj": `<Project Sdk="Microsoft.NET.Sdk">
+  <PropertyGroup>
+    <OutputType>Exe</OutputType>
+    <TargetFramework>net$(BundledNETCoreAppTargetFrameworkVersion)</TargetFramework>
+  </PropertyGroup>
+</Project>`,
+    }),
+    run: ["dotnet", "run", "--project", "main.csproj", "--"],
+  },
   go: {
     there: ["go", "version"],
     files: (block) => ({
