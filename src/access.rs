@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use http::header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
@@ -23,6 +23,9 @@ pub use producer::{ApiKey, Caller, Scope, Scopes, key_sha256};
 
 use origin::Origin;
 use producer::Producers;
+
+/// Credentials of one request that are looked at. A client has one, and a proxy may add another.
+const MAX_SHOWN: usize = 4;
 
 /// Everything that decides.
 #[derive(Debug, Default)]
@@ -57,6 +60,8 @@ pub struct Rules {
     pub origins: Vec<OriginRule>,
     /// Whose word about the address of a client counts.
     pub trusted_proxies: Vec<IpNet>,
+    /// How far ahead the end of a login may be.
+    pub max_login: Option<TimeDelta>,
 }
 
 /// The keys as they are now.
@@ -97,10 +102,43 @@ impl Stranger {
     }
 }
 
-/// No credential, or not a good one. Which of the two is not told.
+/// No credential, or not a good one. Whoever shows it is not told why; the log is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a valid credential is needed")]
-pub struct Denied;
+pub enum Denied {
+    /// Nothing was shown.
+    #[error("no credential was shown")]
+    Missing,
+    /// It cannot be read.
+    #[error("it is not a JWT with sub, exp and aud")]
+    Malformed,
+    /// It demands what is not known here.
+    #[error("it has crit in its header, of which nothing is understood here")]
+    Critical,
+    /// There is no such key.
+    #[error("no login key has its kid and algorithm")]
+    UnknownKey,
+    /// It could be signed with several keys.
+    #[error("it has no kid, and several login keys have its algorithm")]
+    SeveralKeys,
+    /// Something about it is wrong, or somebody made it up.
+    #[error("its signature is wrong: made with another secret, or for another token, audience or exp")]
+    Signature,
+    /// It is for another service.
+    #[error("its aud is not --audience")]
+    Audience,
+    /// It is somebody else's.
+    #[error("its sub is another token")]
+    Subject,
+    /// Its time has not come.
+    #[error("its nbf is still to come")]
+    TooEarly,
+    /// Its time is over.
+    #[error("its exp is over")]
+    Expired,
+    /// It would be good for too long.
+    #[error("its exp is further ahead than --max-login-days: exp is in seconds, is this in milliseconds?")]
+    TooFarAhead,
+}
 
 impl Access {
     /// The rules, with no keys yet.
@@ -201,19 +239,21 @@ impl Access {
         self.rules.trusted_proxies.iter().any(|proxies| proxies.contains(&address.to_canonical()))
     }
 
-    /// Who a request is from, as far as its API key says.
+    /// Who a request is from, as far as its API keys say. Of several that are shown any good one is enough: a proxy may add
+    /// one, or a client keep an old one in another place.
     #[must_use]
     pub fn caller(&self, headers: &HeaderMap, now: DateTime<Utc>) -> Caller {
         let keys = self.keys();
         if !keys.producers.needed() {
             return Caller::Anyone;
         }
-        let bearer = text(headers, AUTHORIZATION.as_str()).and_then(|value| after_scheme(value, "bearer"));
-        let shown = text(headers, "x-api-key").or(bearer);
-        shown.and_then(|shown| keys.producers.find(shown, now)).unwrap_or(Caller::Unknown)
+        let bearers = texts(headers, AUTHORIZATION.as_str()).filter_map(|value| after_scheme(value, "bearer"));
+        let shown = texts(headers, "x-api-key").chain(bearers).take(MAX_SHOWN);
+        let good = shown.filter_map(|shown| keys.producers.find(shown, now));
+        good.reduce(Caller::and).unwrap_or(Caller::Unknown)
     }
 
-    /// Lets the user of an inbox at it, by the login in `Authorization`; everybody while nobody is asked for anything.
+    /// Lets the user of an inbox at it, by a login in `Authorization`; everybody while nobody is asked for anything.
     ///
     /// # Errors
     /// It shows no login that is good for this token.
@@ -222,36 +262,51 @@ impl Access {
         if matches!(caller, Caller::Anyone) && !keys.logins.needed() {
             return Ok(());
         }
-        let value = text(headers, AUTHORIZATION.as_str()).ok_or(Denied)?;
-        let signed = after_scheme(value, "tidings").and_then(Credential::of_header);
-        let shown = signed.or_else(|| after_scheme(value, "bearer").map(|jwt| Credential::Jwt(jwt.to_owned())));
-        keys.logins.verify(&shown.ok_or(Denied)?, token, &self.rules.audience, now).map(drop)
+        let credential = |value| match after_scheme(value, "tidings") {
+            Some(signed) => Credential::of_header(signed),
+            None => after_scheme(value, "bearer").map(|jwt| Credential::Jwt(jwt.to_owned())),
+        };
+        let shown: Vec<_> = texts(headers, AUTHORIZATION.as_str()).filter_map(credential).take(MAX_SHOWN).collect();
+        self.verify(&keys.logins, &shown, token, now).map(drop)
     }
 
-    /// Until when a login is good; without an end while logins need no signature.
+    /// Until when a login is good; without an end while logins need no signature. Of several credentials any good one is
+    /// enough, and the one that is good for longest counts.
     ///
     /// # Errors
     /// The signature is missing, wrong, too old, or of an unknown key.
-    pub fn login(
+    pub fn login<'c>(
         &self,
-        credential: Option<&Credential>,
+        shown: impl IntoIterator<Item = &'c Credential>,
         token: &Token,
         now: DateTime<Utc>,
     ) -> Result<Option<DateTime<Utc>>, Denied> {
         let keys = self.keys();
-        match credential {
-            _ if !keys.logins.needed() => Ok(None),
+        if !keys.logins.needed() {
+            return Ok(None);
+        }
+        match self.verify(&keys.logins, shown, token, now) {
             // One that is shown must be good, whatever becomes of those without.
-            Some(credential) => keys.logins.verify(credential, token, &self.rules.audience, now).map(Some),
-            None if self.rules.unsigned == Unsigned::Refused => Err(Denied),
-            None => {
+            Err(Denied::Missing) if self.rules.unsigned != Unsigned::Refused => {
                 crate::metrics::unsigned_login();
                 if self.rules.unsigned == Unsigned::Warned {
                     tracing::warn!(?token, "A login without a signature was let in");
                 }
                 Ok(None)
             }
+            verified => verified.map(Some),
         }
+    }
+
+    fn verify<'c>(
+        &self,
+        keys: &LoginKeys,
+        shown: impl IntoIterator<Item = &'c Credential>,
+        token: &Token,
+        now: DateTime<Utc>,
+    ) -> Result<DateTime<Utc>, Denied> {
+        let verified = shown.into_iter().map(|credential| keys.verify(credential, token, &self.rules, now));
+        verified.reduce(better).unwrap_or(Err(Denied::Missing))
     }
 
     /// Signs a login with one of the secrets, the first by its id unless named: `exp`, `kid` and `sig`.
@@ -267,6 +322,20 @@ impl Access {
 
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// All values of a header that are text.
+fn texts<'h>(headers: &'h HeaderMap, name: &'static str) -> impl Iterator<Item = &'h str> {
+    headers.get_all(name).iter().filter_map(|value| value.to_str().ok())
+}
+
+/// The one that is good for longer; of two that are not good the first.
+fn better(one: Result<DateTime<Utc>, Denied>, other: Result<DateTime<Utc>, Denied>) -> Result<DateTime<Utc>, Denied> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok(one.max(other)),
+        (Err(_), Ok(other)) => Ok(other),
+        (one, Err(_)) => one,
+    }
 }
 
 fn after_scheme<'v>(value: &'v str, scheme: &str) -> Option<&'v str> {

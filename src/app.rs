@@ -94,6 +94,11 @@ pub enum Error {
     /// `tidings sign` has nothing to sign with.
     #[error("there is no such login key: give --login-keys kid=secret")]
     NoLoginKey,
+    /// `tidings sign` was asked for one that the service would refuse.
+    #[error(
+        "a login is good for {0} days at most: give a shorter --ttl, or more --max-login-days, here and to the service"
+    )]
+    LoginTooLong(u64),
     /// Nothing was copied.
     #[cfg(all(feature = "postgres", feature = "sqlite"))]
     #[error(transparent)]

@@ -190,7 +190,10 @@ pub struct Config {
     /// What becomes of logins without a signature when there are login keys.
     #[arg(long, env = "TIDINGS_LOGINS", value_enum, default_value = "required", global = true)]
     pub logins: Logins,
-    /// Origins of pages that may connect besides those of this machine, such as https://app.example.com; null; * for all.
+    /// How far ahead the exp of a login may be, in days; 0 for no limit. One in milliseconds instead of seconds would be good for ever.
+    #[arg(long, env = "TIDINGS_MAX_LOGIN_DAYS", default_value_t = 366, value_parser = clap::value_parser!(u32).range(..=36_500), global = true)]
+    pub max_login_days: u32,
+    /// Origins of pages and apps that may connect besides those of this machine: https://app.example.com, https://*.example.com for its subdomains, capacitor://localhost, null; * for all.
     #[arg(long, env = "TIDINGS_ORIGINS", default_value = "", value_parser = origins, global = true)]
     pub origins: Origins,
     /// Networks of proxies whose X-Forwarded-For is believed, such as 127.0.0.1/32,10.0.0.0/8.

@@ -103,7 +103,7 @@ impl Realtime {
         let register = {
             let realtime = realtime.clone();
             move |socket: SocketRef, TryData(auth): TryData<Value>| {
-                realtime.listen(&socket, wire::credential(auth.as_ref().ok()));
+                realtime.listen(&socket, wire::credentials(auth.as_ref().ok()));
                 std::future::ready(Ok::<(), Infallible>(()))
             }
         };
@@ -194,7 +194,7 @@ impl Realtime {
     /// Registers the handlers of one socket. The body of a handler runs in the order the events came, what it returns
     /// does not: so the event goes into the socket's queue in the body. One handler for all events costs an idle socket
     /// less memory than one each.
-    fn listen(&self, socket: &SocketRef, handshake: Option<Credential>) {
+    fn listen(&self, socket: &SocketRef, handshake: Vec<Credential>) {
         let client = Client::new(self.clone(), handshake);
         Client::expect_login(&client, socket.id);
         let gone = Arc::clone(&client);

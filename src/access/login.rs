@@ -1,16 +1,19 @@
 //! Signed logins of users: `{tokenId, exp, kid, sig}`, or a JWT. Each key has one algorithm, whatever a login says.
 
-use std::collections::HashMap;
 use std::fmt;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use hmac::{Hmac, KeyInit, Mac};
-use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet, KeyAlgorithm};
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use sha2::Sha256;
 
-use super::Denied;
+use super::{Denied, Rules};
 use crate::notification::Token;
 
 /// The longest JWT that is looked at, in bytes.
@@ -34,7 +37,7 @@ pub enum Credential {
         exp: i64,
         /// Which key it was signed with.
         kid: String,
-        /// Lower-case hex HMAC-SHA256.
+        /// HMAC-SHA256 in hex.
         sig: String,
     },
     /// A JSON Web Token in its compact form.
@@ -68,25 +71,42 @@ impl Credential {
     }
 }
 
-/// What logins are signed with, by the id of the key.
+/// What logins are signed with.
 #[derive(Default, Clone)]
 pub struct LoginKeys {
-    keys: HashMap<String, LoginKey>,
+    keys: Vec<LoginKey>,
     needed: bool,
+    skipped: Vec<String>,
 }
 
 impl fmt::Debug for LoginKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.keys.keys()).finish()
+        f.debug_set().entries(self.keys.iter().map(|key| &key.kid)).finish()
     }
 }
 
 #[derive(Clone)]
-enum LoginKey {
+struct LoginKey {
+    /// Without one it is for JWTs that name none.
+    kid: Option<String>,
+    kind: Kind,
+}
+
+#[derive(Clone)]
+enum Kind {
     /// For `sig`, and for JWTs with HS256.
     Secret(Vec<u8>),
     /// For JWTs with this algorithm.
     Public(Algorithm, DecodingKey),
+}
+
+impl LoginKey {
+    fn algorithm(&self) -> Algorithm {
+        match self.kind {
+            Kind::Secret(_) => Algorithm::HS256,
+            Kind::Public(algorithm, _) => algorithm,
+        }
+    }
 }
 
 /// Why a set of keys cannot be used.
@@ -95,14 +115,9 @@ pub enum KeySetError {
     /// Not JSON, or not a key set.
     #[error("it is no JSON Web Key Set: {0}")]
     NoKeySet(String),
-    /// One of its keys cannot be used.
-    #[error("keys[{at}]: {problem}")]
-    Key {
-        /// Which, counted from 0.
-        at: usize,
-        /// Why.
-        problem: String,
-    },
+    /// It has keys, but none that a login could be signed with.
+    #[error("the key set has no key that can be used: {}", if .0.is_empty() { "it is empty" } else { .0 })]
+    NoUsableKey(String),
     /// Two keys have the same id.
     #[error("the key id {0:?} is there twice")]
     Twice(String),
@@ -110,9 +125,11 @@ pub enum KeySetError {
 
 #[derive(Deserialize)]
 struct Claims {
-    sub: String,
-    exp: i64,
-    nbf: Option<i64>,
+    /// A string or an integer, as tokens are everywhere.
+    sub: Box<RawValue>,
+    /// Seconds, which may have a fraction (RFC 7519 section 2), as may those of `nbf`.
+    exp: f64,
+    nbf: Option<f64>,
 }
 
 impl LoginKeys {
@@ -122,32 +139,53 @@ impl LoginKeys {
     /// [`KeySetError::Twice`].
     pub fn with_secrets(mut self, secrets: &[(String, String)]) -> Result<Self, KeySetError> {
         for (kid, secret) in secrets {
-            self.add(kid, LoginKey::Secret(secret.clone().into_bytes()))?;
+            self.add(LoginKey { kid: Some(kid.clone()), kind: Kind::Secret(secret.clone().into_bytes()) })?;
         }
         Ok(self)
     }
 
-    /// Adds the keys of a JSON Web Key Set (RFC 7517). Each needs a `kid` and an `alg`: HS256, EdDSA, ES256 or RS256.
+    /// Adds the keys of a JSON Web Key Set (RFC 7517) that are for HS256, EdDSA, ES256 or RS256. Others are skipped, as
+    /// section 5 wants it: a provider may publish keys for encryption, or of a kind that is not known yet.
     ///
     /// # Errors
-    /// Says which key is wrong, and shows nothing of it.
+    /// It is no key set, or none of its keys can be used. Shows nothing of a key.
     pub fn with_key_set(mut self, json: &str) -> Result<Self, KeySetError> {
+        #[derive(Deserialize)]
+        struct KeySet<'a> {
+            #[serde(borrow)]
+            keys: Vec<&'a RawValue>,
+        }
         // The message of the parser could show a part of a key.
         let wrong = |error: serde_json::Error| format!("line {}, column {}", error.line(), error.column());
-        let set: JwkSet = serde_json::from_str(json).map_err(|error| KeySetError::NoKeySet(wrong(error)))?;
+        let set: KeySet<'_> = serde_json::from_str(json).map_err(|error| KeySetError::NoKeySet(wrong(error)))?;
+        let before = self.keys.len();
         for (at, key) in set.keys.iter().enumerate() {
-            let (kid, key) = login_key(key).map_err(|problem| KeySetError::Key { at, problem })?;
-            self.add(&kid, key)?;
+            match login_key(key.get()) {
+                Ok(key) => self.add(key)?,
+                Err(problem) => self.skipped.push(format!("keys[{at}]: {problem}")),
+            }
         }
-        Ok(self)
+        match self.keys.len() > before {
+            true => Ok(self),
+            false => Err(KeySetError::NoUsableKey(self.skipped.join("; "))),
+        }
     }
 
-    fn add(&mut self, kid: &str, key: LoginKey) -> Result<(), KeySetError> {
+    /// Which keys of a key set were skipped, and why.
+    #[must_use]
+    pub fn skipped(&self) -> &[String] {
+        &self.skipped
+    }
+
+    fn add(&mut self, key: LoginKey) -> Result<(), KeySetError> {
         self.needed = true;
-        match self.keys.insert(kid.to_owned(), key) {
-            Some(_) => Err(KeySetError::Twice(kid.to_owned())),
-            None => Ok(()),
+        if let Some(kid) = &key.kid
+            && self.keys.iter().any(|other| other.kid == key.kid)
+        {
+            return Err(KeySetError::Twice(kid.clone()));
         }
+        self.keys.push(key);
+        Ok(())
     }
 
     /// Once logins need a signature they do for good.
@@ -160,43 +198,77 @@ impl LoginKeys {
         self.needed
     }
 
+    /// Until when a credential is good.
     pub(super) fn verify(
         &self,
         credential: &Credential,
         token: &Token,
-        audience: &str,
+        rules: &Rules,
         now: DateTime<Utc>,
     ) -> Result<DateTime<Utc>, Denied> {
         let exp = match credential {
             Credential::Signed { exp, kid, sig } => {
-                let Some(LoginKey::Secret(secret)) = self.keys.get(kid) else { return Err(Denied) };
-                let sig = unhex(sig).ok_or(Denied)?;
-                mac(secret, token.as_str(), *exp, audience).verify_slice(&sig).map_err(|_| Denied)?;
-                *exp
+                let secret = self.secret(kid).ok_or(Denied::UnknownKey)?;
+                let sig = hex::decode(sig).map_err(|_| Denied::Signature)?;
+                let mac = mac(secret, token.as_str(), *exp, &rules.audience);
+                mac.verify_slice(&sig).map_err(|_| Denied::Signature)?;
+                DateTime::from_timestamp(*exp, 0).ok_or(Denied::TooFarAhead)?
             }
-            Credential::Jwt(jwt) => self.verify_jwt(jwt, token, audience, now)?,
+            Credential::Jwt(jwt) => self.verify_jwt(jwt, token, &rules.audience, now)?,
         };
-        let exp = DateTime::from_timestamp(exp, 0).ok_or(Denied)?;
-        if exp > now { Ok(exp) } else { Err(Denied) }
+        match rules.max_login {
+            _ if exp <= now => Err(Denied::Expired),
+            Some(max) if exp - now > max => Err(Denied::TooFarAhead),
+            _ => Ok(exp),
+        }
     }
 
-    fn verify_jwt(&self, jwt: &str, token: &Token, audience: &str, now: DateTime<Utc>) -> Result<i64, Denied> {
+    fn verify_jwt(
+        &self,
+        jwt: &str,
+        token: &Token,
+        audience: &str,
+        now: DateTime<Utc>,
+    ) -> Result<DateTime<Utc>, Denied> {
         if jwt.len() > MAX_JWT_BYTES {
-            return Err(Denied);
+            return Err(Denied::Malformed);
         }
-        let kid = decode_header(jwt).map_err(|_| Denied)?.kid.ok_or(Denied)?;
-        let (algorithm, key) = match self.keys.get(&kid).ok_or(Denied)? {
-            LoginKey::Secret(secret) => (Algorithm::HS256, &DecodingKey::from_secret(secret)),
-            LoginKey::Public(algorithm, key) => (*algorithm, key),
-        };
-        let mut wanted = Validation::new(algorithm);
+        let header = decode_header(jwt).map_err(|_| Denied::Malformed)?;
+        // What stands in it must be understood (RFC 7515 section 4.1.11), and nothing of that kind is.
+        if header.crit.is_some() {
+            return Err(Denied::Critical);
+        }
+        let fits = |key: &&LoginKey| key.algorithm() == header.alg && (header.kid.is_none() || key.kid == header.kid);
+        let mut fitting = self.keys.iter().filter(fits);
+        let key = fitting.next().ok_or(Denied::UnknownKey)?;
+        if fitting.next().is_some() {
+            return Err(Denied::SeveralKeys);
+        }
+        let mut wanted = Validation::new(key.algorithm());
         wanted.set_audience(&[audience]);
-        wanted.set_required_spec_claims(&["exp", "aud", "sub"]);
+        wanted.set_required_spec_claims(&["aud"]);
         // The times are compared here, with one clock for all.
         wanted.validate_exp = false;
-        let claims = decode::<Claims>(jwt, key, &wanted).map_err(|_| Denied)?.claims;
-        let too_early = claims.nbf.is_some_and(|nbf| nbf > (now + CLOCK_SKEW).timestamp());
-        if claims.sub == token.as_str() && !too_early { Ok(claims.exp) } else { Err(Denied) }
+        let decoded = match &key.kind {
+            Kind::Secret(secret) => decode::<Claims>(jwt, &DecodingKey::from_secret(secret), &wanted),
+            Kind::Public(_, key) => decode::<Claims>(jwt, key, &wanted),
+        };
+        let claims = decoded.map_err(|error| match error.kind() {
+            ErrorKind::InvalidSignature => Denied::Signature,
+            ErrorKind::InvalidAudience | ErrorKind::MissingRequiredClaim(_) => Denied::Audience,
+            _ => Denied::Malformed,
+        })?;
+        let Claims { sub, exp, nbf } = claims.claims;
+        let sub = Token::text_of_json(&sub).ok().flatten().ok_or(Denied::Malformed)?;
+        if sub != token.as_str() {
+            return Err(Denied::Subject);
+        }
+        let latest = (now + CLOCK_SKEW).timestamp_millis() as f64 / 1000.0;
+        if nbf.is_some_and(|nbf| nbf > latest) {
+            return Err(Denied::TooEarly);
+        }
+        let since_epoch = Duration::try_from_secs_f64(exp.max(0.0)).ok().and_then(|exp| TimeDelta::from_std(exp).ok());
+        since_epoch.and_then(|exp| DateTime::UNIX_EPOCH.checked_add_signed(exp)).ok_or(Denied::TooFarAhead)
     }
 
     pub(super) fn sign(
@@ -206,59 +278,77 @@ impl LoginKeys {
         kid: Option<&str>,
         audience: &str,
     ) -> Option<(i64, String, String)> {
-        let secret = |kid: &str| match self.keys.get(kid) {
-            Some(LoginKey::Secret(secret)) => Some(secret),
-            _ => None,
-        };
-        let first = || self.keys.keys().map(String::as_str).filter(|kid| secret(kid).is_some()).min();
+        let first =
+            || self.keys.iter().filter_map(|key| key.kid.as_deref()).filter(|kid| self.secret(kid).is_some()).min();
         let kid = kid.or_else(first)?;
-        let mac = mac(secret(kid)?, token, exp, audience);
-        let sig = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        Some((exp, kid.to_owned(), sig))
+        let mac = mac(self.secret(kid)?, token, exp, audience);
+        Some((exp, kid.to_owned(), hex::encode(mac.finalize().into_bytes())))
+    }
+
+    fn secret(&self, kid: &str) -> Option<&[u8]> {
+        self.keys.iter().find_map(|key| match &key.kind {
+            Kind::Secret(secret) if key.kid.as_deref() == Some(kid) => Some(&**secret),
+            _ => None,
+        })
     }
 }
 
-fn login_key(key: &Jwk) -> Result<(String, LoginKey), String> {
-    let kid = key.common.key_id.clone().filter(|kid| !kid.is_empty()).ok_or("it has no kid")?;
-    let alg = key.common.key_algorithm.ok_or("it has no alg: HS256, EdDSA, ES256 or RS256")?;
-    let decoding = || DecodingKey::from_jwk(key).map_err(|_| "its parameters cannot be read".to_owned());
-    let wrong = || format!("its alg {alg} is none of HS256, EdDSA, ES256 and RS256, or does not fit its kty");
-    let found = match (alg, &key.algorithm) {
-        (KeyAlgorithm::HS256, AlgorithmParameters::OctetKey(_)) => {
-            let key = decoding()?;
-            let secret = key.try_get_as_bytes().map_err(|_| wrong())?;
-            if secret.len() < MIN_SECRET_BYTES {
-                return Err(format!("its secret must have {MIN_SECRET_BYTES} bytes or more"));
-            }
-            LoginKey::Secret(secret.to_vec())
+/// Reads a key of a set, or says why it is skipped.
+fn login_key(json: &str) -> Result<LoginKey, String> {
+    /// Parameters of the key itself. What else an entry holds, certificates for instance, is not looked at.
+    const PARAMETERS: [&str; 7] = ["kty", "crv", "k", "n", "e", "x", "y"];
+    let mut entry: Map<String, Value> = serde_json::from_str(json).map_err(|_| "it is not a JSON object".to_owned())?;
+    let text = |name: &str| entry.get(name).and_then(Value::as_str);
+    let kid = text("kid").filter(|kid| !kid.is_empty()).map(str::to_owned);
+    let named = kid.as_ref().map_or_else(|| "it has no kid, and".to_owned(), |kid| format!("kid {kid:?}:"));
+    let skipped = |why: String| format!("{named} {why}");
+    if let Some(purpose) = text("use").filter(|purpose| *purpose != "sig") {
+        return Err(skipped(format!("its use is {purpose:?}, not \"sig\"")));
+    }
+    let signs = |operations: &Vec<Value>| operations.iter().any(|what| what == "verify" || what == "sign");
+    if entry.get("key_ops").and_then(Value::as_array).is_some_and(|operations| !signs(operations)) {
+        return Err(skipped("its key_ops have neither \"verify\" nor \"sign\"".to_owned()));
+    }
+    // Each kind of key has one algorithm here, so an entry need not name it.
+    let (algorithm, name) = match (text("kty"), text("crv")) {
+        (Some("oct"), _) => (Algorithm::HS256, "HS256"),
+        (Some("RSA"), _) => (Algorithm::RS256, "RS256"),
+        (Some("EC"), Some("P-256")) => (Algorithm::ES256, "ES256"),
+        (Some("OKP"), Some("Ed25519")) => (Algorithm::EdDSA, "EdDSA"),
+        (kty, crv) => {
+            let kty = kty.unwrap_or_default();
+            let crv = crv.map(|crv| format!(" with the crv {crv:?}")).unwrap_or_default();
+            return Err(skipped(format!(
+                "its kty {kty:?}{crv} is none of oct, RSA, EC with P-256 and OKP with Ed25519"
+            )));
         }
-        (KeyAlgorithm::EdDSA, AlgorithmParameters::OctetKeyPair(_)) => LoginKey::Public(Algorithm::EdDSA, decoding()?),
-        (KeyAlgorithm::ES256, AlgorithmParameters::EllipticCurve(_)) => LoginKey::Public(Algorithm::ES256, decoding()?),
-        (KeyAlgorithm::RS256, AlgorithmParameters::RSA(rsa)) => {
-            // Four characters of base64 are three bytes.
-            if rsa.n.len() / 4 * 3 < MIN_RSA_BYTES - 2 {
-                return Err("its RSA modulus must have 2048 bits or more".to_owned());
-            }
-            LoginKey::Public(Algorithm::RS256, decoding()?)
-        }
-        _ => return Err(wrong()),
     };
-    Ok((kid, found))
+    if let Some(alg) = entry.get("alg").filter(|alg| *alg != name) {
+        return Err(skipped(format!("its alg is {alg}; of its kty only {name} is taken")));
+    }
+    // Four characters of base64 are three bytes.
+    if algorithm == Algorithm::RS256 && text("n").is_some_and(|n| n.len() / 4 * 3 < MIN_RSA_BYTES - 2) {
+        return Err(skipped("its RSA modulus must have 2048 bits or more".to_owned()));
+    }
+    entry.retain(|name, _| PARAMETERS.contains(&name.as_str()));
+    let unreadable = || skipped("its parameters cannot be read".to_owned());
+    let key: Jwk = serde_json::from_value(Value::Object(entry)).map_err(|_| unreadable())?;
+    let key = DecodingKey::from_jwk(&key).map_err(|_| unreadable())?;
+    let kind = match algorithm {
+        Algorithm::HS256 => {
+            let secret = key.try_get_as_bytes().map_err(|_| unreadable())?;
+            if secret.len() < MIN_SECRET_BYTES {
+                return Err(skipped(format!("its secret must have {MIN_SECRET_BYTES} bytes or more")));
+            }
+            Kind::Secret(secret.to_vec())
+        }
+        algorithm => Kind::Public(algorithm, key),
+    };
+    Ok(LoginKey { kid, kind })
 }
 
 fn mac(secret: &[u8], token: &str, exp: i64, audience: &str) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("a key of any length will do");
     mac.update(format!("tidings.login.v1\n{audience}\n{token}\n{exp}").as_bytes());
     mac
-}
-
-/// Lower-case digits alone: one signature is written in one way.
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let pairs = text.as_bytes().chunks(2);
-    pairs.map(|pair| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?)).collect()
 }

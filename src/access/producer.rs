@@ -129,6 +129,16 @@ impl Caller {
             Self::Unknown => None,
         }
     }
+
+    /// Who holds the keys of both: what either may do, under the first one's name.
+    pub(super) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Producer { name, scopes }, Self::Producer { scopes: others, .. }) => {
+                Self::Producer { name, scopes: Scopes(scopes.0 | others.0) }
+            }
+            (one, _) => one,
+        }
+    }
 }
 
 /// The keys of all producers.

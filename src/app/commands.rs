@@ -40,8 +40,12 @@ pub async fn epoch(config: &Config, renew: bool) -> Result<(), Error> {
 /// Prints a signed login as JSON, to be sent with `user_login`.
 ///
 /// # Errors
-/// [`Error::NoLoginKey`] if there is nothing to sign with.
+/// [`Error::NoLoginKey`] if there is nothing to sign with, [`Error::LoginTooLong`] if no service would take it.
 pub async fn sign(config: &Config, token: &str, ttl: Duration, kid: Option<&str>) -> Result<(), Error> {
+    let max = u64::from(config.max_login_days);
+    if max > 0 && ttl > Duration::from_secs(max * 86_400) {
+        return Err(Error::LoginTooLong(max));
+    }
     let exp = Utc::now().timestamp().saturating_add_unsigned(ttl.as_secs());
     let access = Access::new(config.into());
     access.replace_keys(Vec::new(), login_keys(config).await?);
@@ -66,7 +70,7 @@ pub async fn key(config: &Config, command: KeyCommand) -> Result<(), Error> {
             let key = fresh_key()?;
             let stored = StoredKey {
                 name: name.clone(),
-                sha256: key_sha256(&key).iter().map(|byte| format!("{byte:02x}")).collect(),
+                sha256: hex::encode(key_sha256(&key)),
                 scopes: scope.into_iter().collect::<crate::access::Scopes>().to_string(),
                 created_at: now,
                 expires_at: expires.and_then(|ttl| now.checked_add_signed(chrono::TimeDelta::from_std(ttl).ok()?)),
@@ -117,7 +121,7 @@ pub async fn key(config: &Config, command: KeyCommand) -> Result<(), Error> {
 fn fresh_key() -> Result<String, Error> {
     let mut random = [0; 32];
     getrandom::fill(&mut random).map_err(|error| Error::Random(error.to_string()))?;
-    Ok(random.iter().fold("tidings_".to_owned(), |key, byte| key + &format!("{byte:02x}")))
+    Ok(format!("tidings_{}", hex::encode(random)))
 }
 
 /// Looks for violations of what must always hold and prints each.

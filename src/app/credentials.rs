@@ -153,6 +153,10 @@ impl Credentials {
     async fn look_at_key_set(&mut self) -> Result<(), CredentialsError> {
         let text = read(&self.config.jwks_file).await?;
         self.logins = logins(&self.config, &self.held.login_keys, &text)?;
+        if text != self.held.key_set && !self.logins.skipped().is_empty() {
+            let skipped = self.logins.skipped().join("; ");
+            info!(path = ?self.config.jwks_file, %skipped, "Skipped keys of the key set that sign no logins here");
+        }
         self.held.key_set = text;
         Ok(())
     }
@@ -205,17 +209,17 @@ async fn read(path: &Path) -> Result<String, CredentialsError> {
         return Ok(String::new());
     }
     let text = tokio::fs::read_to_string(path).await;
-    text.map_err(|source| CredentialsError::Read { path: path.to_owned(), source })
+    let mut text = text.map_err(|source| CredentialsError::Read { path: path.to_owned(), source })?;
+    // Editors of Windows begin a file with a byte order mark, which is no part of what stands in it.
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
+    Ok(text)
 }
 
 fn stored(key: &StoredKey) -> Option<ApiKey> {
     let mut sha256 = [0; 32];
-    if key.sha256.len() != 64 || !key.sha256.is_ascii() {
-        return None;
-    }
-    for (at, byte) in sha256.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&key.sha256[2 * at..2 * at + 2], 16).ok()?;
-    }
+    hex::decode_to_slice(&key.sha256, &mut sha256).ok()?;
     Some(ApiKey {
         name: key.name.clone(),
         sha256,

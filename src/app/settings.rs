@@ -66,6 +66,7 @@ impl From<&Config> for access::Rules {
             insecure_open: config.insecure_open,
             origins: config.origins.0.clone(),
             trusted_proxies: config.trusted_proxies.0.clone(),
+            max_login: days(config.max_login_days),
         }
     }
 }

@@ -36,8 +36,8 @@ const MAX_REFUSALS: usize = 1024;
 /// One connected socket.
 pub(super) struct Client {
     realtime: Realtime,
-    /// What it showed when it connected, for logins that show nothing.
-    handshake: Option<Credential>,
+    /// What it showed when it connected, for all its logins.
+    handshake: Vec<Credential>,
     state: Mutex<State>,
 }
 
@@ -86,7 +86,7 @@ impl State {
 }
 
 impl Client {
-    pub(super) fn new(realtime: Realtime, handshake: Option<Credential>) -> Arc<Self> {
+    pub(super) fn new(realtime: Realtime, handshake: Vec<Credential>) -> Arc<Self> {
         Arc::new(Self { realtime, handshake, state: Mutex::default() })
     }
 
@@ -262,8 +262,8 @@ impl Client {
 
     async fn login(self: &Arc<Self>, socket: &SocketRef, request: wire::LoginRequest, callbacks: &[Callback]) {
         let current = self.state().session.clone();
-        let credential = request.credential.as_ref().or(self.handshake.as_ref());
-        let Ok(expires) = self.realtime.access.login(credential, &request.token, Utc::now()) else {
+        let shown = request.credentials.iter().chain(&self.handshake);
+        let Ok(expires) = self.realtime.access.login(shown, &request.token, Utc::now()) else {
             let refusal = Refusal::new("unauthorized", "a signed login that is still good is needed");
             return self.refuse(socket, &refusal, true, callbacks).await;
         };

@@ -32,7 +32,7 @@ pub fn login(payload: &[u8]) {
     let token = login.token.as_str();
     assert!(!token.is_empty() && token.len() <= MAX_TOKEN_BYTES && !token.contains('\0'));
     assert!(login.since.is_none_or(|since| since.rev >= 0));
-    assert!(access.login(login.credential.as_ref(), &login.token, now).is_err());
+    assert!(access.login(&login.credentials, &login.token, now).is_err());
 }
 
 /// Takes any bytes as the payload of an `ack`, `read` and `unread`.

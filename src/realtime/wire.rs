@@ -30,7 +30,7 @@ pub(super) struct LoginRequest {
     /// What it has already.
     pub(super) since: Option<Cursor>,
     /// What shows that it is this user.
-    pub(super) credential: Option<Credential>,
+    pub(super) credentials: Vec<Credential>,
 }
 
 /// Why an event was not done: a stable code and a sentence.
@@ -146,17 +146,15 @@ fn login(payload: Option<&RawValue>, max_token_bytes: usize) -> Result<LoginRequ
         (Some(_), _) => return Err(Refusal::invalid("rev needs the epoch that it belongs to, a text")),
     };
     let payload = payload.and_then(|payload| serde_json::from_str::<Value>(payload.get()).ok());
-    Ok(LoginRequest { token, batch, since, credential: credential(payload.as_ref()) })
+    Ok(LoginRequest { token, batch, since, credentials: credentials(payload.as_ref()) })
 }
 
-/// The credential among the fields of a login or of the handshake, if there is a whole one. Half of one is none.
-pub(super) fn credential(fields: Option<&Value>) -> Option<Credential> {
-    let fields = fields?;
-    let text = |name: &str| fields.get(name)?.as_str().map(str::to_owned);
-    if let Some(jwt) = text("jwt") {
-        return Some(Credential::Jwt(jwt));
-    }
-    Some(Credential::Signed { exp: fields.get("exp")?.as_i64()?, kid: text("kid")?, sig: text("sig")? })
+/// The credentials among the fields of a login or of the handshake. Half of one is none.
+pub(super) fn credentials(fields: Option<&Value>) -> Vec<Credential> {
+    let text = |name: &str| fields?.get(name)?.as_str().map(str::to_owned);
+    let signed =
+        || Some(Credential::Signed { exp: fields?.get("exp")?.as_i64()?, kid: text("kid")?, sig: text("sig")? });
+    text("jwt").map(Credential::Jwt).into_iter().chain(signed()).collect()
 }
 
 /// `receive_message`, and the items of `receive_messages`.
@@ -354,8 +352,12 @@ mod tests {
     #[test]
     fn login_takes_texts_and_numbers_as_tokens() {
         for token in [json!("42"), json!(42)] {
-            let request =
-                LoginRequest { token: Token::parse("42", 8).unwrap(), batch: false, since: None, credential: None };
+            let request = LoginRequest {
+                token: Token::parse("42", 8).unwrap(),
+                batch: false,
+                since: None,
+                credentials: Vec::new(),
+            };
             let payload = json!({"tokenId": token, "userId": 42, "socketId": "someone else's"});
             assert_eq!(parsed("user_login", &payload), Ok(Some(ClientEvent::Login(request))));
         }
@@ -366,7 +368,7 @@ mod tests {
         let token = Token::parse("18446744073709551617", 32).unwrap();
         assert_eq!(
             large,
-            Some(ClientEvent::Login(LoginRequest { token, batch: false, since: None, credential: None })),
+            Some(ClientEvent::Login(LoginRequest { token, batch: false, since: None, credentials: Vec::new() })),
             "digit for digit"
         );
         assert!(parsed("user_login", &json!({"tokenId": "too long!"})).is_err());

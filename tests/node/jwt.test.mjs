@@ -25,6 +25,11 @@ const KEY_SET = {
   keys: [
     { kty: "oct", kid: "HS256", alg: "HS256", k: SECRET.toString("base64url") },
     ...Object.keys(PAIRS).map(publicJwk),
+    // As identity providers have them beside the keys for logins.
+    { ...publicJwk("RS256"), kid: "encryption", use: "enc", alg: "RSA-OAEP" },
+    { ...publicJwk("RS256"), kid: "no algorithm", alg: undefined, x5c: ["AA"], issuer: "https://login.example.com" },
+    { ...publicJwk("RS256"), kid: "another algorithm", alg: "PS256" },
+    { kty: "AKP", kid: "of tomorrow", alg: "ML-DSA-44", pub: "AA" },
   ],
 };
 
@@ -82,6 +87,27 @@ for (const alg of Object.keys(SIGNERS).slice(0, 4)) {
   });
 }
 
+const LIBERTIES = {
+  "a fraction of a second": jwt("HS256", { claims: { exp: inAMinute() + 0.5, nbf: inAMinute() - 100.25 } }),
+  "no key id, where one key fits": jwt("EdDSA", { header: { kid: undefined, typ: "JWT" } }),
+  "a key without an algorithm": jwt("RS256", { header: { kid: "no algorithm" } }),
+};
+
+for (const [what, credential] of Object.entries(LIBERTIES)) {
+  test(`a login with ${what} is let in`, async (t) => {
+    const { login, status } = await show(t, credential);
+    assert.deepEqual([login.ok, status], [true, 200]);
+  });
+}
+
+test("a subject may be a number", async () => {
+  for (const sub of [42, "42"]) {
+    const headers = { Authorization: `Bearer ${jwt("ES256", { claims: { sub } })}` };
+    assert.equal((await server.fetch("/api/inbox/42", { headers })).status, 200);
+    assert.equal((await server.fetch("/api/inbox/43", { headers })).status, 401);
+  }
+});
+
 test("a JWT may stand in the handshake", async (t) => {
   const page = open(t, { auth: { jwt: jwt("EdDSA") } });
   assert.equal((await login(page)).ok, true);
@@ -105,7 +131,12 @@ const WRONG = {
   "another algorithm of the same key": jwt("RS256", { header: { alg: "PS256" }, signer: SIGNERS.PS256 }),
   "the id of another key": jwt("EdDSA", { header: { kid: "ES256" } }),
   "an unknown key": jwt("EdDSA", { header: { kid: "k9" } }),
-  "no key id": jwt("EdDSA", { header: { kid: undefined } }),
+  "no key id, and two keys that fit": jwt("RS256", { header: { kid: undefined } }),
+  "an extension that must be understood": jwt("HS256", { header: { crit: ["bork"], bork: true } }),
+  "an extension that need not be there": jwt("HS256", { header: { crit: [] } }),
+  "the id of a key for encryption": jwt("RS256", { header: { kid: "encryption" } }),
+  "a time in milliseconds": jwt("HS256", { claims: { exp: inAMinute() * 1000 } }),
+  "a time that is a string": jwt("HS256", { claims: { exp: String(inAMinute()) } }),
   "somebody else's signature": jwt("EdDSA", { signer: (text) => SIGNERS.EdDSA(text, UNKNOWN.privateKey) }),
   "the key in its own header": jwt("EdDSA", {
     header: { jwk: UNKNOWN.publicKey.export({ format: "jwk" }) },

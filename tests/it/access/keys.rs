@@ -113,8 +113,7 @@ async fn what_is_broken_in_one_place_keeps_no_key_of_another_in() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
     let write = |name: &str, text: &str| std::fs::write(file(name), text).unwrap();
-    let (set, none) =
-        (r#"{"keys":[{"kty":"oct","kid":"j","alg":"HS256","k":"MDEyMzQ1Njc4OWFiY2RlZg"}]}"#, r#"{"keys":[]}"#);
+    let set = r#"{"keys":[{"kty":"oct","kid":"j","alg":"HS256","k":"MDEyMzQ1Njc4OWFiY2RlZg"}]}"#;
     let good = [("api", "file=0123456789abcdef\n"), ("login", "k1=the first secret of all\n"), ("jwks", set)];
     good.iter().for_each(|(name, text)| write(name, text));
     let flags = [("api-keys-file", "api"), ("login-keys-file", "login"), ("jwks-file", "jwks")]
@@ -146,7 +145,7 @@ async fn what_is_broken_in_one_place_keeps_no_key_of_another_in() {
     write("login", "k1=the first secret of all\nj=clashes with the set\n");
     write("api", "");
     until(&server, 401, "POST", "/api", "0123456789abcdef").await;
-    write("jwks", none);
+    write("jwks", &set.replace(r#""j""#, r#""other""#));
     says("is there twice").await;
     let key = add(&server, "last", &["--scope", "push"]).await;
     add(&server, "bad", &["--scope", "push"]).await;
@@ -241,6 +240,81 @@ async fn key_files_are_read_again_and_a_broken_one_changes_nothing() {
     write("login", "k2");
     let refusal = TestServer::builder().flag(&login).prepare().start_refused().await;
     assert!(refusal.code == Some(1) && refusal.stderr.contains("entry 1"), "{refusal:?}");
+}
+
+#[tokio::test]
+async fn key_files_may_begin_with_a_byte_order_mark_and_have_lines_of_windows() {
+    let folder = tempfile::tempdir().unwrap();
+    let flag = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("\u{feff}{text}")).unwrap();
+        format!("--{name}-file={}", path.display())
+    };
+    let api = flag("api-keys", "backend=0123456789abcdef\r\nother=fedcba9876543210\r\n");
+    let login = flag("login-keys", "k1=the first secret of all\r\n");
+    let set = flag("jwks", r#"{"keys":[{"kty":"oct","kid":"j","k":"MDEyMzQ1Njc4OWFiY2RlZg"}]}"#);
+    let server = TestServer::with(&[&api, &login, &set]).await;
+    for key in ["0123456789abcdef", "fedcba9876543210"] {
+        assert_eq!(ask(&server, "POST", "/api", key).await.status, 200, "{key}");
+    }
+    let signed = tidings(&server, &["sign", "--token=1", "--login-keys=k1=the first secret of all"]).await;
+    let signed = String::from_utf8(signed.stdout).expect("text");
+    server.connect().await.login_with(&format!(r#"["user_login",{signed}]"#)).await;
+}
+
+#[tokio::test]
+async fn keys_of_a_set_that_sign_no_logins_are_told_once_and_a_set_without_others_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jwks");
+    let write = |keys: &[&str]| std::fs::write(&path, format!(r#"{{"keys":[{}]}}"#, keys.join(","))).unwrap();
+    let (good, encrypts, unknown) = (
+        r#"{"kty":"oct","kid":"j","k":"MDEyMzQ1Njc4OWFiY2RlZg"}"#,
+        r#"{"kty":"RSA","kid":"e","use":"enc","alg":"RSA-OAEP","n":"AQAB","e":"AQAB"}"#,
+        r#"{"kty":"AKP","kid":"pq","alg":"ML-DSA-44","pub":"AA"}"#,
+    );
+    let jwks = format!("--jwks-file={}", path.display());
+    for (keys, said) in [(&[][..], "it is empty"), (&[encrypts, unknown], "kid \"e\"")] {
+        write(keys);
+        let refusal = TestServer::builder().flag(&jwks).prepare().start_refused().await;
+        assert!(refusal.code == Some(1) && refusal.stderr.contains(said), "{refusal:?}");
+    }
+    write(&[good, encrypts, unknown]);
+    let server = TestServer::with(&[RELOAD, &jwks]).await;
+    let told = || server.stderr().matches("Skipped keys of the key set").count();
+    let line = server.stderr().lines().find(|line| line.contains("Skipped keys")).expect("a line").to_owned();
+    assert!(line.contains("keys[1]: kid") && line.contains("keys[2]: kid"), "{line}");
+    write(&[good]);
+    let says = |what: &'static str| {
+        let server = &server;
+        async move {
+            while !server.stderr().contains(what) {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, says("The keys were replaced")).await.expect("it takes the new set");
+    assert_eq!(told(), 1, "each set is told once, not at each look");
+    write(&[unknown]);
+    tokio::time::timeout(PATIENCE, says("no key that can be used")).await.expect("it says what is wrong");
+}
+
+#[tokio::test]
+async fn a_login_for_longer_than_the_limit_is_neither_signed_nor_taken() {
+    let keys = "--login-keys=k1=the first secret of all";
+    let server = TestServer::with(&[keys]).await;
+    let sign = async |flags: &[&str]| tidings(&server, &[&["sign", "--token=1", keys], flags].concat()).await;
+    let refused = sign(&["--ttl=367d"]).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && said.contains("--max-login-days"), "{said}");
+    let login = async |server: &TestServer, flags: &[&str]| {
+        let signed = String::from_utf8(sign(flags).await.stdout).expect("text");
+        server.connect().await.call(&format!(r#"["user_login",{signed}]"#)).await["ok"] == json!(true)
+    };
+    let long = ["--ttl=36500d", "--max-login-days=0"];
+    assert!(login(&server, &["--ttl=366d"]).await);
+    assert!(!login(&server, &long).await);
+    let unlimited = TestServer::with(&[keys, "--max-login-days=0"]).await;
+    assert!(login(&unlimited, &long).await);
 }
 
 #[tokio::test]
