@@ -3,12 +3,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use http::header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
+use sha2::{Digest, Sha256};
 
+use crate::limits::Quiet;
 use crate::notification::Token;
 
 mod login;
@@ -104,41 +107,67 @@ impl Stranger {
 
 /// No credential, or not a good one. Whoever shows it is not told why; the log is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.reason())]
 pub enum Denied {
     /// Nothing was shown.
-    #[error("no credential was shown")]
     Missing,
     /// It cannot be read.
-    #[error("it is not a JWT with sub, exp and aud")]
     Malformed,
     /// It demands what is not known here.
-    #[error("it has crit in its header, of which nothing is understood here")]
     Critical,
     /// There is no such key.
-    #[error("no login key has its kid and algorithm")]
     UnknownKey,
     /// It could be signed with several keys.
-    #[error("it has no kid, and several login keys have its algorithm")]
     SeveralKeys,
     /// Something about it is wrong, or somebody made it up.
-    #[error("its signature is wrong: made with another secret, or for another token, audience or exp")]
     Signature,
     /// It is for another service.
-    #[error("its aud is not --audience")]
     Audience,
     /// It is somebody else's.
-    #[error("its sub is another token")]
     Subject,
     /// Its time has not come.
-    #[error("its nbf is still to come")]
     TooEarly,
     /// Its time is over.
-    #[error("its exp is over")]
     Expired,
     /// It would be good for too long.
-    #[error("its exp is further ahead than --max-login-days: exp is in seconds, is this in milliseconds?")]
     TooFarAhead,
 }
+
+impl Denied {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Missing => "no credential was shown",
+            Self::Malformed => "it is not a JWT with sub, exp and aud",
+            Self::Critical => "it has crit in its header, of which nothing is understood here",
+            Self::UnknownKey => "no login key has its kid and algorithm",
+            Self::SeveralKeys => "it has no kid, and several login keys have its algorithm",
+            Self::Signature => {
+                "its signature is wrong: made with another secret, or for another token, audience or exp"
+            }
+            Self::Audience => "its aud is not --audience",
+            Self::Subject => "its sub is another token",
+            Self::TooEarly => "its nbf is still to come",
+            Self::Expired => "its exp is over",
+            Self::TooFarAhead => {
+                "its exp is further ahead than --max-login-days: exp is in seconds, is this in milliseconds?"
+            }
+        }
+    }
+
+    /// Has the log say so, at most a line a second of each reason. The token stands in it as the first eight digits of its
+    /// SHA-256, by which whoever knows it finds the line.
+    pub fn warn(self, refusals: &Quiet, token: &Token, address: Option<ClientAddress>) {
+        if let Some(left_out) = refusals.due(self.reason(), Instant::now()) {
+            let hash = hex::encode(&Sha256::digest(token.as_str())[..4]);
+            let address = address.map_or_else(|| "unknown".to_owned(), |ClientAddress(address)| address.to_string());
+            tracing::warn!(token.sha256 = hash, %address, left_out, "Refused a login: {self}");
+        }
+    }
+}
+
+/// Whom a request is from: the peer, or the client that a trusted proxy speaks for.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientAddress(pub IpAddr);
 
 impl Access {
     /// The rules, with no keys yet.

@@ -275,7 +275,7 @@ pub struct Config {
     /// Bytes of a request's headers.
     #[arg(long, env = "TIDINGS_MAX_HEADER_BYTES", default_value_t = 16 * 1024, value_parser = at_least_8192, global = true, help_heading = "Limits of a push")]
     pub max_header_bytes: usize,
-    /// How long a request's headers may take to arrive, from their first byte on, and the first byte of a new connection, in seconds.
+    /// How long a request's headers may take to arrive, from their first byte on, the first byte of a new connection, and the first packet of a new socket, in seconds.
     #[arg(
         long,
         env = "TIDINGS_HEADER_TIMEOUT_SECS",
@@ -346,8 +346,8 @@ pub struct Config {
     #[arg(long, env = "TIDINGS_SQLITE_CACHE_MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536), global = true, help_heading = "Storage")]
     pub sqlite_cache_mib: u32,
 
-    /// How long a socket may take to log in, in seconds.
-    #[arg(long, env = "TIDINGS_LOGIN_TIMEOUT_SECS", default_value_t = 10, global = true, help_heading = "Sockets")]
+    /// How long a socket may take to log in, in seconds; then its connection is closed, and its client connects again. 0 for no limit.
+    #[arg(long, env = "TIDINGS_LOGIN_TIMEOUT_SECS", default_value_t = 3600, global = true, help_heading = "Sockets")]
     pub login_timeout_secs: u64,
     /// Sockets that one token may have.
     #[arg(long, env = "TIDINGS_MAX_SOCKETS_PER_TOKEN", default_value_t = 50, value_parser = positive, global = true, help_heading = "Sockets")]
@@ -397,6 +397,15 @@ pub struct Config {
     /// How long the sign of life may take, in seconds.
     #[arg(long, env = "TIDINGS_PING_TIMEOUT_SECS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Sockets")]
     pub ping_timeout_secs: u64,
+    /// The same for clients 2.x, which are used to more.
+    #[arg(long, env = "TIDINGS_PING_TIMEOUT_2X_SECS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Sockets")]
+    pub ping_timeout_2x_secs: u64,
+    /// Tell every socket of this node `new_user` when another one connects. It shows whoever is connected, logged in or not, when others come.
+    #[arg(long, env = "TIDINGS_ANNOUNCE_NEW_USER", default_value_t = false, global = true, help_heading = "Sockets")]
+    pub announce_new_user: bool,
+    /// The least time between two new_user, in seconds: all who came meanwhile are told with one.
+    #[arg(long, env = "TIDINGS_ANNOUNCE_INTERVAL_SECS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Sockets")]
+    pub announce_interval_secs: u64,
     /// A socket that takes nothing for this long is closed, in seconds.
     #[arg(long, env = "TIDINGS_STUCK_TIMEOUT_SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Sockets")]
     pub stuck_timeout_secs: u64,

@@ -19,8 +19,9 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::access::{Access, Caller, Scope, is_for_this_machine};
+use crate::access::{Access, Caller, ClientAddress, Denied, Scope, is_for_this_machine};
 use crate::inbox::Inbox;
+use crate::limits::Quiet;
 use crate::metrics;
 use crate::notification::Token;
 
@@ -72,6 +73,8 @@ pub struct App {
     inbox: Arc<Inbox>,
     access: Arc<Access>,
     limits: Arc<Limits>,
+    /// Of refused logins.
+    refusals: Arc<Quiet>,
     /// Cancelled when the service begins to stop.
     stopping: CancellationToken,
 }
@@ -80,7 +83,7 @@ impl App {
     /// The state of the handlers.
     #[must_use]
     pub fn new(inbox: Arc<Inbox>, access: Arc<Access>, limits: Limits, stopping: CancellationToken) -> Self {
-        Self { inbox, access, limits: Arc::new(limits), stopping }
+        Self { inbox, access, limits: Arc::new(limits), refusals: Arc::default(), stopping }
     }
 
     /// The name of the producer that a request is from, if its key is good for this.
@@ -89,11 +92,24 @@ impl App {
     }
 
     /// Lets a producer or the user of the inbox in.
-    fn owner(&self, caller: &Caller, headers: &HeaderMap, token: &Token, scope: Scope) -> Result<(), Problem> {
+    fn owner(
+        &self,
+        caller: &Caller,
+        headers: &HeaderMap,
+        address: Option<ClientAddress>,
+        token: &Token,
+        scope: Scope,
+    ) -> Result<(), Problem> {
         if matches!(caller, Caller::Producer { .. }) && caller.may(scope).is_some() {
             return Ok(());
         }
-        self.access.user(caller, headers, token, Utc::now()).map_err(|_| Problem::denied(scope))
+        self.access.user(caller, headers, token, Utc::now()).map_err(|denied| {
+            // A producer whose key has not this scope tried no login, nor did who shows nothing.
+            if !matches!(caller, Caller::Producer { .. }) && denied != Denied::Missing {
+                denied.warn(&self.refusals, token, address);
+            }
+            Problem::denied(scope)
+        })
     }
 }
 

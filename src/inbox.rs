@@ -72,8 +72,8 @@ pub struct Settings {
     pub retention: Retention,
     /// How often heads are compared with the table.
     pub sweep_interval: Duration,
-    /// Rows of a client that never acks count as delivered when its socket is alive this long after they were sent; if
-    /// not set they never do.
+    /// Rows of a client that never acks count as delivered when its socket is alive this long after it would have been
+    /// closed for its silence, had it not got them; if not set they never do.
     pub heartbeat: Option<Duration>,
 }
 

@@ -32,6 +32,8 @@ const BUS_FAILURES: &str = "tidings_bus_failures_total";
 const BUS_DROPPED: &str = "tidings_bus_hints_dropped_total";
 /// Messages sent live only that a session could not take.
 const LIVE_ONLY_DROPPED: &str = "tidings_live_only_dropped_total";
+/// Logins over a socket by `outcome`: `accepted`, or the code of the refusal.
+const LOGINS: &str = "tidings_logins_total";
 /// Logins without a signature that were let in.
 const UNSIGNED_LOGINS: &str = "tidings_unsigned_logins_total";
 /// Looks at keys or a certificate that failed, which leaves what was read before.
@@ -81,6 +83,7 @@ fn describe() {
     describe_counter!(BUS_FAILURES, Unit::Count, "What the bus could not do, by operation: publish or listen");
     describe_counter!(BUS_DROPPED, Unit::Count, "Hints not sent because too many waited");
     describe_counter!(LIVE_ONLY_DROPPED, Unit::Count, "Messages with ttl 0 that a session could not take in time");
+    describe_counter!(LOGINS, Unit::Count, "Logins over a socket by outcome: accepted, or the code of the refusal");
     describe_counter!(UNSIGNED_LOGINS, Unit::Count, "Logins without a signature that were let in");
     describe_counter!(RELOAD_FAILURES, Unit::Count, "Looks at keys or a certificate that failed");
     describe_counter!(LIMITED, Unit::Count, "Refused by a limit: key, address, sockets or connections");
@@ -94,6 +97,10 @@ fn describe() {
     }
     for limit in ["key", "address", "sockets", "connections"] {
         counter!(LIMITED, "limit" => limit).increment(0);
+    }
+    for outcome in ["accepted", "unauthorized", "invalid_payload", "too_many_sockets", "too_many_events", "unavailable"]
+    {
+        counter!(LOGINS, "outcome" => outcome).increment(0);
     }
     for outcome in
         ["stored", "unauthorized", "busy", "storage_full", "storage_unavailable", "outcome_unknown", "draining"]
@@ -184,6 +191,10 @@ pub(crate) fn hints_dropped(hints: u64) {
 
 pub(crate) fn live_only_dropped() {
     counter!(LIVE_ONLY_DROPPED).increment(1);
+}
+
+pub(crate) fn login(outcome: &'static str) {
+    counter!(LOGINS, "outcome" => outcome).increment(1);
 }
 
 pub(crate) fn unsigned_login() {

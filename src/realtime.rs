@@ -20,10 +20,11 @@ use socketioxide::socket::{DisconnectReason, Sid};
 use socketioxide::{ParserConfig, ProtocolVersion, SocketIo, TransportType};
 use tower::{Service, ServiceExt, service_fn};
 
-use crate::access::{Access, Credential};
+use crate::access::{Access, ClientAddress, Credential};
 use crate::inbox::Inbox;
-use crate::limits::Seat;
+use crate::limits::{Quiet, Seat};
 
+mod announce;
 mod client;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -35,6 +36,7 @@ mod wire;
 
 pub use line::{HangUp, Line};
 
+use announce::Announcer;
 use client::{Client, Incoming};
 use line::{CurrentLine, EarlyLines};
 
@@ -47,8 +49,14 @@ pub struct Settings {
     pub ping_interval: Duration,
     /// And closes it when none came for this long.
     pub ping_timeout: Duration,
-    /// A socket that has not logged in by then is closed; if it is just about to, after as long again.
-    pub login_timeout: Duration,
+    /// The same for clients of protocol v4 (2.x), which ask for signs of life themselves and are used to more patience.
+    pub ping_timeout_2x: Duration,
+    /// How long a client may take to join the namespace, which it does at once.
+    pub connect_timeout: Duration,
+    /// A socket that has not logged in by then is hung up on; if it is just about to, after as long again.
+    pub login_timeout: Option<Duration>,
+    /// The least time between two `new_user`, which tell every socket that another one has come.
+    pub announce: Option<Duration>,
     /// Client events that count for a connection each second, known or not; 0 for no limit.
     pub event_rate: u32,
     /// How long the body of a poll may take to arrive.
@@ -69,49 +77,84 @@ const WS_READ_BUFFER: usize = 512;
 /// How long a client that was disconnected may take to close its connection itself.
 const HANG_UP_AFTER: Duration = Duration::from_secs(1);
 
+/// The engine of one version of the protocol. It has one ping timeout for all its sockets, so each version has its own.
+struct Engine {
+    io: SocketIo,
+    service: SocketIoService<axum::Router>,
+}
+
 /// The Socket.IO side of the service.
 #[derive(Clone)]
 pub struct Realtime {
-    io: SocketIo,
-    service: SocketIoService<axum::Router>,
+    /// For EIO=3 and EIO=4.
+    engines: Arc<[Engine; 2]>,
     inbox: Arc<Inbox>,
     access: Arc<Access>,
     settings: Arc<Settings>,
     early: EarlyLines,
+    announcer: Option<Arc<Announcer>>,
+    /// Of refused logins: whoever may not come in shall not fill the disk either.
+    refusals: Arc<Quiet>,
 }
 
-impl Realtime {
-    /// Makes the engine.
-    #[must_use]
-    pub fn new(inbox: &Arc<Inbox>, access: &Arc<Access>, settings: Settings) -> Self {
+impl Engine {
+    fn new(settings: &Settings, ping_timeout: Duration) -> Self {
         let (service, io) = SocketIo::builder()
             .req_path(settings.path.clone())
             .ping_interval(settings.ping_interval)
-            .ping_timeout(settings.ping_timeout)
-            .connect_timeout(settings.login_timeout)
+            .ping_timeout(ping_timeout)
+            .connect_timeout(settings.connect_timeout)
             .max_payload(payload::ENGINE_LIMIT.into())
             .ws_read_buffer_size(WS_READ_BUFFER)
             .ws_max_message_size(settings.max_message_bytes)
             .ws_max_frame_size(settings.max_message_bytes)
             .with_parser(ParserConfig::common().max_incoming_binary_buf_size(settings.max_message_bytes))
             .build_with_inner_svc(axum::Router::new());
-        let (inbox, access) = (Arc::clone(inbox), Arc::clone(access));
-        let realtime = Self { io, service, inbox, access, settings: Arc::new(settings), early: EarlyLines::default() };
-        let connected = |_: SocketRef| std::future::ready(());
+        Self { io, service }
+    }
+}
+
+impl Realtime {
+    /// Makes the engine.
+    #[must_use]
+    pub fn new(inbox: &Arc<Inbox>, access: &Arc<Access>, settings: Settings) -> Self {
+        let timeouts = [settings.ping_timeout_2x, settings.ping_timeout];
+        let realtime = Self {
+            engines: Arc::new(timeouts.map(|timeout| Engine::new(&settings, timeout))),
+            inbox: Arc::clone(inbox),
+            access: Arc::clone(access),
+            announcer: settings.announce.map(|interval| Arc::new(Announcer::new(interval))),
+            settings: Arc::new(settings),
+            early: EarlyLines::default(),
+            refusals: Arc::default(),
+        };
+        realtime.engines.iter().for_each(|engine| realtime.open(&engine.io));
+        realtime
+    }
+
+    /// Says what happens to clients that join the namespace.
+    fn open(&self, io: &SocketIo) {
+        let connected = {
+            let realtime = self.clone();
+            move |socket: SocketRef| {
+                realtime.announce(socket.id);
+                std::future::ready(())
+            }
+        };
         // As a middleware, because that runs before the client is told that it is connected: handlers registered later
         // would miss a login that comes at once.
         let register = {
-            let realtime = realtime.clone();
+            let realtime = self.clone();
             move |socket: SocketRef, TryData(auth): TryData<Value>| {
                 realtime.listen(&socket, wire::credentials(auth.as_ref().ok()));
                 std::future::ready(Ok::<(), Infallible>(()))
             }
         };
-        realtime.io.ns("/", connected.with(register));
+        io.ns("/", connected.with(register));
         // Where the engine looks when that one is closed. Else it would say that there is no such namespace, which a
         // client takes for final: hung up on, it comes again.
         let turn_away = {
-            let realtime = realtime.clone();
+            let realtime = self.clone();
             async move |socket: SocketRef| {
                 realtime.hang_up(&socket).await;
                 // Else a poll that waits would still get the refusal.
@@ -119,8 +162,27 @@ impl Realtime {
                 Err::<(), _>("the service is stopping")
             }
         };
-        realtime.io.dyn_ns("/", connected.with(turn_away)).expect("it is the only one");
-        realtime
+        let nobody = |_: SocketRef| std::future::ready(());
+        io.dyn_ns("/", nobody.with(turn_away)).expect("it is the only one");
+    }
+
+    /// The engine of a version; the older one also answers those that name none, or one that is unknown.
+    fn engine(&self, is_v4: bool) -> &Engine {
+        &self.engines[usize::from(is_v4)]
+    }
+
+    fn engine_of(&self, query: &str) -> &Engine {
+        self.engine(lean::parameter(query, "EIO") == Some("4"))
+    }
+
+    fn socket(&self, sid: Sid) -> Option<SocketRef> {
+        self.engines.iter().find_map(|engine| engine.io.get_socket(sid))
+    }
+
+    /// How long a client of this version may stay silent at most.
+    fn silence(&self, protocol: ProtocolVersion) -> Duration {
+        let Settings { ping_interval, ping_timeout, ping_timeout_2x, .. } = *self.settings;
+        ping_interval + if protocol == ProtocolVersion::V4 { ping_timeout_2x } else { ping_timeout }
     }
 
     /// The service that answers below [`Settings::path`]. It finds a [`HangUp`] for the connection in each request, and
@@ -143,15 +205,16 @@ impl Realtime {
         let version = lean::parameter(query, "EIO");
         let limits = opens_polling.then(|| payload::Limits::new(version, None, self.settings.max_message_bytes));
         if let Some(sid) = lean::parameter(query, "sid").filter(|_| request.method() == Method::POST)
-            && let Some(socket) = sid.parse().ok().and_then(|sid| self.io.get_socket(sid))
+            && let Some(socket) = sid.parse().ok().and_then(|sid| self.engine_of(query).io.get_socket(sid))
             && let Some(line) = current_line(&socket)
         {
             // A connection that may be a proxy's is read on, but what a client posts waits until it may send more.
             line.released().await;
         }
+        let engine = self.engine_of(query);
         let too_large = Arc::new(AtomicBool::new(false));
         let request = self.admit(request, &too_large);
-        let answer = self.service.clone().oneshot(request).await;
+        let answer = engine.service.clone().oneshot(request).await;
         let mut response = answer.unwrap_or_else(|never: Infallible| match never {}).into_response();
         if let Some(limits) = limits {
             response = payload::advertise(response, limits).await;
@@ -167,17 +230,18 @@ impl Realtime {
     fn admit(&self, request: Request, too_large: &Arc<AtomicBool>) -> Request {
         let line = request.extensions().get::<HangUp>().cloned();
         let seat = request.extensions().get::<Seat>().cloned();
+        let address = request.extensions().get::<ClientAddress>().copied();
         let Settings { max_message_bytes, body_timeout, .. } = *self.settings;
         let mut request = lean::lean(request, max_message_bytes, body_timeout, too_large);
         let Some(line) = line else { return request };
         let query = request.uri().query().unwrap_or_default();
         let websocket = lean::parameter(query, "transport") == Some("websocket");
         let Some(session) = lean::parameter(query, "sid") else {
-            request.extensions_mut().insert(CurrentLine::new(websocket.then_some(line), seat));
+            request.extensions_mut().insert(CurrentLine::new(websocket.then_some(line), seat, address));
             return request;
         };
         if websocket && let Ok(sid) = session.parse() {
-            match self.io.get_socket(sid) {
+            match self.engine_of(query).io.get_socket(sid) {
                 // It has one already: the engine will refuse this.
                 Some(socket) if socket.transport_type() == TransportType::Websocket => {}
                 Some(socket) => {
@@ -209,13 +273,6 @@ impl Realtime {
             }
             std::future::ready(())
         });
-    }
-
-    /// Tells a socket that it is disconnected, and hangs up if it does not go.
-    async fn disconnect(&self, socket: SocketRef) {
-        socket.clone().disconnect().ok();
-        tokio::time::sleep(HANG_UP_AFTER).await;
-        self.hang_up(&socket).await;
     }
 
     /// Ends the connection of a socket at once, whatever it is doing.
@@ -253,19 +310,23 @@ impl Realtime {
         let (version, goodbye) = if protocol == ProtocolVersion::V4 { (3, "1:1") } else { (4, "1") };
         let uri = format!("{}/?EIO={version}&transport=polling&sid={sid}", self.settings.path);
         let request = Request::post(uri).body(Body::from(goodbye)).expect("the path was checked and ids are plain");
-        self.service.clone().oneshot(request).await.ok();
+        self.engine(version == 4).service.clone().oneshot(request).await.ok();
     }
 
     /// Tells every socket that the server goes away and when to come back.
     pub async fn announce_drain(&self, retry: Duration) {
         let retry_ms = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX);
         // A socket whose buffer is full learns it by being closed.
-        self.io.emit("server_draining", &json!({"retryMs": retry_ms})).await.ok();
+        for engine in &*self.engines {
+            engine.io.emit("server_draining", &json!({"retryMs": retry_ms})).await.ok();
+        }
     }
 
     /// Closes every socket.
     pub async fn close(&self) {
-        self.io.close().await;
+        for engine in &*self.engines {
+            engine.io.close().await;
+        }
     }
 }
 

@@ -32,8 +32,7 @@ impl From<&Config> for inbox::Settings {
                 rows: Some(config.keep_rows).filter(|rows| *rows > 0),
             },
             sweep_interval: Duration::from_secs(config.sweep_interval_secs),
-            heartbeat: (config.unacked == Unacked::Heartbeat)
-                .then(|| Duration::from_secs(config.ping_interval_secs + config.ping_timeout_secs) + HEARTBEAT_GRACE),
+            heartbeat: (config.unacked == Unacked::Heartbeat).then_some(HEARTBEAT_GRACE),
         }
     }
 }
@@ -91,7 +90,10 @@ impl From<&Config> for realtime::Settings {
             path: config.socket_path.clone(),
             ping_interval: Duration::from_secs(config.ping_interval_secs),
             ping_timeout: Duration::from_secs(config.ping_timeout_secs),
-            login_timeout: Duration::from_secs(config.login_timeout_secs),
+            ping_timeout_2x: Duration::from_secs(config.ping_timeout_2x_secs),
+            connect_timeout: connect_timeout(config),
+            login_timeout: Some(Duration::from_secs(config.login_timeout_secs)).filter(|timeout| !timeout.is_zero()),
+            announce: config.announce_new_user.then(|| Duration::from_secs(config.announce_interval_secs)),
             event_queue: config.event_queue,
             event_rate: config.socket_rate,
             body_timeout: Duration::from_secs(config.body_timeout_secs),
@@ -99,6 +101,14 @@ impl From<&Config> for realtime::Settings {
             max_token_bytes: config.max_token_bytes,
             max_receipt_ids: config.max_receipt_ids,
         }
+    }
+}
+
+/// A client joins the namespace with its first packet, which may take as long as the headers before it.
+fn connect_timeout(config: &Config) -> Duration {
+    match config.login_timeout_secs {
+        0 => Duration::from_secs(config.header_timeout_secs),
+        login => Duration::from_secs(config.header_timeout_secs.min(login)),
     }
 }
 

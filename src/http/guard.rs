@@ -14,7 +14,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tracing::warn;
 
 use super::Problem;
-use crate::access::{Access, Caller};
+use crate::access::{Access, Caller, ClientAddress};
 use crate::limits::{Left, Quiet, Rate, Seats, site};
 use crate::metrics;
 
@@ -23,10 +23,6 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 
 /// How long somebody with too many sockets should wait, in seconds: one of them has to go first.
 const RETRY_SOCKET_SECS: HeaderValue = HeaderValue::from_static("10");
-
-/// Whom a request is from: the peer, or the client that a trusted proxy speaks for.
-#[derive(Debug, Clone, Copy)]
-pub struct Client(IpAddr);
 
 /// What the guards share.
 #[derive(Clone)]
@@ -52,7 +48,7 @@ pub fn admit(guard: &Guard, peer: IpAddr, request: &mut Request) -> Option<Respo
         }
         return Some(Problem::new(StatusCode::FORBIDDEN, stranger.code(), stranger.to_string()).into_response());
     }
-    let client = Client(guard.access.client_address(peer, request.headers()));
+    let client = ClientAddress(guard.access.client_address(peer, request.headers()));
     request.extensions_mut().insert(client);
     None
 }
@@ -83,7 +79,7 @@ pub fn identify(guard: &Guard, peer: IpAddr, request: &mut Request) -> Result<Op
     if !(path == "/api" || path.starts_with("/api/")) || request.method() == Method::OPTIONS {
         return Ok(None);
     }
-    let address = request.extensions().get().map_or(peer, |Client(address)| *address);
+    let address = request.extensions().get().map_or(peer, |ClientAddress(address)| *address);
     let caller = guard.access.caller(request.headers(), Utc::now());
     let (policy, left) = match &caller {
         Caller::Anyone => ("none", None),
@@ -102,7 +98,7 @@ pub fn identify(guard: &Guard, peer: IpAddr, request: &mut Request) -> Result<Op
 /// Takes a seat for a new socket, or refuses it. The seat goes with the request.
 pub async fn seat(
     State(guard): State<Guard>,
-    Extension(Client(address)): Extension<Client>,
+    Extension(ClientAddress(address)): Extension<ClientAddress>,
     mut request: Request,
     next: Next,
 ) -> Response {

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::body::read_json;
 use super::problem::ProblemBody;
 use super::{App, Limits, Problem};
-use crate::access::{Caller, Scope};
+use crate::access::{Caller, ClientAddress, Scope};
 use crate::notification::{self, ReceiptKind, Rev, Selection, Token, TokenError, timestamp};
 use crate::store::{Entry, ListQuery, MAX_TYPES};
 
@@ -169,12 +169,13 @@ pub(super) struct UnreadBody {
 pub(super) async fn list(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    address: Option<Extension<ClientAddress>>,
     headers: HeaderMap,
     token: Result<Path<String>, PathRejection>,
     params: Result<Query<ListParams>, QueryRejection>,
 ) -> Result<Json<InboxPage>, Problem> {
     let token = path_token(token, &app.limits)?;
-    app.owner(&caller, &headers, &token, Scope::Read)?;
+    app.owner(&caller, &headers, address.map(|known| known.0), &token, Scope::Read)?;
     let params = query(params)?;
     let limit = limit(params.limit, app.limits.page)?;
     if params.entity_type.as_ref().is_some_and(|text| text.contains('\0')) {
@@ -207,11 +208,12 @@ pub(super) async fn list(
 pub(super) async fn counts(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    address: Option<Extension<ClientAddress>>,
     headers: HeaderMap,
     token: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Counts>, Problem> {
     let token = path_token(token, &app.limits)?;
-    app.owner(&caller, &headers, &token, Scope::Read)?;
+    app.owner(&caller, &headers, address.map(|known| known.0), &token, Scope::Read)?;
     let by_type = app.inbox.counts(&token).await.map_err(|error| Problem::store(&error))?;
     let unread = match i64::try_from(by_type.len()) {
         Ok(types) if types < MAX_TYPES => by_type.iter().map(|count| count.unread).sum(),
@@ -259,7 +261,8 @@ async fn mark(
     kind: ReceiptKind,
 ) -> Result<Json<Head>, Problem> {
     let token = path_token(token, &app.limits)?;
-    app.owner(caller, request.headers(), &token, Scope::Push)?;
+    let address = request.extensions().get().copied();
+    app.owner(caller, request.headers(), address, &token, Scope::Push)?;
     let body = read_json(request, &app.limits).await?;
     // A bare id or list is for sockets, whose events have no fields.
     if !body.is_object() {

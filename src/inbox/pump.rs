@@ -64,6 +64,11 @@ pub trait Outlet: Send + Sync {
     /// [`OutletError::Full`] if its buffer has no room now; nothing was queued then.
     fn send(&self, outbound: &Outbound<'_>) -> Result<(), OutletError>;
 
+    /// How long its client may be silent before the socket is closed.
+    fn silence(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Closes the socket, whatever its buffer holds.
     fn close(&self);
 }
@@ -548,7 +553,7 @@ impl Pump {
     /// heartbeat that was queued behind them, if so configured.
     async fn wait(&mut self) -> Result<(), Ended> {
         if let Some(&(sent, _)) = self.unconfirmed.front() {
-            let due = sent + self.inbox.settings.heartbeat.unwrap_or_default();
+            let due = sent + self.outlet.silence() + self.inbox.settings.heartbeat.unwrap_or_default();
             if tokio::time::timeout_at(due, self.session().woken()).await.is_err() {
                 self.confirm().await;
             }

@@ -18,14 +18,15 @@ use socketioxide::handler::{FromMessageParts, Value as RawEvent};
 use socketioxide::socket::{Sid, Socket};
 use socketioxide::{SendError, SocketError};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
-use tracing::{Instrument, error, info_span, warn};
+use tracing::{Instrument, debug, error, info_span, warn};
 
+use super::line::CurrentLine;
 use super::receipts::Receipts;
 use super::wire::{self, Answer, ClientEvent, Refusal, Refused};
 use super::{Realtime, current_line};
 use crate::access::Credential;
 use crate::inbox::{LoginError, Outbound, Outlet, OutletError, Session};
+use crate::metrics;
 
 /// A client is told so long before its login ends.
 const EXPIRY_NOTICE: TimeDelta = TimeDelta::seconds(60);
@@ -52,10 +53,10 @@ pub(super) struct State {
     working: bool,
     pub(super) receipts: Receipts,
     session: Option<Arc<Session>>,
-    /// What ends the session when its login is no longer good. It holds the socket, so it must not outlive it.
-    expiry: Option<AbortHandle>,
-    /// When the newest wait for a login ends.
-    login_by: Option<Instant>,
+    /// When the login is no longer good, and what ends the session then. It holds the socket, so it must not outlive it.
+    expiry: Option<(DateTime<Utc>, AbortHandle)>,
+    /// What hangs up if no login comes.
+    login_timer: Option<AbortHandle>,
     /// Logins that wait or are being done.
     logins: usize,
     /// Logouts that wait.
@@ -79,8 +80,14 @@ enum Work {
 
 impl State {
     fn stop_expiry(&mut self) {
-        if let Some(expiry) = self.expiry.take() {
+        if let Some((_, expiry)) = self.expiry.take() {
             expiry.abort();
+        }
+    }
+
+    fn stop_login_timer(&mut self) {
+        if let Some(timer) = self.login_timer.take() {
+            timer.abort();
         }
     }
 }
@@ -94,29 +101,35 @@ impl Client {
         &self.realtime
     }
 
-    /// Closes the socket unless it logs in in time, from now on. A login that is on its way then is given as long again,
-    /// but no longer: it may be one of many that are refused.
+    /// Hangs up on the socket unless it logs in in time, from now on. To its client that is a connection that broke, so it
+    /// connects again by itself; one that is disconnected from the namespace would not. A login that is on its way then is
+    /// given as long again, but no longer: it may be one of many that are refused.
     pub(super) fn expect_login(client: &Arc<Self>, socket: Sid) {
-        let timeout = client.realtime.settings.login_timeout;
-        let deadline = Instant::now() + timeout;
-        client.state().login_by = Some(deadline);
-        let client = Arc::downgrade(client);
-        tokio::spawn(async move {
-            tokio::time::sleep_until(deadline).await;
-            if client.upgrade().is_some_and(|client| client.state().logins > 0) {
+        let Some(timeout) = client.realtime.settings.login_timeout else { return };
+        let waiting = Arc::downgrade(client);
+        let timer = tokio::spawn(async move {
+            tokio::time::sleep(timeout).await;
+            if waiting.upgrade().is_some_and(|client| client.state().logins > 0) {
                 tokio::time::sleep(timeout).await;
             }
-            let Some(client) = client.upgrade() else { return };
+            let Some(client) = waiting.upgrade() else { return };
             let silent = {
-                let state = client.state();
-                state.login_by == Some(deadline) && state.session.is_none() && !state.gone
+                let mut state = client.state();
+                // Else the end of the socket would abort this task before it is done.
+                state.login_timer = None;
+                state.session.is_none() && !state.gone
             };
-            if silent && let Some(socket) = client.realtime.io.get_socket(socket) {
-                let refusal = Refusal::new("login_timeout", "no user_login came in time");
-                socket.emit("login_error", &refusal).ok();
-                client.realtime.disconnect(socket).await;
+            if silent && let Some(socket) = client.realtime.socket(socket) {
+                debug!("Hung up on a socket that did not log in");
+                client.realtime.hang_up(&socket).await;
             }
         });
+        let mut state = client.state();
+        state.stop_login_timer();
+        state.login_timer = Some(timer.abort_handle());
+        if state.gone {
+            state.stop_login_timer();
+        }
     }
 
     /// Takes an event in the order it came.
@@ -134,12 +147,13 @@ impl Client {
         }
         let work = match work {
             Work::Do(ClientEvent::Receipt(kind, selection)) => {
-                let unsettled = state.logouts + state.waiting_receipts;
+                // A login that waits may be somebody else's.
+                let unsettled = state.logins + state.logouts + state.waiting_receipts;
                 if let Some(session) = state.session.clone().filter(|_| unsettled == 0) {
                     drop(state);
                     return self.receive(&socket, &session, kind, &selection, callbacks);
                 }
-                match state.logins + unsettled {
+                match unsettled {
                     0 => Work::Refuse(Refused { refusal: not_logged_in(), login: false }),
                     // It is about the session that the login before it makes.
                     _ => Work::Do(ClientEvent::Receipt(kind, selection)),
@@ -185,9 +199,20 @@ impl Client {
         // Nobody is there to be told.
         state.waiting.retain(|command| matches!(command.work, Work::Do(_)));
         state.stop_expiry();
+        state.stop_login_timer();
         if let Some(session) = &state.session {
             session.end();
         }
+    }
+
+    /// Ends the session, if there is one: nothing of it is sent any more once this returns.
+    fn end_session(&self) -> bool {
+        let session = {
+            let mut state = self.state();
+            state.stop_expiry();
+            state.session.take()
+        };
+        session.inspect(|session| session.end()).is_some()
     }
 
     async fn work(self: Arc<Self>, socket: SocketRef) {
@@ -213,19 +238,13 @@ impl Client {
                     self.release(&socket);
                 }
                 Work::Do(ClientEvent::Logout) => {
-                    let session = {
-                        let mut state = self.state();
-                        state.logouts -= 1;
-                        state.stop_expiry();
-                        state.session.take()
-                    };
-                    match session {
-                        Some(session) => {
-                            session.end();
-                            Self::expect_login(&self, socket.id);
-                            self.answer_all(&callbacks, &Answer::DONE).await;
-                        }
-                        None => self.answer_all(&callbacks, &Answer::from(&not_logged_in())).await,
+                    let ended = self.end_session();
+                    self.state().logouts -= 1;
+                    if ended {
+                        Self::expect_login(&self, socket.id);
+                        self.answer_all(&callbacks, &Answer::DONE).await;
+                    } else {
+                        self.answer_all(&callbacks, &Answer::from(&not_logged_in())).await;
                     }
                 }
                 Work::Ignore => {}
@@ -261,33 +280,42 @@ impl Client {
     }
 
     async fn login(self: &Arc<Self>, socket: &SocketRef, request: wire::LoginRequest, callbacks: &[Callback]) {
-        let current = self.state().session.clone();
         let shown = request.credentials.iter().chain(&self.handshake);
-        let Ok(expires) = self.realtime.access.login(shown, &request.token, Utc::now()) else {
-            let refusal = Refusal::new("unauthorized", "a signed login that is still good is needed");
-            return self.refuse(socket, &refusal, true, callbacks).await;
-        };
-        let refusal = match current {
-            Some(session) if *session.token() != request.token => {
-                Refusal::new("already_logged_in", "this socket is logged in as another token, log out first")
+        let expires = match self.realtime.access.login(shown, &request.token, Utc::now()) {
+            Ok(expires) => expires,
+            Err(denied) => {
+                let address = current_line(socket).and_then(CurrentLine::address);
+                denied.warn(&self.realtime.refusals, &request.token, address);
+                let refusal = Refusal::new("unauthorized", "a signed login that is still good is needed");
+                return self.refuse(socket, &refusal, true, callbacks).await;
             }
+        };
+        let is_again = self.state().session.as_ref().is_some_and(|session| *session.token() == request.token);
+        let refusal = match is_again {
             // The page asks again what it has: it gets the state, and nothing twice.
-            Some(_) => match self.realtime.inbox.greeting(&request.token).await {
+            true => match self.realtime.inbox.greeting(&request.token).await {
                 Ok(greeting) => {
+                    metrics::login("accepted");
                     self.expire_at(socket, expires);
                     return self.answer_all(callbacks, &Answer::from(&greeting)).await;
                 }
                 Err(error) => login_refusal(&error),
             },
-            None => {
+            false => {
+                // Pages of the first protocol cannot log out: whoever logs in as somebody else is that user from here on.
+                if self.end_session() {
+                    Self::expect_login(self, socket.id);
+                }
                 let outlet = Arc::new(SocketOutlet { realtime: self.realtime.clone(), socket: socket.clone() });
                 match self.realtime.inbox.login(&request.token, request.batch, request.since, outlet).await {
                     Ok(login) => {
                         let gone = {
                             let mut state = self.state();
                             state.session = Some(Arc::clone(&login.session));
+                            state.stop_login_timer();
                             state.gone
                         };
+                        metrics::login("accepted");
                         if !gone {
                             self.expire_at(socket, expires);
                             self.answer_all(callbacks, &Answer::from(&login.greeting)).await;
@@ -304,34 +332,34 @@ impl Client {
 
     /// Ends the session when its login is no longer good, unless it is renewed before; the client is told in time.
     fn expire_at(self: &Arc<Self>, socket: &SocketRef, expires: Option<DateTime<Utc>>) {
-        let expiry = expires.map(|end| {
+        // Locked until the expiry is in its place: only the one that is there may end the session.
+        let mut state = self.state();
+        state.stop_expiry();
+        state.expiry = expires.filter(|_| !state.gone).map(|end| {
             let (client, socket) = (Arc::downgrade(self), socket.clone());
             let until = |at: DateTime<Utc>| tokio::time::sleep((at - Utc::now()).to_std().unwrap_or_default());
             let work = async move {
+                let is_due = || {
+                    client.upgrade().filter(|client| client.state().expiry.as_ref().is_some_and(|(due, _)| *due == end))
+                };
                 until(end - EXPIRY_NOTICE).await;
+                if is_due().is_none() {
+                    return;
+                }
                 socket.emit("login_expiring", &json!({"exp": end.timestamp()})).ok();
                 until(end).await;
-                let Some(client) = client.upgrade() else { return };
-                let session = client.state().session.take();
-                if let Some(session) = session {
-                    session.end();
-                }
+                let Some(client) = is_due().filter(|client| client.end_session()) else { return };
                 socket.emit("login_error", &Refusal::new("login_expired", "the login is no longer good")).ok();
                 Self::expect_login(&client, socket.id);
             };
-            tokio::spawn(work).abort_handle()
+            (end, tokio::spawn(work).abort_handle())
         });
-        let mut state = self.state();
-        state.stop_expiry();
-        state.expiry = expiry;
-        if state.gone {
-            state.stop_expiry();
-        }
     }
 
     /// A refused login is also an event: old pages give no callback.
     async fn refuse(&self, socket: &SocketRef, refusal: &Refusal, login: bool, callbacks: &[Callback]) {
         if login {
+            metrics::login(refusal.code());
             self.until_taken(|| socket.emit("login_error", refusal)).await;
         }
         self.answer_all(callbacks, &Answer::from(refusal)).await;
@@ -422,6 +450,10 @@ impl Outlet for SocketOutlet {
                 OutletError::Closed
             }
         })
+    }
+
+    fn silence(&self) -> Duration {
+        self.realtime.silence(self.socket.protocol())
     }
 
     fn close(&self) {

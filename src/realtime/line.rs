@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 
+use crate::access::ClientAddress;
 use crate::limits::{Pace, Seat};
 
 /// A connection that can be hung up from outside. In halves, of which one can be shared: what reads and writes a whole
@@ -63,6 +64,7 @@ struct Held {
     /// Nothing is read from the client while it is set.
     held: AtomicBool,
     released: Notify,
+    address: Option<ClientAddress>,
     /// Given back when the socket is gone.
     _seat: Option<Seat>,
 }
@@ -148,15 +150,21 @@ impl Reading {
 }
 
 impl CurrentLine {
-    pub(super) fn new(first: Option<HangUp>, seat: Option<Seat>) -> Self {
+    pub(super) fn new(first: Option<HangUp>, seat: Option<Seat>, address: Option<ClientAddress>) -> Self {
         Self(Arc::new(Held {
             first,
             upgrades: Mutex::default(),
             pace: OnceLock::new(),
             held: AtomicBool::new(false),
             released: Notify::new(),
+            address,
             _seat: seat,
         }))
+    }
+
+    /// Where its client is.
+    pub(super) fn address(&self) -> Option<ClientAddress> {
+        self.0.address
     }
 
     /// Counts an event; if it is too early, how long to wait before asking again.

@@ -45,6 +45,10 @@ impl Refusal {
         Self { code, message: message.into() }
     }
 
+    pub(super) fn code(&self) -> &'static str {
+        self.code
+    }
+
     fn invalid(message: impl Into<String>) -> Self {
         Self::new("invalid_payload", message)
     }

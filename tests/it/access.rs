@@ -312,6 +312,76 @@ async fn of_the_credentials_in_the_handshake_and_with_the_event_any_good_one_is_
 }
 
 #[tokio::test]
+async fn who_logs_in_as_somebody_else_needs_a_login_that_is_good_for_that_user() {
+    let server = TestServer::with(&[LOGIN_KEYS]).await;
+    let (alice, bob) = (signed("alice", &["--ttl=5"]).await, signed("bob", &[]).await);
+    let forged = json!({"tokenId": "bob", "exp": alice["exp"], "kid": alice["kid"], "sig": alice["sig"]});
+    let mut socket = Dial::new(server.address()).auth(&alice).connect().await;
+    socket.login_with(&user_login(&json!({"tokenId": "alice"}))).await;
+    told_of_the_end(&mut socket).await;
+    for wrong in [json!({"tokenId": "bob"}), forged] {
+        assert_eq!(socket.call(&user_login(&wrong)).await["code"], json!("unauthorized"), "{wrong}");
+        socket.expect_event("login_error").await;
+        server.api().push("alice", "1").await;
+        socket.expect_message().await;
+    }
+    socket.login_with(&user_login(&bob)).await;
+    assert_eq!(socket.replay().await.count, 0);
+    // The end of the old login is past then, and ended nothing.
+    let wait = alice["exp"].as_i64().unwrap() - chrono::Utc::now().timestamp() + 1;
+    socket.expect_quiet(std::time::Duration::from_secs(wait.max(0).unsigned_abs())).await;
+    server.api().push("bob", "2").await;
+    socket.expect_message().await;
+}
+
+#[tokio::test]
+async fn a_refused_login_leaves_a_trace_and_its_client_learns_nothing() {
+    let server = TestServer::with(&[API_KEYS, LOGIN_KEYS]).await;
+    let good = signed("alice", &[]).await;
+    let with = |name: &str, value: Value| {
+        let mut login = good.clone();
+        login[name] = value;
+        login
+    };
+    let milliseconds = signed("alice", &["--ttl=36500d", "--max-login-days=0"]).await;
+    let mut answers = std::collections::BTreeSet::new();
+    for (login, why) in [
+        (json!({"tokenId": "alice"}), "no credential was shown"),
+        (with("kid", json!("k9")), "no login key has its kid"),
+        (with("sig", json!("00")), "its signature is wrong"),
+        (milliseconds, "in milliseconds?"),
+        (with("jwt", json!("a.b.c")), ""),
+        (json!({"tokenId": "alice", "jwt": jwt("bob")}), "its sub is another token"),
+    ] {
+        let answer = server.connect().await.call(&user_login(&login)).await;
+        if why.is_empty() {
+            assert_eq!(answer["ok"], json!(true), "{login}: {answer}");
+            continue;
+        }
+        assert_eq!(answer["code"], json!("unauthorized"), "{login}: {answer}");
+        answers.insert(answer.to_string());
+        let said = server.stderr();
+        let line = said.lines().find(|line| line.contains("Refused a login") && line.contains(why));
+        let line = line.unwrap_or_else(|| panic!("{why} is not in {said}"));
+        // As printf %s alice | sha256sum says it.
+        assert!(line.contains("WARN") && line.contains("address=127.0.0.1"), "{line}");
+        assert!(line.contains("2bd806c9") && !line.contains("alice"), "{line}");
+    }
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(server.metric(r#"tidings_logins_total{outcome="unauthorized"}"#).await, 5.0);
+    assert_eq!(server.metric(r#"tidings_logins_total{outcome="accepted"}"#).await, 1.0);
+    assert_eq!(server.metric(r#"tidings_logins_total{outcome="invalid_payload"}"#).await, 0.0);
+    let lines = |server: &TestServer| server.stderr().matches("its sub is another token").count();
+    let before = lines(&server);
+    let elsewhere = format!("Bearer {}", jwt("bob"));
+    for _ in 0..50 {
+        assert_eq!(get(&server, "/api/inbox/alice", &elsewhere).await, 401);
+    }
+    let told = lines(&server) - before;
+    assert!((1..50).contains(&told), "over HTTP too, but a line a second: {told}");
+}
+
+#[tokio::test]
 async fn a_session_ends_with_its_login_unless_that_is_renewed() {
     let server = TestServer::with(&[LOGIN_KEYS]).await;
     let mut renewed = server.connect().await;

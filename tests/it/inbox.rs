@@ -1,5 +1,6 @@
 //! The inbox over Socket.IO: login and replay, live delivery, receipts, the window, and who may do what.
 
+mod announce;
 mod flow;
 mod heartbeat;
 mod list;

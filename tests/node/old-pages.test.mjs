@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 
-import { Page, TRANSPORTS } from "./page.mjs";
-import { PATIENCE_MS, Server } from "./server.mjs";
+import { Page, TRANSPORTS, VERSIONS } from "./page.mjs";
+import { PATIENCE_MS, Server, within } from "./server.mjs";
 
 const version = "2.0.3";
 // As short as they can be configured, in seconds.
@@ -16,7 +16,7 @@ const replaying = await Server.start();
 const heartbeat = await Server.start(
   "--unacked=heartbeat",
   `--ping-interval-secs=${PING_INTERVAL}`,
-  `--ping-timeout-secs=${PING_TIMEOUT}`,
+  `--ping-timeout-2x-secs=${PING_TIMEOUT}`,
 );
 after(() => Promise.all([replaying.stop(), heartbeat.stop()]));
 
@@ -50,6 +50,29 @@ test("an old page may log in with a number, without a callback, and be pushed to
   const message = await page.next("receive_message");
   assert.deepEqual([message.entityType, message.id], ["like", answer.id]);
 });
+
+// The original page asks its user for a name, and its socket is there long before.
+const hasty = await Server.start("--login-timeout-secs=1");
+after(() => hasty.stop());
+for (const version of VERSIONS) {
+  for (const [how, transports] of Object.entries(TRANSPORTS)) {
+    test(`a page that logs in long after its socket was closed for that is back by itself, ${version}, ${how}`, async (t) => {
+      const options = { transports, reconnection: true, reconnectionDelay: 10, reconnectionDelayMax: 50 };
+      const page = new Page(version, hasty.url, options);
+      t.after(() => page.close());
+      for (let closed = 0; closed < 2; closed += 1) {
+        await within(new Promise((resolve) => page.socket.once("disconnect", resolve)), "the end of the time to log in");
+        await page.reconnected();
+      }
+      const token = `${version}, ${how}`;
+      page.socket.emit("user_login", { tokenId: token });
+      await page.next("replay_complete");
+      await hasty.push(token, { n: 1 });
+      assert.deepEqual((await page.next("receive_message")).data, { n: 1 });
+      await page.expectNothingMore(token);
+    });
+  }
+}
 
 for (const [how, transports] of Object.entries(TRANSPORTS)) {
   const token = how;
