@@ -293,14 +293,17 @@ impl Client {
         let is_again = self.state().session.as_ref().is_some_and(|session| *session.token() == request.token);
         let refusal = match is_again {
             // The page asks again what it has: it gets the state, and nothing twice.
-            true => match self.realtime.inbox.greeting(&request.token).await {
-                Ok(greeting) => {
-                    metrics::login("accepted");
-                    self.expire_at(socket, expires);
-                    return self.answer_all(callbacks, &Answer::from(&greeting)).await;
+            true => {
+                // First, or the session could end while the database is asked.
+                self.expire_at(socket, expires);
+                match self.realtime.inbox.greeting(&request.token).await {
+                    Ok(greeting) => {
+                        metrics::login("accepted");
+                        return self.answer_all(callbacks, &Answer::from(&greeting)).await;
+                    }
+                    Err(error) => login_refusal(&error),
                 }
-                Err(error) => login_refusal(&error),
-            },
+            }
             false => {
                 // Pages of the first protocol cannot log out: whoever logs in as somebody else is that user from here on.
                 if self.end_session() {
