@@ -267,7 +267,8 @@ pub struct Config {
     #[arg(long, env = "TIDINGS_MAX_DELAY_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=3650), global = true, help_heading = "Limits of a push")]
     pub max_delay_days: u64,
     /// Bytes of data.
-    #[arg(long, env = "TIDINGS_MAX_DATA_BYTES", default_value_t = 64 * 1024, global = true, help_heading = "Limits of a push")]
+    // The server that this one follows took bodies of 100 KiB.
+    #[arg(long, env = "TIDINGS_MAX_DATA_BYTES", default_value_t = 100 * 1024, global = true, help_heading = "Limits of a push")]
     pub max_data_bytes: usize,
     /// Levels of arrays and objects in data.
     #[arg(long, env = "TIDINGS_MAX_DEPTH", default_value_t = 64, global = true, help_heading = "Limits of a push")]

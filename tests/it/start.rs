@@ -113,7 +113,7 @@ async fn help_names_every_flag_with_its_default() {
     ] {
         assert!(words.contains(&format!("--{flag}")), "--{flag} is not in the help:\n{help}");
     }
-    for default in ["127.0.0.1:4001", "sqlite://tidings.db", "10000", "1048576", "65536", "86400"] {
+    for default in ["127.0.0.1:4001", "sqlite://tidings.db", "10000", "1048576", "102400", "86400"] {
         assert!(words.contains(&format!("[default: {default}]")), "the default {default} is not in the help:\n{help}");
     }
 }

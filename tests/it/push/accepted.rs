@@ -189,14 +189,14 @@ async fn everything_up_to_the_limits_is_accepted() {
     assert_eq!(server.api().post(&json!({"tokens": tokens}).to_string()).await.pushed().accepted, 10_000);
 
     let (token, kind) = ("t".repeat(256), "e".repeat(128));
-    let data = format!("\"{}\"", "d".repeat(65_534));
+    let data = format!("\"{}\"", "d".repeat(102_398));
     let deep = format!("{}{}", "[".repeat(64), "]".repeat(64));
     for data in [data, deep] {
         let body = format!(r#"{{"tokens":["{token}"],"entityType":"{kind}","data":{data}}}"#);
         server.api().post(&body).await.pushed();
     }
     let rows = server.table().rows(&token).await;
-    assert_eq!((rows.len(), rows[0].entity_type.len(), rows[0].data.len()), (2, 128, 65_536));
+    assert_eq!((rows.len(), rows[0].entity_type.len(), rows[0].data.len()), (2, 128, 102_400));
 }
 
 #[tokio::test]
