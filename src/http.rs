@@ -127,6 +127,8 @@ pub fn router(app: App, socket_path: &str) -> Router {
         .routes(routes!(sessions::disconnect))
         .split_for_parts();
     api.merge(docs::router(&document))
+        // The server that this one follows took both.
+        .route("/api/", get(push::alive).post(push::push))
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))
         .merge(pages::router(socket_path))

@@ -77,8 +77,8 @@ impl Token {
         Ok(Self(text.into()))
     }
 
-    /// The text of a token that is written as JSON: a text, or a number as its decimal text, digit for digit. `None` for
-    /// anything else.
+    /// The text of a token that is written as JSON: a string, or a number with an integral value, which is that integer's
+    /// decimal text however a language prints it: 7, `7.0` and `70e-1` are one user. `None` for anything else.
     ///
     /// # Errors
     /// The text is no Unicode: it holds a lone surrogate.
@@ -86,7 +86,7 @@ impl Token {
         let json = json.get();
         match json.as_bytes().first() {
             Some(b'"') => serde_json::from_str(json).map(Some),
-            Some(b'-' | b'0'..=b'9') if !json.contains(['e', 'E']) => Ok(Some(Cow::Borrowed(json))),
+            Some(b'-' | b'0'..=b'9') => Ok(integer_text(json)),
             _ => Ok(None),
         }
     }
@@ -101,6 +101,29 @@ impl Token {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// As many zeros as the largest double has digits: what is longer is not how anything prints a user's number.
+const MAX_ZEROS: i64 = 309;
+
+/// The decimal digits of a JSON number, if its value is an integer.
+fn integer_text(json: &str) -> Option<Cow<'_, str>> {
+    let (sign, number) = json.strip_prefix('-').map_or(("", json), |number| ("-", number));
+    if number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Cow::Borrowed(if number == "0" { number } else { json }));
+    }
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    let significant = digits.trim_matches('0');
+    if significant.is_empty() {
+        return Some(Cow::Borrowed("0"));
+    }
+    let trailing = digits.len() - digits.trim_end_matches('0').len();
+    let moved = i64::try_from(trailing).ok()? - i64::try_from(fraction.len()).ok()?;
+    let zeros = exponent.parse::<i64>().ok()?.checked_add(moved).filter(|zeros| *zeros <= MAX_ZEROS)?;
+    let zeros = "0".repeat(usize::try_from(zeros).ok()?);
+    Some(Cow::Owned(format!("{sign}{significant}{zeros}")))
 }
 
 /// Shows at most a quarter of it and four characters: logs never hold whole tokens, however short or in which script.
@@ -375,6 +398,35 @@ mod tests {
         assert_eq!(Token::parse("a\0b", 8), Err(TokenError::Nul));
         assert_eq!(Token::parse("ééééé", 8), Err(TokenError::TooLong { len: 10, max: 8 }));
         assert_eq!(Token::parse("éééé", 8).unwrap().as_str(), "éééé");
+    }
+
+    #[test]
+    fn a_number_is_the_same_token_however_it_is_printed() {
+        let text = |json: &str| {
+            let json = RawValue::from_string(json.to_owned()).unwrap();
+            Token::text_of_json(&json).unwrap().map(Cow::into_owned)
+        };
+        for (text_of_it, spellings) in [
+            ("7", &["7", "7.0", "7.000", "7e0", "70e-1", "0.7E1", "0.07e+2", "700.0e-2"][..]),
+            ("1000", &["1000", "1e3", "1E+3", "1.0e3", "10000e-1", "1000.0"]),
+            ("-42", &["-42", "-42.0", "-4.2e1"]),
+            ("0", &["0", "-0", "0.0", "-0.0", "0e5", "0e-5", "0e99999999999999999999"]),
+            ("9007199254740993", &["9007199254740993", "9007199254740993.0", "9007199254740.993e3"]),
+            ("18446744073709551616", &["18446744073709551616", "1.8446744073709551616e19"]),
+            ("100000000000000000000", &["1e20", "1E20", "100000000000000000000.0"]),
+        ] {
+            for spelling in spellings {
+                assert_eq!(text(spelling).as_deref(), Some(text_of_it), "{spelling}");
+            }
+        }
+        for none in ["1.5", "1e-1", "-0.1", "1e400", "1e99999999999999999999", "1e-99999999999999999999", "12e-1"] {
+            assert_eq!(text(none), None, "{none}");
+        }
+        for (json, exact) in [(r#""1.0""#, "1.0"), (r#""1e3""#, "1e3"), (r#""007""#, "007"), (r#""-0""#, "-0")] {
+            assert_eq!(text(json).as_deref(), Some(exact), "a string is taken as it is");
+        }
+        assert!(["null", "true", "[1]", "{}"].into_iter().all(|json| text(json).is_none()));
+        assert_eq!(text("1e309").map(|text| text.len()), Some(310));
     }
 
     #[test]

@@ -2,160 +2,267 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::fmt;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, EXPECT};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Bytes;
-use percent_encoding::percent_decode_str;
+use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
 use super::{Limits, Problem};
 use crate::limits::discard;
 use crate::notification::{GroupKey, NewPush, Options, Payload, PayloadError, Token, TokenError};
 
-/// How a body is written.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Format {
-    Json,
-    Form,
+mod form;
+mod media;
+mod names;
+
+pub(super) use names::Warning;
+
+use form::Part;
+use media::{Coding, Declared};
+use names::Unknown;
+
+/// A body that arrived whole: inflated, without a byte order mark, and in a format that is known.
+#[derive(Debug)]
+pub(super) enum Received {
+    Json(Bytes),
+    Form(Bytes),
+    Multipart(Vec<Part>),
 }
 
-/// How the headers say that the body is written.
-pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match essence.as_str() {
-        "application/json" => Ok(Format::Json),
-        "application/x-www-form-urlencoded" => Ok(Format::Form),
-        json if json.starts_with("application/") && json.ends_with("+json") => Ok(Format::Json),
-        _ => Err(unsupported("application/json or application/x-www-form-urlencoded")),
+/// Reads a body and finds out how it is written: as its headers say, and as JSON where they say nothing or what a client
+/// says that was not asked, but the body plainly is.
+pub(super) async fn receive(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<Received, Problem> {
+    let (declared, coding) = match Declared::of(headers).and_then(|declared| Ok((declared, Coding::of(headers)?))) {
+        Ok(known) => known,
+        Err(problem) => {
+            refuse(headers, body);
+            return Err(problem);
+        }
+    };
+    let bytes = read(headers, body, limits).await?;
+    let bytes = match coding {
+        None => bytes,
+        Some(coding) => coding.inflate(&bytes, limits.body_bytes)?,
+    };
+    Received::new(declared, media::without_byte_order_mark(bytes)?).await
+}
+
+impl Received {
+    async fn new(declared: Declared, bytes: Bytes) -> Result<Self, Problem> {
+        match declared {
+            Declared::Json => Ok(Self::Json(bytes)),
+            Declared::Form | Declared::Unknown if media::is_plainly_json(&bytes) => Ok(Self::Json(bytes)),
+            Declared::Form => Ok(Self::Form(bytes)),
+            Declared::Multipart(boundary) => Ok(Self::Multipart(form::parts(bytes, boundary).await?)),
+            Declared::Unknown => Err(media::unsupported(
+                "Content-Type must be set: application/json, application/x-www-form-urlencoded or multipart/form-data",
+            )),
+        }
+    }
+
+    /// Tells one request from another. The same bytes in another format are another one; the boundary of a multipart form,
+    /// which each try makes anew, is not looked at.
+    pub(super) fn sha256(&self) -> String {
+        let digest = match self {
+            Self::Json(bytes) => Sha256::digest(bytes),
+            Self::Form(bytes) => Sha256::new_with_prefix(b"form\n").chain_update(bytes).finalize(),
+            Self::Multipart(parts) => {
+                let hash = Sha256::new_with_prefix(b"multipart\n");
+                parts.iter().fold(hash, |hash, part| part.hash_into(hash)).finalize()
+            }
+        };
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// What a body asks for.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub(super) push: NewPush,
+    /// What was not understood, and what that led to.
+    pub(super) warnings: Vec<Warning>,
+    /// It names nobody, and has fields that are not known: perhaps one of them should have.
+    pub(super) is_doubtful: bool,
+}
+
+/// Lets the client say the rest of a body that is refused, or tells it not to.
+fn refuse(headers: &HeaderMap, body: Body) {
+    // Who asks first is told not to send it.
+    if !headers.contains_key(EXPECT) {
+        tokio::spawn(discard(body));
     }
 }
 
 /// Reads as many bytes as a body may have, for as long as it may take. A length that announces more is refused before
 /// anything is read.
-pub(super) async fn read(headers: &HeaderMap, mut body: Body, limits: &Limits) -> Result<Bytes, Problem> {
+async fn read(headers: &HeaderMap, mut body: Body, limits: &Limits) -> Result<Bytes, Problem> {
     let limit = limits.body_bytes;
-    let too_large = || Problem::too_large("body_too_large", format!("a body is at most {limit} bytes long"));
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limit) {
-        // Who asks first is told not to send it.
-        if !headers.contains_key(EXPECT) {
-            tokio::spawn(discard(body));
-        }
-        return Err(too_large());
+        refuse(headers, body);
+        return Err(too_large(limit));
     }
     let collected = tokio::time::timeout(limits.body_timeout, Limited::new(&mut body, limit).collect()).await;
     let collected = collected.map_err(|_| {
         let detail = format!("the body did not arrive within {} seconds", limits.body_timeout.as_secs());
-        Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
+        Problem::new(http::StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
     })?;
     match collected {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
             tokio::spawn(discard(body));
-            Err(too_large())
+            Err(too_large(limit))
         }
         Err(_) => Err(Problem::bad_request("invalid_body", "the body ended before its announced length")),
     }
 }
 
+fn too_large(limit: usize) -> Problem {
+    Problem::too_large("body_too_large", format!("a body is at most {limit} bytes long"))
+}
+
 /// Reads a body that must be JSON.
 pub(super) async fn read_json(request: Request, limits: &Limits) -> Result<Value, Problem> {
     let (parts, body) = request.into_parts();
-    if !matches!(format(&parts.headers)?, Format::Json) {
-        return Err(unsupported("application/json"));
+    match receive(&parts.headers, body, limits).await? {
+        Received::Json(body) => serde_json::from_slice(&body).map_err(|error| invalid(format!("the body: {error}"))),
+        Received::Form(_) | Received::Multipart(_) => {
+            Err(media::unsupported("Content-Type must be application/json, and the body JSON"))
+        }
     }
-    let body = read(&parts.headers, body, limits).await?;
-    serde_json::from_slice(&body).map_err(|error| invalid(format!("the body: {error}")))
-}
-
-fn unsupported(wanted: &str) -> Problem {
-    let detail = format!("Content-Type must be {wanted}");
-    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
 }
 
 /// Checks a body.
-pub(super) fn parse(format: Format, body: &[u8], limits: &Limits, now: DateTime<Utc>) -> Result<NewPush, Problem> {
-    match format {
-        Format::Json => parse_json(body, limits, now),
-        Format::Form => parse_form(body, limits, now),
+pub(super) fn parse(body: &Received, limits: &Limits, now: DateTime<Utc>) -> Result<Parsed, Problem> {
+    match body {
+        Received::Json(body) => parse_json(body, limits, now),
+        Received::Form(body) => form::parse(form::pairs(body)?, limits, now),
+        Received::Multipart(parts) => form::parse(parts.iter().map(|part| Ok(part.into())), limits, now),
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// The fields of a push as they are written.
+#[derive(Default)]
 struct Fields<'a> {
-    #[serde(borrow)]
     tokens: Option<&'a RawValue>,
-    #[serde(borrow)]
     entity_type: Option<&'a RawValue>,
     /// `null` is data like any other; only a missing one is replaced.
-    #[serde(default, deserialize_with = "present")]
     data: Option<Box<RawValue>>,
-    #[serde(borrow)]
     ttl: Option<&'a RawValue>,
-    #[serde(borrow)]
     collapse_key: Option<&'a RawValue>,
-    #[serde(borrow)]
     group_key: Option<&'a RawValue>,
-    #[serde(borrow)]
     actor: Option<&'a RawValue>,
-    #[serde(borrow)]
     deliver_at: Option<&'a RawValue>,
+    unknown: Unknown,
 }
 
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::deserialize(deserializer).map(Some)
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "camelCase")]
+enum Field {
+    Tokens,
+    EntityType,
+    Data,
+    Ttl,
+    CollapseKey,
+    GroupKey,
+    Actor,
+    DeliverAt,
+    Unknown(String),
 }
 
-fn parse_json(body: &[u8], limits: &Limits, now: DateTime<Utc>) -> Result<NewPush, Problem> {
+/// By hand, because a derived one would drop the names that it does not know, or copy everything to keep them.
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+                let mut fields = Fields::default();
+                while let Some(field) = map.next_key()? {
+                    match field {
+                        Field::Tokens => once(&mut fields.tokens, "tokens", map.next_value()?)?,
+                        Field::Data => once(&mut fields.data, "data", map.next_value()?)?,
+                        Field::EntityType => once(&mut fields.entity_type, "entityType", map.next_value()?)?,
+                        Field::Ttl => once(&mut fields.ttl, "ttl", map.next_value()?)?,
+                        Field::CollapseKey => once(&mut fields.collapse_key, "collapseKey", map.next_value()?)?,
+                        Field::GroupKey => once(&mut fields.group_key, "groupKey", map.next_value()?)?,
+                        Field::Actor => once(&mut fields.actor, "actor", map.next_value()?)?,
+                        Field::DeliverAt => once(&mut fields.deliver_at, "deliverAt", map.next_value()?)?,
+                        Field::Unknown(name) => {
+                            map.next_value::<de::IgnoredAny>()?;
+                            fields.unknown.add(&name);
+                        }
+                    }
+                }
+                Ok(fields)
+            }
+        }
+
+        fn once<T, E: de::Error>(field: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
+            match field.replace(value) {
+                None => Ok(()),
+                Some(_) => Err(E::duplicate_field(name)),
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
+
+fn parse_json(body: &[u8], limits: &Limits, now: DateTime<Utc>) -> Result<Parsed, Problem> {
     let text = std::str::from_utf8(body)
         .map_err(|error| invalid(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
-    // serde would take an array for the fields in order.
-    if text.trim_ascii_start().starts_with(|start| start != '{') {
-        return Err(invalid("the body must be a JSON object"));
+    match text.trim_ascii_start().as_bytes().first() {
+        None | Some(b'{') => {}
+        Some(b'"') => return Err(invalid("the body must be a JSON object; this is a string, perhaps encoded twice")),
+        Some(_) => return Err(invalid("the body must be a JSON object")),
     }
     let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| invalid(format!("the body: {error}")))?;
     let mut tokens = Tokens::new(limits);
     match fields.tokens {
-        None => {}
-        // A single empty text means nobody, as a missing list does.
-        Some(empty) if empty.get() == "\"\"" => {}
-        Some(list) if list.get().starts_with('[') => {
-            let list: Vec<&RawValue> =
-                serde_json::from_str(list.get()).map_err(|error| invalid(format!("tokens: {error}")))?;
-            for (at, item) in list.into_iter().enumerate() {
-                let text = Token::text_of_json(item).map_err(|error| unstorable(&format!("tokens[{at}]"), &error))?;
-                tokens.add(&text.ok_or_else(|| not_a_token(at))?, at)?;
-            }
-        }
-        Some(one) => {
-            let text = Token::text_of_json(one).map_err(|error| unstorable("tokens", &error))?;
-            let wanted = || invalid("tokens must be a text, a number, or a list of texts and numbers");
-            tokens.add(&text.ok_or_else(wanted)?, 0)?;
+        None => tokens.are_missing = true,
+        Some(array) if array.get().starts_with('[') => tokens.add_array(array)?,
+        Some(single) => {
+            let text = Token::text_of_json(single).map_err(|error| unstorable("tokens", &error))?;
+            let wrong = || invalid("tokens must be a string, an integer, or an array of strings and integers");
+            tokens.add(&text.ok_or_else(wrong)?)?;
         }
     }
     let asked = Asked {
-        ttl: fields.ttl.map(|ttl| Cow::Borrowed(ttl.get())),
+        ttl: json_other(fields.ttl).map(|ttl| Cow::Borrowed(ttl.get())),
         collapse_key: json_text(fields.collapse_key, "collapseKey")?,
         group_key: json_text(fields.group_key, "groupKey")?,
         actor: json_text(fields.actor, "actor")?,
         deliver_at: json_text(fields.deliver_at, "deliverAt")?,
     };
     let entity_type = json_text(fields.entity_type, "entityType")?.unwrap_or_default();
-    check(tokens, entity_type.into_owned(), fields.data, asked.options(limits, now)?, limits)
+    check(tokens, entity_type.into_owned(), fields.data, asked.options(limits, now)?, fields.unknown, limits)
+}
+
+/// Of fields other than `data` and `tokens`, `null` is as good as none.
+fn json_other(json: Option<&RawValue>) -> Option<&RawValue> {
+    json.filter(|json| json.get() != "null")
 }
 
 fn json_text<'a>(json: Option<&'a RawValue>, field: &str) -> Result<Option<Cow<'a, str>>, Problem> {
-    match json.map(RawValue::get) {
+    match json_other(json).map(RawValue::get) {
         None => Ok(None),
         Some(text) if text.starts_with('"') => {
             serde_json::from_str(text).map(Some).map_err(|error| unstorable(field, &error))
@@ -234,67 +341,14 @@ fn unstorable(field: &str, error: &serde_json::Error) -> Problem {
     Problem::bad_request("invalid_data", format!("{field}: {error}"))
 }
 
-fn not_a_token(at: usize) -> Problem {
-    invalid(format!("tokens[{at}] must be a text or a number in decimal digits"))
-}
-
-fn parse_form(body: &[u8], limits: &Limits, now: DateTime<Utc>) -> Result<NewPush, Problem> {
-    let text = std::str::from_utf8(body).map_err(|_| invalid("the body is not a form"))?;
-    let (mut tokens, mut entity_type, mut data) = (Tokens::new(limits), None, None);
-    let mut asked = Asked::default();
-    let mut values = 0;
-    let mut lonely_empty = false;
-    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let (name, value) = (decode(name, "a name")?, decode(value, name)?);
-        match &*name {
-            "tokens" | "tokens[]" => {
-                lonely_empty = values == 0 && value.is_empty();
-                if !lonely_empty {
-                    tokens.add(&value, values)?;
-                }
-                values += 1;
-            }
-            "entityType" => once(&mut entity_type, &name, value)?,
-            "data" => once(&mut data, &name, value)?,
-            "ttl" => once(&mut asked.ttl, &name, value)?,
-            "collapseKey" => once(&mut asked.collapse_key, &name, value)?,
-            "groupKey" => once(&mut asked.group_key, &name, value)?,
-            "actor" => once(&mut asked.actor, &name, value)?,
-            "deliverAt" => once(&mut asked.deliver_at, &name, value)?,
-            nested if nested.starts_with("data[") => {
-                return Err(invalid("data in a form is one text; send JSON for anything nested"));
-            }
-            _ => {}
-        }
-    }
-    if lonely_empty && values > 1 {
-        return Err(not_a_token(0));
-    }
-    let data = data.map(|text| to_raw_value(&text).expect("a text always serialises"));
-    check(tokens, entity_type.unwrap_or_default().into_owned(), data, asked.options(limits, now)?, limits)
-}
-
-fn decode<'a>(encoded: &'a str, name: &str) -> Result<Cow<'a, str>, Problem> {
-    let spaced = encoded.replace('+', " ");
-    let decoded = percent_decode_str(&spaced).decode_utf8();
-    decoded.map(|text| Cow::Owned(text.into_owned())).map_err(|_| invalid(format!("{name} is not UTF-8")))
-}
-
-fn once<'a>(field: &mut Option<Cow<'a, str>>, name: &str, value: Cow<'a, str>) -> Result<(), Problem> {
-    match field.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(invalid(format!("{name} is given twice"))),
-    }
-}
-
 fn check(
     tokens: Tokens<'_>,
     entity_type: String,
     data: Option<Box<RawValue>>,
     options: Options,
+    unknown: Unknown,
     limits: &Limits,
-) -> Result<NewPush, Problem> {
+) -> Result<Parsed, Problem> {
     let data = data.unwrap_or_else(|| RawValue::from_string("{}".to_owned()).expect("it is JSON"));
     if entity_type.len() > limits.entity_type_bytes {
         let detail =
@@ -308,7 +362,10 @@ fn check(
         PayloadError::TooLarge { .. } => Problem::too_large("data_too_large", error.to_string()),
         _ => Problem::bad_request("invalid_data", error.to_string()),
     })?;
-    Ok(NewPush { tokens: tokens.distinct, entity_type, data, options })
+    let is_doubtful = tokens.distinct.is_empty() && !unknown.is_empty();
+    let warnings = unknown.warnings(tokens.are_missing, tokens.distinct.is_empty())?;
+    let push = NewPush { tokens: tokens.distinct, entity_type, data, options };
+    Ok(Parsed { push, warnings, is_doubtful })
 }
 
 fn invalid(detail: impl Into<String>) -> Problem {
@@ -320,14 +377,30 @@ struct Tokens<'l> {
     limits: &'l Limits,
     seen: HashSet<Token>,
     distinct: Vec<Token>,
+    posted: usize,
+    /// The push does not say for whom it is.
+    are_missing: bool,
 }
 
 impl<'l> Tokens<'l> {
     fn new(limits: &'l Limits) -> Self {
-        Self { limits, seen: HashSet::new(), distinct: Vec::new() }
+        Self { limits, seen: HashSet::new(), distinct: Vec::new(), posted: 0, are_missing: false }
     }
 
-    fn add(&mut self, text: &str, at: usize) -> Result<(), Problem> {
+    fn add_array(&mut self, array: &RawValue) -> Result<(), Problem> {
+        let items: Vec<&RawValue> =
+            serde_json::from_str(array.get()).map_err(|error| invalid(format!("tokens: {error}")))?;
+        for item in items {
+            let at = self.posted;
+            let text = Token::text_of_json(item).map_err(|error| unstorable(&format!("tokens[{at}]"), &error))?;
+            self.add(&text.ok_or_else(|| invalid(format!("tokens[{at}] must be a string or an integer")))?)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, text: &str) -> Result<(), Problem> {
+        let at = self.posted;
+        self.posted += 1;
         let token = Token::parse(text, self.limits.token_bytes).map_err(|error| match error {
             TokenError::TooLong { .. } => Problem::too_large("token_too_long", format!("tokens[{at}]: {error}")),
             TokenError::Nul => Problem::bad_request("invalid_data", format!("tokens[{at}]: {error}")),
@@ -367,24 +440,25 @@ mod tests {
     }
 
     fn options(body: &str) -> Result<Options, String> {
-        let push = parse(Format::Json, body.as_bytes(), &LIMITS, now());
-        push.map(|push| push.options).map_err(|problem| problem.detail)
+        let parsed = parse(&Received::Json(body.to_owned().into()), &LIMITS, now());
+        parsed.map(|parsed| parsed.push.options).map_err(|problem| problem.detail)
     }
 
     fn json(body: &str) -> Result<(Vec<String>, String, String), (&'static str, String)> {
-        shown(parse(Format::Json, body.as_bytes(), &LIMITS, now()))
+        shown(parse(&Received::Json(body.to_owned().into()), &LIMITS, now()))
     }
 
     fn form(body: &str) -> Result<(Vec<String>, String, String), (&'static str, String)> {
-        shown(parse(Format::Form, body.as_bytes(), &LIMITS, now()))
+        shown(parse(&Received::Form(body.to_owned().into()), &LIMITS, now()))
     }
 
-    fn shown(push: Result<NewPush, Problem>) -> Result<(Vec<String>, String, String), (&'static str, String)> {
-        push.map(|push| {
-            let tokens = push.tokens.iter().map(|token| token.as_str().to_owned()).collect();
-            (tokens, push.entity_type, push.data.as_str().to_owned())
-        })
-        .map_err(|problem| (problem.code, problem.detail))
+    fn shown(parsed: Result<Parsed, Problem>) -> Result<(Vec<String>, String, String), (&'static str, String)> {
+        parsed
+            .map(|Parsed { push, .. }| {
+                let tokens = push.tokens.iter().map(|token| token.as_str().to_owned()).collect();
+                (tokens, push.entity_type, push.data.as_str().to_owned())
+            })
+            .map_err(|problem| (problem.code, problem.detail))
     }
 
     fn accepted(tokens: &[&str], entity_type: &str, data: &str) -> (Vec<String>, String, String) {
@@ -392,19 +466,58 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_a_text_a_number_or_a_list_and_count_once() {
+    fn tokens_are_strings_and_integers_and_count_once() {
         assert_eq!(json(r#"{"tokens":"a"}"#), Ok(accepted(&["a"], "", "{}")));
         assert_eq!(json(r#"{"tokens":42}"#), Ok(accepted(&["42"], "", "{}")));
-        assert_eq!(json(r#"{"tokens":[2,"1","2",1.5]}"#), Ok(accepted(&["2", "1", "1.5"], "", "{}")));
+        assert_eq!(json(r#"{"tokens":[2,"1","2",2.0,20e-1,1e1]}"#), Ok(accepted(&["2", "1", "10"], "", "{}")));
+        assert_eq!(json(r#"{"tokens":["2.0",2.0]}"#), Ok(accepted(&["2.0", "2"], "", "{}")));
         assert_eq!(json(r#"{"tokens":[18446744073709551616]}"#).unwrap_err().0, "token_too_long");
     }
 
+    fn warnings(body: &str) -> Vec<(String, String)> {
+        let parsed = parse(&Received::Json(body.to_owned().into()), &LIMITS, now()).unwrap();
+        let warnings = serde_json::to_value(&parsed.warnings).unwrap();
+        let text = |warning: &Value, name: &str| warning[name].as_str().unwrap().to_owned();
+        let warnings = warnings.as_array().unwrap().iter();
+        warnings.map(|warning| (text(warning, "field"), text(warning, "hint"))).collect()
+    }
+
     #[test]
-    fn no_tokens_mean_nobody() {
-        for body in ["{}", r#"{"tokens":null}"#, r#"{"tokens":[]}"#, r#"{"tokens":""}"#] {
-            assert_eq!(json(body), Ok(accepted(&[], "", "{}")));
+    fn nobody_is_taken_for_nobody_with_a_warning() {
+        for body in ["{}", r#"{"tokens":[]}"#, r#"{"data":1}"#] {
+            assert_eq!(json(body).unwrap().0, Vec::<String>::new());
+            assert!(matches!(&warnings(body)[..], [(field, hint)] if field == "tokens" && hint.contains("nobody")));
         }
-        assert_eq!(form("tokens="), Ok(accepted(&[], "", "{}")));
+        assert_eq!(form("entityType=like"), Ok(accepted(&[], "like", "{}")));
+        for body in [r#"{"tokens":""}"#, r#"{"tokens":null}"#, r#"{"tokens":[""]}"#, r#"{"tokens":[null]}"#] {
+            assert_eq!(json(body).unwrap_err().0, "invalid_body", "{body}");
+        }
+    }
+
+    #[test]
+    fn names_that_are_not_known_are_told_and_those_that_should_name_somebody_refused() {
+        assert_eq!(warnings(r#"{"tokens":[1],"data":2,"ttl":3}"#), []);
+        let ignored = "it is no field of a push and was ignored";
+        let meant = |name: &str| format!("{ignored}: did you mean {name}?");
+        assert_eq!(
+            warnings(r#"{"tokens":[1],"EntityType":"like","socketId":"x","user_id":{"a":[1]},"Data":null}"#),
+            [
+                ("EntityType".to_owned(), meant("entityType")),
+                ("socketId".to_owned(), ignored.to_owned()),
+                ("user_id".to_owned(), meant("tokens")),
+                ("Data".to_owned(), meant("data")),
+            ]
+        );
+        for name in ["Tokens", "token", "TOKENS", "tokenIds", "tokens[]", "userId", "recipients", "to", "tokns"] {
+            let (code, detail) = json(&format!(r#"{{"{name}":["a"],"data":1}}"#)).unwrap_err();
+            assert!(code == "invalid_body" && detail.contains(name) && detail.contains("mean tokens?"), "{detail}");
+        }
+        for name in ["Tokens", "token", "tokens.0", "to"] {
+            assert!(form(&format!("{name}=a&data=1")).unwrap_err().1.contains("mean tokens?"), "{name}");
+        }
+        assert!(form("%7B%22tokens%22%3A%5B%221%22%5D%7D").unwrap_err().1.contains("application/json"));
+        let doubtful = |body: &str| parse(&Received::Json(body.to_owned().into()), &LIMITS, now()).unwrap().is_doubtful;
+        assert_eq!([doubtful("{}"), doubtful(r#"{"x":1}"#), doubtful(r#"{"x":1,"tokens":[1]}"#)], [false, true, false]);
     }
 
     #[test]
@@ -423,8 +536,10 @@ mod tests {
         assert_eq!(code_of(r#"{"entityType":5}"#).1, "entityType must be a text");
         assert_eq!(code_of(r#"{"tokens":["\ud800"]}"#).0, "invalid_data");
         assert_eq!(code_of("[1]").1, "the body must be a JSON object");
-        assert_eq!(code_of(r#"{"tokens":["a",null]}"#).1, "tokens[1] must be a text or a number in decimal digits");
-        assert_eq!(code_of(r#"{"tokens":["a",1e3]}"#).1, "tokens[1] must be a text or a number in decimal digits");
+        assert!(code_of(r#""{\"tokens\":[1]}""#).1.contains("encoded twice"));
+        assert_eq!(code_of(r#"{"data":1,"data":2}"#).1, "the body: duplicate field `data` at line 1 column 19");
+        assert_eq!(code_of(r#"{"tokens":["a",null]}"#).1, "tokens[1] must be a string or an integer");
+        assert_eq!(code_of(r#"{"tokens":["a",1.5]}"#).1, "tokens[1] must be a string or an integer");
         assert_eq!(code_of(r#"{"tokens":["a",""]}"#).1, "tokens[1]: a token must not be empty");
         assert_eq!(
             code_of(r#"{"tokens":["a\u0000"]}"#),
@@ -470,7 +585,7 @@ mod tests {
     }
 
     #[test]
-    fn a_form_repeats_its_tokens_and_its_data_is_a_text() {
+    fn a_form_repeats_its_tokens_and_its_data_is_a_string() {
         assert_eq!(
             form("tokens=1&tokens=b+c&tokens=1&entityType=like&data=You+shall%20not+pass%21"),
             Ok(accepted(&["1", "b c"], "like", r#""You shall not pass!""#))

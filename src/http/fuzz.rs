@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use axum::response::IntoResponse;
 use chrono::{TimeDelta, Utc};
+use hyper::body::Bytes;
 
 use super::Limits;
-use super::body::{Format, parse};
+use super::body::{Parsed, Received, parse};
 
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     body_bytes: 4_096,
     tokens: 4,
     token_bytes: 16,
@@ -23,15 +24,22 @@ const LIMITS: Limits = Limits {
     body_timeout: Duration::ZERO,
 };
 
-/// Takes any bytes as a push, in JSON and as a form.
+/// Takes any bytes as a push, in JSON and as a form of either kind.
 ///
 /// # Panics
 /// If something that a limit or a database forbids is taken, or what is refused is not the producer's fault.
 pub fn push(body: &[u8]) {
-    for format in [Format::Json, Format::Form] {
+    let bytes = Bytes::copy_from_slice(body);
+    let forms = [Ok(Received::Json(bytes.clone())), Ok(Received::Form(bytes.clone())), Received::multipart(bytes)];
+    for received in forms {
         let now = Utc::now();
-        let push = match parse(format, body, &LIMITS, now) {
-            Ok(push) => push,
+        let is_json = matches!(received, Ok(Received::Json(_)));
+        let push = match received.and_then(|received| parse(&received, &LIMITS, now)) {
+            Ok(Parsed { push, warnings, is_doubtful }) => {
+                assert!(!warnings.is_empty() || !push.tokens.is_empty(), "nobody is told");
+                assert!(!is_doubtful || push.tokens.is_empty());
+                push
+            }
             Err(problem) => {
                 assert!(!problem.detail.is_empty() && problem.into_response().status().is_client_error());
                 continue;
@@ -44,7 +52,7 @@ pub fn push(body: &[u8]) {
         assert!(fits(&push.entity_type, LIMITS.entity_type_bytes));
         assert!(fits(push.data.as_str(), LIMITS.data_bytes));
         serde_json::from_str::<serde::de::IgnoredAny>(push.data.as_str()).expect("what is stored is JSON");
-        if matches!(format, Format::Json) && push.data.as_str() != "{}" {
+        if is_json && push.data.as_str() != "{}" {
             let data = push.data.as_str().as_bytes();
             assert!(body.windows(data.len()).any(|part| part == data), "it is stored byte for byte");
         }

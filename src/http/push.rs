@@ -6,12 +6,11 @@ use chrono::Utc;
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Array, Object, OneOfBuilder, Schema, SchemaType, Type};
 use uuid::Uuid;
 
-use super::body::{format, parse, read};
+use super::body::{Parsed, Warning, parse, receive};
 use super::problem::ProblemBody;
 use super::{App, Problem};
 use crate::access::{Caller, Scope};
@@ -38,6 +37,9 @@ pub(super) struct Answer {
     accepted: usize,
     /// One entry a token, in the order they were posted.
     results: Vec<PlacedIn>,
+    /// Fields that were not understood, and that the push is for nobody. Missing if all is well.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Warning>,
 }
 
 /// What a push is in one inbox.
@@ -53,8 +55,8 @@ pub(super) struct PlacedIn {
     grouped_into: Option<Uuid>,
 }
 
-impl From<Option<Pushed>> for Answer {
-    fn from(pushed: Option<Pushed>) -> Self {
+impl Answer {
+    fn new(pushed: Option<Pushed>, warnings: Vec<Warning>) -> Self {
         let (id, results) = pushed.map_or((None, Vec::new()), |pushed| (Some(pushed.id), pushed.results));
         let placed = |Placed { token, seq, grouped_into }: Placed| PlacedIn {
             token: token.as_str().to_owned(),
@@ -62,7 +64,7 @@ impl From<Option<Pushed>> for Answer {
             grouped_into,
         };
         let results: Vec<_> = results.into_iter().map(placed).collect();
-        Self { response_code: 0, data: "OK!", id, accepted: results.len(), results }
+        Self { response_code: 0, data: "OK!", id, accepted: results.len(), results, warnings }
     }
 }
 
@@ -71,7 +73,7 @@ impl From<Option<Pushed>> for Answer {
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "it only describes what the parser takes")]
 pub(super) struct PushBody {
-    /// A text, a number, or a list of those; repeats count once, none at all is fine.
+    /// A string, an integer, or an array of those; repeats count once. Without any the push is for nobody.
     #[schema(schema_with = tokens_schema)]
     tokens: Option<Vec<Token>>,
     /// `""` unless given.
@@ -97,12 +99,12 @@ pub(super) struct PushBody {
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "it only describes what the parser takes")]
 pub(super) struct PushForm {
-    /// Once for each token; repeats count once, none at all is fine.
+    /// Once for each token, also as `tokens[]` or `tokens[0]`, or one JSON array; repeats count once.
     #[schema(value_type = Option<Vec<String>>)]
     tokens: Option<Vec<Token>>,
     /// `""` unless given.
     entity_type: Option<String>,
-    /// A text; `{}` unless given.
+    /// A string, or in a multipart form a part of `application/json`; `{}` unless given.
     data: Option<String>,
     /// Seconds after which it is gone; 0: sent to whoever is there, never stored.
     #[schema(minimum = 0, maximum = 4_294_967_295_i64)]
@@ -119,17 +121,19 @@ pub(super) struct PushForm {
 }
 
 fn tokens_schema() -> Schema {
-    let one = [Type::String, Type::Number];
+    let one = [Type::String, Type::Integer];
     let list = Array::new(Object::with_type(SchemaType::from_iter(one.clone())));
-    let alone = Object::with_type(SchemaType::from_iter(one.into_iter().chain([Type::Null])));
+    let alone = Object::with_type(SchemaType::from_iter(one));
     OneOfBuilder::new().item(alone).item(list).build().into()
 }
 
 /// Push a notification
 ///
 /// Answers after one row a token is durable. With an `Idempotency-Key` a retry gets the same answer and makes no second row.
+/// The body is UTF-8, plain or with `Content-Encoding: gzip` or `deflate`. Fields that are not known are ignored, and the
+/// `warnings` of the answer name them; if one of them should have named the recipients, the push is refused.
 #[utoipa::path(post, path = "/api", tag = "push",
-    request_body(content((PushBody = "application/json"), (PushForm = "application/x-www-form-urlencoded"))),
+    request_body(content((PushBody = "application/json"), (PushForm = "application/x-www-form-urlencoded"), (PushForm = "multipart/form-data"))),
     security((), ("apiKey" = ["push"]), ("apiKeyHeader" = ["push"])),
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters")),
     responses((status = 200, body = Answer, description = "Stored, or sent to whoever is there"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
@@ -152,17 +156,17 @@ pub(super) async fn alive() -> &'static str {
 async fn store(app: &App, caller: &Caller, request: Request) -> Result<Json<Answer>, Problem> {
     let (parts, body) = request.into_parts();
     let owner = app.producer(caller, Scope::Push)?;
-    let format = format(&parts.headers)?;
     let key = idempotency_key(&parts.headers)?;
-    let body = read(&parts.headers, body, &app.limits).await?;
-    let push = parse(format, &body, &app.limits, Utc::now())?;
-    let key = key.map(|key| IdempotencyKey { owner, key, body_sha256: hex(&Sha256::digest(&body)) });
+    let body = receive(&parts.headers, body, &app.limits).await?;
+    let Parsed { push, warnings, is_doubtful } = parse(&body, &app.limits, Utc::now())?;
+    // A push that may have been misread leaves its key for the corrected one.
+    let key = key.filter(|_| !is_doubtful).map(|key| IdempotencyKey { owner, key, body_sha256: body.sha256() });
     if push.tokens.is_empty() && key.is_none() {
-        return Ok(Json(None.into()));
+        return Ok(Json(Answer::new(None, warnings)));
     }
     let nobody = push.tokens.is_empty();
     let pushed = app.inbox.push(push, key).await.map_err(|error| problem(&error))?;
-    Ok(Json(Some(pushed).filter(|_| !nobody).into()))
+    Ok(Json(Answer::new(Some(pushed).filter(|_| !nobody), warnings)))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
@@ -173,10 +177,6 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         return Err(Problem::bad_request("invalid_idempotency_key", detail));
     }
     Ok(Some(String::from_utf8_lossy(bytes).into_owned()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn problem(error: &PushError) -> Problem {

@@ -81,14 +81,17 @@ async fn the_service_describes_itself_for_programs_and_for_people() {
         assert!(page.text.contains(&format!("id=\"{name}\"")), "{name} is on the page");
     }
     let taken = document["paths"]["/api"]["post"]["requestBody"]["content"].as_object().unwrap();
-    assert!(taken.keys().eq(["application/json", "application/x-www-form-urlencoded"]), "{taken:?}");
-    for (shape, field) in [("ReadBody", "upTo"), ("ReadBody", "all"), ("PushForm", "tokens")] {
+    assert!(
+        taken.keys().eq(["application/json", "application/x-www-form-urlencoded", "multipart/form-data"]),
+        "{taken:?}"
+    );
+    for (shape, field) in [("ReadBody", "upTo"), ("ReadBody", "all"), ("PushForm", "tokens"), ("Answer", "warnings")] {
         let described = page.text.split(&format!("<section id=\"{shape}\">")).nth(1).unwrap();
         let described = described.split("</section>").next().unwrap();
         assert!(described.contains(&format!("<code>{field}")), "{field} of {shape}: {described}");
     }
     assert!(!page.text.contains("<th>type</tr>\n</table>"), "no shape is without fields");
-    assert!(page.text.contains("<td>string or number or null, or list of string or number"), "what tokens may be");
+    assert!(page.text.contains("<td>string or integer, or list of string or integer"), "what tokens may be");
     let known = document["components"]["securitySchemes"].as_object().unwrap();
     for (path, method, scope) in
         [("/api", "post", "push"), ("/api/inbox/{token}", "get", "read"), ("/api/inbox/{token}", "delete", "admin")]

@@ -75,9 +75,10 @@ async fn a_form_is_taken_with_repeated_tokens() {
     let rows = server.table().rows("a b").await;
     assert_eq!((rows[0].entity_type.as_str(), rows[0].data.as_str()), ("", "{}"), "the defaults");
 
-    for (body, accepted) in [("", 0), ("entityType=like", 0), ("tokens=", 0)] {
+    for body in ["", "entityType=like"] {
         let answer = server.api().post_as(form, body).await;
-        assert_eq!(answer.pushed().accepted, accepted, "{body}");
+        assert_eq!(answer.pushed().accepted, 0, "{body}");
+        assert_eq!(answer.json()["warnings"][0]["field"], "tokens", "{body}");
     }
 }
 
@@ -91,6 +92,11 @@ async fn tokens_may_be_a_string_a_number_or_an_array_of_both() {
         (r#"{"tokens":["b","a",3,"c"]}"#, &["b", "a", "3", "c"]),
         (r#"{"tokens":[3,"3",3,"a","3","a"]}"#, &["3", "a"]),
         (r#"{"tokens":[9007199254740993]}"#, &["9007199254740993"]),
+        (
+            r#"{"tokens":[7.0,"7",70e-1,1E3,-0.0,1.8446744073709551616e19]}"#,
+            &["7", "1000", "0", "18446744073709551616"],
+        ),
+        (r#"{"tokens":["7.0","1e3","007"]}"#, &["7.0", "1e3", "007"]),
         (r#"{"tokens":[" 1","1 ","A","a","é","e\u0301"]}"#, &[" 1", "1 ", "A", "a", "é", "e\u{301}"]),
         (r#"{"tokens":"1,2"}"#, &["1,2"]),
     ] {
@@ -109,29 +115,43 @@ async fn tokens_may_be_a_string_a_number_or_an_array_of_both() {
 #[tokio::test]
 async fn nobody_addressed_is_accepted_for_nobody() {
     let server = TestServer::start().await;
-    for body in [
-        "{}",
-        r#"{"tokens":null}"#,
-        r#"{"tokens":[]}"#,
-        r#"{"tokens":"","data":1}"#,
-        r#"{"entityType":"like","data":{}}"#,
-    ] {
+    for (body, why) in
+        [("{}", "missing"), (r#"{"tokens":[]}"#, "empty"), (r#"{"entityType":"like","data":{}}"#, "missing")]
+    {
         let answer = server.api().post(body).await;
         assert_eq!(answer.status, 200, "{body}: {}", answer.text);
-        assert_eq!(answer.json(), json!({"responseCode": 0, "data": "OK!", "accepted": 0, "results": []}), "{body}");
+        let hint = format!("it is {why}: nothing was stored, and nobody hears of it");
+        assert_eq!(
+            answer.json(),
+            json!({"responseCode": 0, "data": "OK!", "accepted": 0, "results": [],
+                "warnings": [{"field": "tokens", "hint": hint}]}),
+            "{body}"
+        );
     }
     assert_eq!(server.table().count("select count(*) from notification").await, 0);
     assert_eq!(server.table().count("select count(*) from inbox").await, 0);
 }
 
 #[tokio::test]
-async fn missing_type_and_data_have_defaults_and_unknown_fields_are_ignored() {
+async fn missing_type_and_data_have_defaults_and_unknown_fields_are_told() {
     let server = TestServer::start().await;
-    server.api().post(r#"{"tokens":["1"],"socketId":"x","userId":5,"nested":{"a":[1]}}"#).await.pushed();
+    let told = server.api().post(r#"{"tokens":["1"],"socketId":"x","EntityType":5,"nested":{"a":[1]}}"#).await;
+    told.pushed();
+    let ignored = "it is no field of a push and was ignored";
+    assert_eq!(
+        told.json()["warnings"],
+        json!([
+            {"field": "socketId", "hint": ignored},
+            {"field": "EntityType", "hint": format!("{ignored}: did you mean entityType?")},
+            {"field": "nested", "hint": ignored},
+        ])
+    );
+    let understood = server.api().post(r#"{"tokens":["1"],"data":1}"#).await;
+    assert!(understood.json().get("warnings").is_none(), "{}", understood.text);
     server.api().post(r#"{"tokens":["1"],"entityType":null,"data":null}"#).await.pushed();
     let rows = server.table().rows("1").await;
     assert_eq!((rows[0].entity_type.as_str(), rows[0].data.as_str()), ("", "{}"));
-    assert_eq!((rows[1].entity_type.as_str(), rows[1].data.as_str()), ("", "null"));
+    assert_eq!((rows[2].entity_type.as_str(), rows[2].data.as_str()), ("", "null"));
 }
 
 #[tokio::test]

@@ -51,6 +51,13 @@ async fn a_field_of_the_wrong_kind_is_refused_by_name() {
         (r#"{"tokens":["1",true]}"#, "tokens[1]"),
         (r#"{"tokens":true}"#, "tokens"),
         (r#"{"tokens":{"0":"1"}}"#, "tokens"),
+        (r#"{"tokens":null}"#, "tokens"),
+        (r#"{"tokens":""}"#, "tokens[0]"),
+        (r#"{"tokens":["1",""]}"#, "tokens[1]"),
+        (r#"{"tokens":1.5}"#, "tokens"),
+        (r#"{"tokens":["1",2.5]}"#, "tokens[1]"),
+        (r#"{"tokens":["1",1e-1]}"#, "tokens[1]"),
+        (r#"{"tokens":["1",1e999]}"#, "tokens[1]"),
         (r#"{"tokens":["1"],"entityType":5}"#, "entityType"),
         (r#"{"tokens":["1"],"entityType":["like"]}"#, "entityType"),
     ] {
@@ -181,8 +188,9 @@ async fn who_sends_all_of_a_body_that_is_too_large_still_hears_why() {
 async fn other_media_types_paths_and_methods_are_refused() {
     let server = TestServer::start().await;
     let api = server.api();
-    for kind in ["text/plain", "application/xml", "multipart/form-data; boundary=x"] {
-        api.post_as(kind, r#"{"tokens":["1"]}"#).await.problem(415, "unsupported_media_type");
+    for kind in ["application/xml", "application/octet-stream", "text/html"] {
+        let detail = api.post_as(kind, r#"{"tokens":["1"]}"#).await.problem(415, "unsupported_media_type");
+        assert!(detail.contains("Content-Type must be application/json"), "{kind}: {detail}");
     }
     api.post_as("application/json; charset=utf-8", r#"{"tokens":["1"]}"#).await.pushed();
     api.get("/nowhere").await.problem(404, "not_found");
