@@ -9,7 +9,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use http::header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
-use sha2::{Digest, Sha256};
 
 use crate::limits::Quiet;
 use crate::notification::Token;
@@ -158,7 +157,7 @@ impl Denied {
     /// SHA-256, by which whoever knows it finds the line.
     pub fn warn(self, refusals: &Quiet, token: &Token, address: Option<ClientAddress>) {
         if let Some(left_out) = refusals.due(self.reason(), Instant::now()) {
-            let hash = hex::encode(&Sha256::digest(token.as_str())[..4]);
+            let hash = token.short_sha256();
             let address = address.map_or_else(|| "unknown".to_owned(), |ClientAddress(address)| address.to_string());
             tracing::warn!(token.sha256 = hash, %address, left_out, "Refused a login: {self}");
         }

@@ -27,7 +27,7 @@ use tower::{Layer, Service};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
 use tracing::{debug, error, info, warn};
 
-use crate::access::Access;
+use crate::access::{Access, ClientAddress};
 use crate::bus::{self, BusError};
 use crate::config::{Config, Logins};
 use crate::http::{self as web, App, Guard};
@@ -293,6 +293,10 @@ async fn tidy(guard: &Guard) {
     }
 }
 
+/// How long a browser need not ask again what a page may send, as long as Chromium keeps it. The request itself is checked each
+/// time.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_hours(2);
+
 /// For origins that were let in before, so all that come here. Browsers of 2.x clients send their polls with credentials,
 /// so the origin is mirrored instead of `*`.
 fn cors() -> CorsLayer {
@@ -306,6 +310,7 @@ fn cors() -> CorsLayer {
             HeaderName::from_static("ratelimit-policy"),
         ])
         .allow_credentials(true)
+        .max_age(PREFLIGHT_MAX_AGE)
 }
 
 /// What a listener serves.
@@ -333,7 +338,9 @@ impl Front {
     async fn answer(&self, request: Request<Incoming>, peer: IpAddr, line: HangUp) -> Response {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(line);
-        let stranger = self.guard.as_ref().and_then(|guard| web::admit(guard, peer, &mut request));
+        let stranger = web::check_host(&mut request);
+        let stranger = stranger.or_else(|| web::admit(self.guard.as_ref()?, peer, &mut request));
+        let client = request.extensions().get::<ClientAddress>().copied();
         let is_backend = request.method() == Method::POST && !request.headers().contains_key(ORIGIN);
         let pages = self.pages.as_ref().filter(|_| !is_backend);
         let quota = match &self.guard {
@@ -354,6 +361,9 @@ impl Front {
         let mut response = answer.unwrap_or_else(|never: Infallible| match never {});
         if let Ok(Some(quota)) | Err(quota) = quota {
             quota.tell(&mut response);
+        }
+        if let Some(guard) = &self.guard {
+            web::trace_refusal(guard, peer, client, &response);
         }
         web::protect(&mut response, self.tls.is_some());
         response

@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use chrono::Utc;
 use http::header::{
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
-    X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio_util::sync::CancellationToken;
@@ -19,9 +19,8 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::access::{Access, Caller, ClientAddress, Denied, Scope, is_for_this_machine};
+use crate::access::{Access, Caller, Denied, Scope, is_for_this_machine};
 use crate::inbox::Inbox;
-use crate::limits::Quiet;
 use crate::metrics;
 use crate::notification::Token;
 
@@ -37,7 +36,7 @@ mod push;
 mod sent;
 mod sessions;
 
-pub use guard::{Guard, Quota, admit, identify, seat};
+pub use guard::{Guard, Quota, admit, check_host, identify, seat, trace_refusal};
 pub use problem::Problem;
 
 /// Every bound of what requests say.
@@ -73,8 +72,6 @@ pub struct App {
     inbox: Arc<Inbox>,
     access: Arc<Access>,
     limits: Arc<Limits>,
-    /// Of refused logins.
-    refusals: Arc<Quiet>,
     /// Cancelled when the service begins to stop.
     stopping: CancellationToken,
 }
@@ -83,7 +80,7 @@ impl App {
     /// The state of the handlers.
     #[must_use]
     pub fn new(inbox: Arc<Inbox>, access: Arc<Access>, limits: Limits, stopping: CancellationToken) -> Self {
-        Self { inbox, access, limits: Arc::new(limits), refusals: Arc::default(), stopping }
+        Self { inbox, access, limits: Arc::new(limits), stopping }
     }
 
     /// The name of the producer that a request is from, if its key is good for this.
@@ -92,24 +89,12 @@ impl App {
     }
 
     /// Lets a producer or the user of the inbox in.
-    fn owner(
-        &self,
-        caller: &Caller,
-        headers: &HeaderMap,
-        address: Option<ClientAddress>,
-        token: &Token,
-        scope: Scope,
-    ) -> Result<(), Problem> {
+    fn owner(&self, caller: &Caller, headers: &HeaderMap, token: &Token, scope: Scope) -> Result<(), Problem> {
         if matches!(caller, Caller::Producer { .. }) && caller.may(scope).is_some() {
             return Ok(());
         }
-        self.access.user(caller, headers, token, Utc::now()).map_err(|denied| {
-            // A producer whose key has not this scope tried no login, nor did who shows nothing.
-            if !matches!(caller, Caller::Producer { .. }) && denied != Denied::Missing {
-                denied.warn(&self.refusals, token, address);
-            }
-            Problem::denied(scope)
-        })
+        let denied = |denied: Denied| Problem::denied(scope).about(token).logged(denied.to_string());
+        self.access.user(caller, headers, token, Utc::now()).map_err(denied)
     }
 }
 
@@ -139,12 +124,14 @@ pub fn router(app: App, socket_path: &str) -> Router {
         .with_state(app)
 }
 
-/// Tells browsers what an answer is not to be used for, refusals too; with `tls` it also says that nothing is to be asked
+/// Tells browsers and caches what an answer is not to be used for, refusals too; with `tls` it also says that nothing is to be asked
 /// without.
 pub fn protect(response: &mut Response, tls: bool) {
     let mut set = |name: HeaderName, value| {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     };
+    // Most answers are about somebody. What may be kept says so itself.
+    set(CACHE_CONTROL, "no-store");
     set(X_CONTENT_TYPE_OPTIONS, "nosniff");
     set(REFERRER_POLICY, "no-referrer");
     set(X_FRAME_OPTIONS, "DENY");

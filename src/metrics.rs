@@ -38,6 +38,8 @@ const LOGINS: &str = "tidings_logins_total";
 const UNSIGNED_LOGINS: &str = "tidings_unsigned_logins_total";
 /// Looks at keys or a certificate that failed, which leaves what was read before.
 const RELOAD_FAILURES: &str = "tidings_reload_failures_total";
+/// Requests that were refused, by `reason`: the code of the answer.
+const REFUSED: &str = "tidings_requests_refused_total";
 /// What was refused because a limit was reached, by `limit`: `key`, `address`, `sockets` or `connections`.
 const LIMITED: &str = "tidings_limited_total";
 /// Inboxes that a sweep found ahead of what the hints had said.
@@ -86,6 +88,7 @@ fn describe() {
     describe_counter!(LOGINS, Unit::Count, "Logins over a socket by outcome: accepted, or the code of the refusal");
     describe_counter!(UNSIGNED_LOGINS, Unit::Count, "Logins without a signature that were let in");
     describe_counter!(RELOAD_FAILURES, Unit::Count, "Looks at keys or a certificate that failed");
+    describe_counter!(REFUSED, Unit::Count, "Requests refused, by reason: the code of the answer");
     describe_counter!(LIMITED, Unit::Count, "Refused by a limit: key, address, sockets or connections");
     describe_counter!(SWEPT, Unit::Count, "Inboxes that a sweep found ahead of what the hints had said");
     describe_counter!(RESYNCS, Unit::Count, "Sessions that were told that the table was taken back");
@@ -94,6 +97,17 @@ fn describe() {
     // What has not happened yet is 0, not absent, so that an alert on it works from the start.
     for operation in ["publish", "listen"] {
         counter!(BUS_FAILURES, "operation" => operation).increment(0);
+    }
+    for reason in [
+        "unauthorized",
+        "invalid_body",
+        "foreign_origin",
+        "foreign_host",
+        "proxied",
+        "rate_limited",
+        "too_many_sockets",
+    ] {
+        counter!(REFUSED, "reason" => reason).increment(0);
     }
     for limit in ["key", "address", "sockets", "connections"] {
         counter!(LIMITED, "limit" => limit).increment(0);
@@ -145,6 +159,10 @@ pub(crate) fn commit_failed() {
 
 pub(crate) fn reload_failed() {
     counter!(RELOAD_FAILURES).increment(1);
+}
+
+pub(crate) fn refused(reason: &'static str) {
+    counter!(REFUSED, "reason" => reason).increment(1);
 }
 
 pub(crate) fn limited(limit: &'static str) {

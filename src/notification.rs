@@ -10,6 +10,7 @@ use std::sync::Arc;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 mod payload;
@@ -100,6 +101,12 @@ impl Token {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The first eight digits of its SHA-256: a log line says whom it is about to who knows the token already.
+    #[must_use]
+    pub fn short_sha256(&self) -> String {
+        hex::encode(&Sha256::digest(self.as_str())[..4])
     }
 }
 

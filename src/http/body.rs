@@ -82,7 +82,7 @@ impl Received {
                 parts.iter().fold(hash, |hash, part| part.hash_into(hash)).finalize()
             }
         };
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(digest)
     }
 }
 

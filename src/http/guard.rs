@@ -9,14 +9,16 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
-use http::header::RETRY_AFTER;
+use http::header::{HOST, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tracing::warn;
 
 use super::Problem;
-use crate::access::{Access, Caller, ClientAddress};
+use super::problem::Refusal;
+use crate::access::{Access, Caller, ClientAddress, Stranger};
 use crate::limits::{Left, Quiet, Rate, Seats, site};
 use crate::metrics;
+use crate::notification::Token;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -39,18 +41,65 @@ pub struct Guard {
     pub refusals: Arc<Quiet>,
 }
 
-/// Lets a request from the other end of a connection in; or returns the refusal, with a line in the log that names the
-/// flag, at most one of a kind a second.
+/// Refuses a request that names two hosts: somebody between may have looked at the other one. The host of an absolute URI is
+/// that of the request (RFC 9112 section 3.2.2).
+pub fn check_host(request: &mut Request) -> Option<Response> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (host, another) = (hosts.next(), hosts.next());
+    let contradiction = match request.uri().authority() {
+        _ if another.is_some() => "it has two Host headers",
+        None => return None,
+        Some(authority) => match host {
+            Some(host) if is_same_host(request.uri().scheme_str(), authority.as_str(), host) => return None,
+            Some(_) => "its Host is not that of its URI",
+            None => {
+                let host = HeaderValue::from_str(authority.as_str());
+                request.headers_mut().insert(HOST, host.expect("an authority is plain ASCII"));
+                return None;
+            }
+        },
+    };
+    Some(Problem::bad_request("invalid_host", contradiction).into_response())
+}
+
+fn is_same_host(scheme: Option<&str>, authority: &str, host: &HeaderValue) -> bool {
+    let port = if scheme == Some("https") { ":443" } else { ":80" };
+    let without_port = |host: &'_ str| host.strip_suffix(port).unwrap_or(host).to_ascii_lowercase();
+    host.to_str().is_ok_and(|host| without_port(host) == without_port(authority))
+}
+
+/// Lets a request from the other end of a connection in, or returns the refusal.
 pub fn admit(guard: &Guard, peer: IpAddr, request: &mut Request) -> Option<Response> {
-    if let Err(stranger) = guard.access.admit(request.headers()) {
-        if let Some(left_out) = guard.refusals.due(stranger.code(), Instant::now()) {
-            warn!(code = stranger.code(), left_out, "Refused a request: {stranger}");
-        }
-        return Some(Problem::new(StatusCode::FORBIDDEN, stranger.code(), stranger.to_string()).into_response());
+    if let Err(stranger) = guard.access.admit(request.headers())
+        && !(stranger == Stranger::Host && is_bare_health_check(request))
+    {
+        let problem = Problem::new(StatusCode::FORBIDDEN, stranger.code(), stranger.to_string());
+        return Some(problem.logged(stranger.to_string()).into_response());
     }
     let client = ClientAddress(guard.access.client_address(peer, request.headers()));
     request.extensions_mut().insert(client);
     None
+}
+
+/// Whether this is what old load balancers send: HTTP/1.0 and no Host, which no browser can leave out. The answer says no more
+/// than that the service is there.
+fn is_bare_health_check(request: &Request) -> bool {
+    !request.headers().contains_key(HOST) && matches!(request.uri().path(), "/healthz" | "/readyz")
+}
+
+/// Counts a refused request, and says in the log why and whom it is from, at most one line a second for each reason: clients
+/// must not be able to fill the disk. What is not there is counted alone.
+pub fn trace_refusal(guard: &Guard, peer: IpAddr, client: Option<ClientAddress>, response: &Response) {
+    let Some(Refusal { reason, token, log }) = response.extensions().get() else { return };
+    metrics::refused(reason);
+    if matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+        return;
+    }
+    let Some(left_out) = guard.refusals.due(reason, Instant::now()) else { return };
+    let address = client.map_or(peer, |ClientAddress(address)| address);
+    let token = token.as_ref().map(Token::short_sha256);
+    let log = log.as_ref().map(|log| format!(": {log}")).unwrap_or_default();
+    warn!(reason, %address, token.sha256 = token, left_out, "Refused a request{log}");
 }
 
 /// How often the caller of a request may still ask, to be told with the answer.
@@ -119,11 +168,9 @@ pub async fn seat(
     }
     let Some(seat) = guard.sockets.take(address) else {
         metrics::limited("sockets");
-        if let Some(left_out) = guard.refusals.due("sockets", Instant::now()) {
-            warn!(%address, left_out, "Refused a socket: its address has --max-sockets-per-address already");
-        }
         let detail = "this address has as many sockets as it may; behind a proxy the service needs --trusted-proxies";
-        let mut response = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sockets", detail).into_response();
+        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sockets", detail);
+        let mut response = problem.logged("its address has --max-sockets-per-address already").into_response();
         response.headers_mut().insert(RETRY_AFTER, RETRY_SOCKET_SECS);
         return response;
     };

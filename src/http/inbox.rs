@@ -1,9 +1,11 @@
 //! The inbox of one user, for backends and for the user's own page: list, count, mark, erase.
 
-use axum::extract::{Path, Query, Request, State, rejection::PathRejection, rejection::QueryRejection};
+use axum::extract::{FromRequestParts, Path, Query, Request, State, rejection::PathRejection};
 use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
-use http::HeaderMap;
+use http::request::Parts;
+use http::{HeaderMap, Uri};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -14,7 +16,7 @@ use uuid::Uuid;
 use super::body::read_json;
 use super::problem::ProblemBody;
 use super::{App, Limits, Problem};
-use crate::access::{Caller, ClientAddress, Scope};
+use crate::access::{Caller, Scope};
 use crate::notification::{self, ReceiptKind, Rev, Selection, Token, TokenError, timestamp};
 use crate::store::{Entry, ListQuery, MAX_TYPES};
 
@@ -169,14 +171,13 @@ pub(super) struct UnreadBody {
 pub(super) async fn list(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    address: Option<Extension<ClientAddress>>,
     headers: HeaderMap,
     token: Result<Path<String>, PathRejection>,
-    params: Result<Query<ListParams>, QueryRejection>,
+    params: Result<Params<ListParams>, Problem>,
 ) -> Result<Json<InboxPage>, Problem> {
     let token = path_token(token, &app.limits)?;
-    app.owner(&caller, &headers, address.map(|known| known.0), &token, Scope::Read)?;
-    let params = query(params)?;
+    app.owner(&caller, &headers, &token, Scope::Read)?;
+    let Params(params) = params?;
     let limit = limit(params.limit, app.limits.page)?;
     if params.entity_type.as_ref().is_some_and(|text| text.contains('\0')) {
         return Err(Problem::bad_request("invalid_query", "entityType holds the NUL character"));
@@ -208,12 +209,11 @@ pub(super) async fn list(
 pub(super) async fn counts(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    address: Option<Extension<ClientAddress>>,
     headers: HeaderMap,
     token: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Counts>, Problem> {
     let token = path_token(token, &app.limits)?;
-    app.owner(&caller, &headers, address.map(|known| known.0), &token, Scope::Read)?;
+    app.owner(&caller, &headers, &token, Scope::Read)?;
     let by_type = app.inbox.counts(&token).await.map_err(|error| Problem::store(&error))?;
     let unread = match i64::try_from(by_type.len()) {
         Ok(types) if types < MAX_TYPES => by_type.iter().map(|count| count.unread).sum(),
@@ -261,8 +261,7 @@ async fn mark(
     kind: ReceiptKind,
 ) -> Result<Json<Head>, Problem> {
     let token = path_token(token, &app.limits)?;
-    let address = request.extensions().get().copied();
-    app.owner(caller, request.headers(), address, &token, Scope::Push)?;
+    app.owner(caller, request.headers(), &token, Scope::Push)?;
     let body = read_json(request, &app.limits).await?;
     // A bare id or list is for sockets, whose events have no fields.
     if !body.is_object() {
@@ -290,7 +289,7 @@ pub(super) async fn erase(
     token: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Erased>, Problem> {
     let token = path_token(token, &app.limits)?;
-    app.producer(&caller, Scope::Admin)?;
+    app.producer(&caller, Scope::Admin).map_err(|problem| problem.about(&token))?;
     let erased = app.inbox.erase(token).await.map_err(|error| Problem::write(&error))?;
     Ok(Json(Erased { erased }))
 }
@@ -308,9 +307,20 @@ pub(super) fn parse_token(text: &str, limits: &Limits) -> Result<Token, Problem>
     })
 }
 
-/// The parameters of a query.
-pub(super) fn query<T>(params: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
-    params.map(|Query(params)| params).map_err(|error| Problem::bad_request("invalid_query", error.body_text()))
+/// The parameters of a query. One without a value is as good as none: many clients write an absent one like that.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = parts.uri.query().unwrap_or_default();
+        let has_value = |pair: &&str| pair.split_once('=').is_some_and(|(_, value)| !value.is_empty());
+        let given: Vec<_> = query.split('&').filter(has_value).collect();
+        let uri = Uri::try_from(format!("/?{}", given.join("&"))).expect("it is a part of a URI");
+        let params = Query::try_from_uri(&uri).map(|Query(params)| Self(params));
+        params.map_err(|error| Problem::bad_request("invalid_query", error.body_text()))
+    }
 }
 
 /// How many rows a page has: what is asked for, but no more than `most`.

@@ -8,6 +8,7 @@ use tracing::error;
 use utoipa::{ToResponse, ToSchema};
 
 use crate::access::Scope;
+use crate::notification::Token;
 use crate::store::{self, WriterError};
 
 /// The body of an error answer.
@@ -32,6 +33,18 @@ pub struct Problem {
     pub(super) status: StatusCode,
     pub(super) code: &'static str,
     pub(super) detail: String,
+    /// Whose inbox it is about.
+    token: Option<Token>,
+    /// For operators: what the log says of it, besides its code.
+    log: Option<String>,
+}
+
+/// What the log and the metrics have of a refused request: it stands in the extensions of its answer.
+#[derive(Debug, Clone)]
+pub(super) struct Refusal {
+    pub(super) reason: &'static str,
+    pub(super) token: Option<Token>,
+    pub(super) log: Option<String>,
 }
 
 /// How long a client should wait before it tries again, in seconds.
@@ -40,7 +53,17 @@ const RETRY_AFTER_SECS: HeaderValue = HeaderValue::from_static("1");
 impl Problem {
     /// An error answer with a stable code.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into() }
+        Self { status, code, detail: detail.into(), token: None, log: None }
+    }
+
+    /// Tells the log whose inbox it is about.
+    pub(super) fn about(self, token: &Token) -> Self {
+        Self { token: Some(token.clone()), ..self }
+    }
+
+    /// Tells the log, and not the client, what an operator can do. It holds nothing of the request.
+    pub(super) fn logged(self, log: impl Into<String>) -> Self {
+        Self { log: Some(log.into()), ..self }
     }
 
     pub(super) fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
@@ -115,6 +138,10 @@ impl IntoResponse for Problem {
         }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECS);
+        }
+        if self.status.is_client_error() {
+            let refusal = Refusal { reason: self.code, token: self.token, log: self.log };
+            response.extensions_mut().insert(refusal);
         }
         response
     }

@@ -1,6 +1,6 @@
 //! What became of a push, and how to take it back.
 
-use axum::extract::{Path, Query, State, rejection::PathRejection, rejection::QueryRejection};
+use axum::extract::{Path, State, rejection::PathRejection};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::body::checked_key;
-use super::inbox::{limit, parse_token, query, text_of};
+use super::inbox::{Params, limit, parse_token, text_of};
 use super::problem::ProblemBody;
 use super::{App, Problem};
 use crate::access::{Caller, Scope};
@@ -95,11 +95,11 @@ pub(super) async fn show(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     id: Result<Path<String>, PathRejection>,
-    params: Result<Query<RecipientParams>, QueryRejection>,
+    params: Result<Params<RecipientParams>, Problem>,
 ) -> Result<Json<Sent>, Problem> {
     app.producer(&caller, Scope::Read)?;
     let id = path_id(id)?;
-    let params = query(params)?;
+    let Params(params) = params?;
     let limit = limit(params.limit, app.limits.page)?;
     let after = params.after.unwrap_or_default();
     if after.contains('\0') {

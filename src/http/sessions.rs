@@ -31,7 +31,7 @@ pub(super) async fn disconnect(
     Extension(caller): Extension<Caller>,
     token: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Disconnected>, Problem> {
-    app.producer(&caller, Scope::Admin)?;
     let token = path_token(token, &app.limits)?;
+    app.producer(&caller, Scope::Admin).map_err(|problem| problem.about(&token))?;
     Ok(Json(Disconnected { disconnected: app.inbox.disconnect(&token) }))
 }

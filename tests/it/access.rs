@@ -1,5 +1,6 @@
 //! Who is let in: nobody from elsewhere while nothing has to be shown, and afterwards only who shows the right thing.
 
+mod hygiene;
 mod keys;
 mod limits;
 mod origins;
