@@ -41,7 +41,8 @@ async fn visit(address: SocketAddr, api: &Api, chance: &mut Seeded) {
 async fn users_who_come_and_go_leave_nothing_behind() {
     // With little of the file in memory, as that grows while the file does.
     let cache = "--sqlite-cache-mib=1";
-    let flags = ["--ping-interval-secs=1", "--ping-timeout-secs=1", "--startup-check-mib=0", cache];
+    let flags =
+        ["--ping-interval-secs=1", "--ping-timeout-secs=1", "--ping-timeout-2x-secs=1", "--startup-check-mib=0", cache];
     let server = TestServer::with(&flags).await;
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("a process has files").count();
     let before = descriptors();

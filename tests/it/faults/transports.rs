@@ -262,7 +262,8 @@ async fn a_client_that_answers_no_ping_is_dropped_and_replayed_to_later() {
 
 #[tokio::test]
 async fn a_client_that_polls_no_more_is_dropped_and_replayed_to_later() {
-    let server = TestServer::with(&["--ping-interval-secs=1", "--ping-timeout-secs=1"]).await;
+    let flags = ["--ping-interval-secs=1", "--ping-timeout-secs=1", "--ping-timeout-2x-secs=1"];
+    let server = TestServer::with(&flags).await;
     for engine in [Engine::V3, Engine::V4] {
         let token = format!("engine-{}", engine.number());
         let mut deaf = Dial::new(server.address()).engine(engine).polling().connect().await;
