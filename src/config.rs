@@ -322,6 +322,9 @@ pub struct Config {
     /// Database connections for writing; SQLite has one whatever this says.
     #[arg(long, env = "TIDINGS_WRITERS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), global = true, help_heading = "Storage")]
     pub writers: u32,
+    /// Use a Postgres server that has fsync=off because it keeps commits safe by other means, as Neon does. On any other, a power cut loses what was answered 200.
+    #[arg(long, env = "TIDINGS_ALLOW_FSYNC_OFF", default_value_t = false, global = true, help_heading = "Storage")]
+    pub allow_fsync_off: bool,
     /// How long an Idempotency-Key is kept, in seconds.
     #[arg(long, env = "TIDINGS_IDEMPOTENCY_TTL_SECS", default_value_t = 24 * 60 * 60, value_parser = clap::value_parser!(u64).range(..=10 * 365 * 24 * 60 * 60), global = true, help_heading = "Storage")]
     pub idempotency_ttl_secs: u64,

@@ -497,6 +497,8 @@ pub struct Settings {
     pub idempotency_ttl: Duration,
     /// KiB of a database file that the writing connection keeps in memory; each reading one keeps a quarter.
     pub sqlite_cache_kib: u64,
+    /// Whether a Postgres server may have `fsync=off`: something else than its own disk keeps its commits.
+    pub allow_fsync_off: bool,
     /// A database file up to this size is checked page by page at start; 0 never.
     pub startup_check_bytes: u64,
 }
@@ -523,7 +525,10 @@ pub enum OpenError {
     #[error("PostgreSQL {0} is too old: 14 or newer is needed")]
     PostgresVersion(String),
     /// The server says that a commit is durable before it is.
-    #[error("the database has {setting}={value}, so what it says is committed can be lost: switch it on")]
+    #[error(
+        "the database has {setting}={value}, so what it says is committed can be lost: switch it on{}",
+        if *setting == "fsync" { ", or if this service keeps commits safe without it, as Neon does, set --allow-fsync-off" } else { "" }
+    )]
     NotDurable {
         /// Which setting.
         setting: &'static str,
@@ -536,6 +541,17 @@ pub enum OpenError {
     /// The server follows another one.
     #[error("the database is a standby and takes no writes: use the address of the primary")]
     Standby,
+    /// Another program made it.
+    #[error(
+        "{place} belongs to another program: it has {object:?}, which Tidings did not make. Nothing was changed; use \
+        another --database-url"
+    )]
+    Foreign {
+        /// The file or database.
+        place: String,
+        /// One of its tables, views or indexes.
+        object: String,
+    },
     /// Another process has it.
     #[error("another process is using {0:?}: one process per SQLite file")]
     Locked(PathBuf),
@@ -591,13 +607,12 @@ pub async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenError> {
 ///
 /// # Errors
 /// Says why the database cannot be opened or migrated.
-#[cfg_attr(not(feature = "sqlite"), expect(unused_variables, reason = "the settings are for SQLite's checks"))]
 pub async fn migrate(url: &str, settings: &Settings, check_only: bool) -> Result<Vec<String>, OpenError> {
     match url.split_once(':').map(|(scheme, _)| scheme) {
         #[cfg(feature = "sqlite")]
         Some("sqlite") => sqlite::migrate(url, settings, check_only).await,
         #[cfg(feature = "postgres")]
-        Some("postgres" | "postgresql") => postgres::migrate(url, check_only).await,
+        Some("postgres" | "postgresql") => postgres::migrate(url, settings, check_only).await,
         scheme => Err(unknown(scheme)),
     }
 }

@@ -78,6 +78,7 @@ impl From<&Config> for store::Settings {
             page_bytes: config.page_kib.saturating_mul(1024),
             timeout: Duration::from_secs(config.store_timeout_secs),
             idempotency_ttl: Duration::from_secs(config.idempotency_ttl_secs),
+            allow_fsync_off: config.allow_fsync_off,
             sqlite_cache_kib: u64::from(config.sqlite_cache_mib) * 1024,
             startup_check_bytes: config.startup_check_mib.saturating_mul(1024 * 1024),
         }

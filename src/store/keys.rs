@@ -36,13 +36,12 @@ pub enum KeyChange<'a> {
 ///
 /// # Errors
 /// Says why the database cannot be read.
-#[cfg_attr(not(feature = "sqlite"), expect(unused_variables, reason = "the settings are for SQLite's checks"))]
 pub async fn keys(url: &str, settings: &Settings) -> Result<Vec<StoredKey>, OpenError> {
     match url.split_once(':').map(|(scheme, _)| scheme) {
         #[cfg(feature = "sqlite")]
         Some("sqlite") => super::sqlite::keys::open_and_list(url, settings).await,
         #[cfg(feature = "postgres")]
-        Some("postgres" | "postgresql") => super::postgres::keys::open_and_list(url).await,
+        Some("postgres" | "postgresql") => super::postgres::keys::open_and_list(url, settings).await,
         scheme => Err(unknown(scheme)),
     }
 }
@@ -51,13 +50,12 @@ pub async fn keys(url: &str, settings: &Settings) -> Result<Vec<StoredKey>, Open
 ///
 /// # Errors
 /// Says why the database cannot be written.
-#[cfg_attr(not(feature = "sqlite"), expect(unused_variables, reason = "the settings are for SQLite's checks"))]
 pub async fn change_keys(url: &str, settings: &Settings, change: KeyChange<'_>) -> Result<bool, OpenError> {
     match url.split_once(':').map(|(scheme, _)| scheme) {
         #[cfg(feature = "sqlite")]
         Some("sqlite") => super::sqlite::keys::open_and_change(url, settings, change).await,
         #[cfg(feature = "postgres")]
-        Some("postgres" | "postgresql") => super::postgres::keys::open_and_change(url, change).await,
+        Some("postgres" | "postgresql") => super::postgres::keys::open_and_change(url, settings, change).await,
         scheme => Err(unknown(scheme)),
     }
 }

@@ -13,8 +13,10 @@ use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
+use tracing::warn;
 use uuid::Uuid;
 
+use super::schema::Owner;
 use super::{
     Committer, Due, Entry, Error, Heads, Keep, ListQuery, MAX_TYPES, OpenError, Opened, PURGED, Page, PageBuilder,
     Recipient, Sent, Settings, Stale, Store, StoredKey, Totals, TypeCount, Undelivered, group, schema, unreadable,
@@ -43,7 +45,7 @@ struct PostgresStore {
 pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenError> {
     let options = options(url)?;
     let mut connection = options.connect().await?;
-    let epoch = prepare(&mut connection).await?;
+    let epoch = prepare(&mut connection, settings).await?;
     connection.close().await?;
 
     let readers = Readers::new(options.clone(), settings.readers, settings.timeout);
@@ -68,16 +70,20 @@ fn tuned(options: PgConnectOptions) -> PgConnectOptions {
 }
 
 /// Checks and migrates the database and returns its epoch.
-pub(super) async fn prepare(connection: &mut PgConnection) -> Result<String, OpenError> {
-    check(connection).await?;
+pub(super) async fn prepare(connection: &mut PgConnection, settings: &Settings) -> Result<String, OpenError> {
+    if !check(connection, settings.allow_fsync_off).await? {
+        warn!("The database has fsync=off: what is answered 200 is only as safe as this server keeps it without that");
+    }
+    refuse_foreign(connection).await?;
     schema::apply(connection, sqlx::migrate!("migrations/postgres")).await?;
     epoch(connection).await
 }
 
 /// Applies the migrations that are pending, or only says which are.
-pub(super) async fn migrate(url: &str, check_only: bool) -> Result<Vec<String>, OpenError> {
+pub(super) async fn migrate(url: &str, settings: &Settings, check_only: bool) -> Result<Vec<String>, OpenError> {
     let mut connection = options(url)?.connect().await?;
-    check(&mut connection).await?;
+    check(&mut connection, settings.allow_fsync_off).await?;
+    refuse_foreign(&mut connection).await?;
     let migrator = sqlx::migrate!("migrations/postgres");
     if check_only {
         return Ok(schema::pending(&mut connection, &migrator).await);
@@ -87,6 +93,7 @@ pub(super) async fn migrate(url: &str, check_only: bool) -> Result<Vec<String>, 
 
 pub(super) async fn renew_epoch(url: &str, renew: bool) -> Result<String, OpenError> {
     let mut connection = options(url)?.connect().await?;
+    refuse_foreign(&mut connection).await?;
     if renew {
         let fresh = Uuid::new_v4().simple().to_string();
         sqlx::query!("update meta set epoch = $1 -- renewed", fresh).execute(&mut connection).await?;
@@ -98,8 +105,35 @@ fn database(options: &PgConnectOptions) -> &str {
     options.get_database().unwrap_or_else(|| options.get_username())
 }
 
-/// Refuses a server that is too old, that says a commit is durable before it is, or that takes none.
-async fn check(connection: &mut PgConnection) -> Result<(), OpenError> {
+/// Refuses a database in which another program has what the migrations would make, or a list of migrations of its own.
+/// Tables of other names are no hindrance: a program may share its database.
+async fn refuse_foreign(connection: &mut PgConnection) -> Result<(), OpenError> {
+    let migrator = sqlx::migrate!("migrations/postgres");
+    let object = match schema::owner(connection, &migrator).await {
+        Owner::Tidings => None,
+        Owner::Other => Some(schema::MIGRATIONS.to_owned()),
+        Owner::Unknown => {
+            let names = schema::creates(&migrator);
+            sqlx::query_scalar!(
+                r#"select relname::text as "name!" from pg_class
+                where relnamespace = (select oid from pg_namespace where nspname = current_schema())
+                    and relname::text = any($1)
+                order by 1 limit 1"#,
+                &names
+            )
+            .fetch_optional(connection)
+            .await?
+        }
+    };
+    match object {
+        None => Ok(()),
+        Some(object) => Err(OpenError::Foreign { place: "the database".to_owned(), object }),
+    }
+}
+
+/// Refuses a server that is too old, that says a commit is durable before it is, or that takes none. Returns whether it
+/// has `fsync` on.
+async fn check(connection: &mut PgConnection, allow_fsync_off: bool) -> Result<bool, OpenError> {
     let server = sqlx::query!(
         r#"select current_setting('server_version_num')::int as "number!", current_setting('server_version') as "version!",
             current_setting('fsync') as "fsync!", current_setting('synchronous_commit') as "synchronous_commit!",
@@ -114,12 +148,18 @@ async fn check(connection: &mut PgConnection) -> Result<(), OpenError> {
     if !["UTF8", "SQL_ASCII"].contains(&server.encoding.as_str()) {
         return Err(OpenError::Encoding(server.encoding));
     }
-    fit(server.number, server.version, server.fsync, server.synchronous_commit)
+    let syncs = server.fsync == "on";
+    fit(server.number, server.version, server.fsync, server.synchronous_commit, allow_fsync_off)?;
+    Ok(syncs)
 }
 
 /// Checks the server that a connection leads to now, and prepares it for writing.
-pub(super) async fn prepare_to_write(connection: &mut PgConnection, patience: Duration) -> Result<(), sqlx::Error> {
-    check(connection).await.map_err(|error| sqlx::Error::Configuration(error.into()))?;
+pub(super) async fn prepare_to_write(
+    connection: &mut PgConnection,
+    patience: Duration,
+    allow_fsync_off: bool,
+) -> Result<(), sqlx::Error> {
+    check(connection, allow_fsync_off).await.map_err(|error| sqlx::Error::Configuration(error.into()))?;
     bound(connection, patience).await?;
     let settings = [
         // What a plan made for many ids and yesterday's statistics expects can be wrong by the size of the table. The one
@@ -167,11 +207,17 @@ async fn set<const N: usize>(connection: &mut PgConnection, settings: [(&str, St
     Ok(())
 }
 
-fn fit(number: i32, version: String, fsync: String, synchronous_commit: String) -> Result<(), OpenError> {
+fn fit(
+    number: i32,
+    version: String,
+    fsync: String,
+    synchronous_commit: String,
+    allow_fsync_off: bool,
+) -> Result<(), OpenError> {
     if number < FIRST_VERSION {
         return Err(OpenError::PostgresVersion(version));
     }
-    if fsync != "on" {
+    if fsync != "on" && !allow_fsync_off {
         return Err(OpenError::NotDurable { setting: "fsync", value: fsync });
     }
     if !["on", "remote_apply"].contains(&synchronous_commit.as_str()) {
@@ -550,14 +596,20 @@ mod tests {
 
     #[test]
     fn servers_that_are_too_old_or_not_durable_are_refused() {
-        let refusal = |number, version: &str, fsync: &str, commit: &str| {
-            let result = fit(number, version.into(), fsync.into(), commit.into());
+        let refusal_if = |allow_fsync_off, number, version: &str, fsync: &str, commit: &str| {
+            let result = fit(number, version.into(), fsync.into(), commit.into(), allow_fsync_off);
             result.err().map(|error| error.to_string()).unwrap_or_default()
         };
+        let refusal = |number, version, fsync, commit| refusal_if(false, number, version, fsync, commit);
         assert_eq!(refusal(140_000, "14.0", "on", "on"), "");
         assert_eq!(refusal(180_001, "18.1", "on", "remote_apply"), "");
         assert!(refusal(130_014, "13.14", "on", "on").contains("13.14"));
-        assert!(refusal(160_000, "16.0", "off", "on").contains("fsync=off"));
+        let unsynced = refusal(160_000, "16.0", "off", "on");
+        assert!(unsynced.contains("fsync=off") && unsynced.contains("--allow-fsync-off"), "{unsynced}");
+        assert_eq!(refusal_if(true, 160_000, "16.0", "off", "on"), "");
+        let local = refusal_if(true, 160_000, "16.0", "off", "local");
+        assert!(local.contains("synchronous_commit=local") && !local.contains("--allow-fsync-off"), "{local}");
+        assert!(refusal_if(true, 130_014, "13.14", "off", "on").contains("13.14"));
         for weak in ["off", "local", "remote_write"] {
             assert!(refusal(160_000, "16.0", "on", weak).contains(weak));
         }

@@ -84,6 +84,7 @@ pub(super) async fn connect(url: &str, settings: &Settings) -> Result<Connected,
     let (options, path) = locate(url)?;
     let lock = recovery::lock(&path)?;
     let promised = recovery::promised_frames(&path);
+    recovery::refuse_foreign(&options, &path).await?;
     let options = options
         .filename(&path)
         .create_if_missing(true)
@@ -144,6 +145,7 @@ pub(super) async fn migrate(url: &str, settings: &Settings, check_only: bool) ->
     let migrator = sqlx::migrate!("migrations/sqlite");
     let mut pending = migrator.iter().map(schema::name).collect();
     if path.exists() {
+        recovery::refuse_foreign(&options, &path).await?;
         let mut connection = options.filename(&path).read_only(true).connect().await?;
         pending = schema::pending(&mut connection, &migrator).await;
         connection.close().await?;

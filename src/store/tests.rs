@@ -31,6 +31,7 @@ fn settings() -> Settings {
         timeout: Duration::from_secs(5),
         idempotency_ttl: Duration::from_secs(60),
         sqlite_cache_kib: 1024,
+        allow_fsync_off: false,
         startup_check_bytes: u64::MAX,
     }
 }
@@ -858,6 +859,107 @@ async fn a_second_process_on_one_file_is_refused() {
     assert!(matches!(super::open(&database.url(), &settings()).await, Err(OpenError::Locked(_))));
 }
 
+/// What another program that uses the same library to migrate has.
+const OTHER_MIGRATIONS: &str = "create table _sqlx_migrations (version bigint primary key, description text not null,
+        installed_on timestamp not null default current_timestamp, success boolean not null, checksum bytea not null,
+        execution_time bigint not null);
+    insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+    values (1, 'init', true, 'abc', 1)";
+
+/// What a database is opened for, each of which would write.
+async fn refusals(url: &str) -> Vec<OpenError> {
+    let settings = settings();
+    vec![
+        super::migrate(url, &settings, true).await.expect_err("migrate --check refuses it"),
+        super::migrate(url, &settings, false).await.expect_err("migrate refuses it"),
+        super::keys(url, &settings).await.expect_err("key refuses it"),
+        super::epoch(url, &settings, true).await.expect_err("epoch refuses it"),
+        super::open(url, &settings).await.err().expect("the service refuses it"),
+    ]
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_file_of_another_program_is_refused_and_left_as_it_is() {
+    /// The files of a folder, but for shared memory, which readers write to as well.
+    fn files(folder: &std::path::Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+        let mut files: Vec<_> =
+            entries.map(|entry| (entry.file_name(), std::fs::read(entry.path()).unwrap())).collect();
+        files.retain(|(name, _)| !name.to_string_lossy().ends_with("-shm"));
+        files.sort();
+        files
+    }
+
+    for (sql, object) in [
+        ("create table notification (a); insert into notification values (1)", "notification"),
+        ("create table posts (a)", "posts"),
+        ("create view everything as select 1 as one", "everything"),
+        (OTHER_MIGRATIONS, "_sqlx_migrations"),
+        ("pragma journal_mode = wal; create table posts (a)", "posts"),
+    ] {
+        // With the other program gone, and with it still there: in WAL mode the file itself is then empty.
+        for stays in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("other.db");
+            let other = rusqlite::Connection::open(&path).unwrap();
+            other.execute_batch(sql).unwrap();
+            let _other = stays.then_some(other);
+            let before = files(folder.path());
+            for refusal in refusals(&format!("sqlite://{}", path.display())).await {
+                let text = refusal.to_string();
+                assert!(matches!(refusal, OpenError::Foreign { .. }) && text.contains(object), "{sql}: {text}");
+            }
+            assert!(files(folder.path()) == before, "{sql}: the files were changed");
+        }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_file_without_tables_is_taken() {
+    for sql in ["", "pragma user_version = 7", "pragma journal_mode = wal; create table a (a); drop table a"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("empty.db");
+        rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        let url = format!("sqlite://{}", path.display());
+        super::open(&url, &settings()).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+    // A first start that ended before its first migration.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("begun.db");
+    let list = OTHER_MIGRATIONS.split(';').next().unwrap();
+    rusqlite::Connection::open(&path).unwrap().execute_batch(list).unwrap();
+    super::open(&format!("sqlite://{}", path.display()), &settings()).await.unwrap();
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_database_with_tables_of_another_program_is_refused_and_left_as_it_is() {
+    const RELATIONS: &str = "select relname from pg_class where relnamespace = 'public'::regnamespace order by 1";
+    for (sql, object) in [
+        ("create table notification (a int)", "notification"),
+        // In the last migration's place: the ones before it must not be applied either.
+        ("create table api_key (a int)", "api_key"),
+        ("create view push as select 1 as one", "push"),
+        ("create table a (a int); create index scheduled_due on a (a)", "scheduled_due"),
+        (OTHER_MIGRATIONS, "_sqlx_migrations"),
+    ] {
+        let database = postgres::Database::create();
+        database.sql(sql);
+        let before = database.sql(RELATIONS);
+        for refusal in refusals(&database.url()).await {
+            let text = refusal.to_string();
+            assert!(matches!(refusal, OpenError::Foreign { .. }) && text.contains(object), "{sql}: {text}");
+        }
+        assert_eq!(database.sql(RELATIONS), before, "{sql}");
+    }
+    // Tables of other names may stand beside, and so may the same names in another schema.
+    let shared = postgres::Database::create();
+    shared.sql("create table posts (a int); create schema other; create table other.notification (a int)");
+    super::open(&shared.url(), &settings()).await.unwrap();
+}
+
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 #[test]
 fn migrations_are_paired_by_number_and_name() {
@@ -899,7 +1001,7 @@ async fn what_writes_to_a_new_postgres_database_finds_each_row_by_a_key() {
     let database = postgres::Database::create();
     drop(super::open(&database.url(), &settings()).await.unwrap());
     let mut connection = sqlx::PgConnection::connect(&database.url()).await.unwrap();
-    super::postgres::prepare_to_write(&mut connection, Duration::from_secs(5)).await.unwrap();
+    super::postgres::prepare_to_write(&mut connection, Duration::from_secs(5), false).await.unwrap();
     let mut checked = 0;
     for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.sqlx")).unwrap() {
         let Query { db_name, query, describe } =

@@ -236,9 +236,19 @@ async fn a_postgres_that_does_not_wait_for_the_disk_is_refused() {
     let database = Database::create_on(&careless);
     database.sql("alter system set fsync = off");
     database.sql("select pg_reload_conf(), pg_sleep(0.2)");
-    let mut server = TestServer::builder().at(Place::Postgres(std::sync::Arc::new(database))).prepare();
-    let refusal = server.start_refused().await;
-    assert!(refusal.code == Some(1) && refusal.stderr.contains("fsync=off"), "{refusal:?}");
+    let place = Place::Postgres(std::sync::Arc::new(database));
+    let refusal = TestServer::builder().at(place.clone()).prepare().start_refused().await;
+    let said = &refusal.stderr;
+    assert!(refusal.code == Some(1) && said.contains("fsync=off") && said.contains("--allow-fsync-off"), "{refusal:?}");
+
+    // For those who keep commits safe in another way; it is told at each start.
+    let server = TestServer::builder().at(place.clone()).flag("--allow-fsync-off").start().await;
+    assert!(server.stderr().contains("fsync=off"), "{}", server.stderr());
+    assert_eq!(server.api().push("1", "{}").await.results[0].seq, 1);
+    for (args, code) in [(&["key", "list"][..], 1), (&["key", "list", "--allow-fsync-off"], 0)] {
+        let listed = tidings(&[args, &["--database-url", &place.url()]].concat()).await;
+        assert_eq!(listed.status.code(), Some(code), "{args:?}: {listed:?}");
+    }
 }
 
 #[tokio::test]

@@ -75,7 +75,7 @@ pub async fn copy(
     }
     let sqlite::Connected { connection: mut source, lock: _lock, .. } = sqlite::connect_current(from, settings).await?;
     let mut target = postgres::options(to)?.connect().await?;
-    postgres::prepare(&mut target).await?;
+    postgres::prepare(&mut target, settings).await?;
     let there = import::begin(&mut target).await?;
     if there > 0 {
         return Err(CopyError::NotEmpty(there));

@@ -38,6 +38,7 @@ pub(super) struct PostgresCommitter {
     connection: Option<PgConnection>,
     readers: Readers,
     timeout: Duration,
+    allow_fsync_off: bool,
     idempotency_ttl: Duration,
     /// Whether what was sent last may commit: if its answer is lost, nobody knows.
     in_doubt: bool,
@@ -50,6 +51,7 @@ impl PostgresCommitter {
             connection: None,
             readers,
             timeout: settings.timeout,
+            allow_fsync_off: settings.allow_fsync_off,
             idempotency_ttl: settings.idempotency_ttl,
             in_doubt: false,
         }
@@ -84,7 +86,7 @@ impl PostgresCommitter {
             Some(connection) => connection,
             None => {
                 let mut connection = self.options.connect().await?;
-                super::prepare_to_write(&mut connection, self.timeout).await?;
+                super::prepare_to_write(&mut connection, self.timeout, self.allow_fsync_off).await?;
                 info!("Connected to the database for writing");
                 connection
             }

@@ -5,17 +5,21 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use super::{options, unavailable};
 use crate::store::keys::{KeyChange, MAX_KEYS, StoredKey};
-use crate::store::{Error, OpenError};
+use crate::store::{Error, OpenError, Settings};
 
-pub(in crate::store) async fn open_and_list(url: &str) -> Result<Vec<StoredKey>, OpenError> {
-    let mut connection = open(url).await?;
+pub(in crate::store) async fn open_and_list(url: &str, settings: &Settings) -> Result<Vec<StoredKey>, OpenError> {
+    let mut connection = open(url, settings).await?;
     let keys = list(&mut connection).await;
     connection.close().await?;
     keys.map_err(|error| sqlx::Error::Protocol(error.to_string()).into())
 }
 
-pub(in crate::store) async fn open_and_change(url: &str, change: KeyChange<'_>) -> Result<bool, OpenError> {
-    let mut connection = open(url).await?;
+pub(in crate::store) async fn open_and_change(
+    url: &str,
+    settings: &Settings,
+    change: KeyChange<'_>,
+) -> Result<bool, OpenError> {
+    let mut connection = open(url, settings).await?;
     let changed = match change {
         KeyChange::Add(key) => {
             sqlx::query!(
@@ -41,8 +45,8 @@ pub(in crate::store) async fn open_and_change(url: &str, change: KeyChange<'_>) 
 }
 
 /// A connection to a database that has all migrations: the first command may come before the first start.
-async fn open(url: &str) -> Result<PgConnection, OpenError> {
-    super::migrate(url, false).await?;
+async fn open(url: &str, settings: &Settings) -> Result<PgConnection, OpenError> {
+    super::migrate(url, settings, false).await?;
     Ok(options(url)?.connect().await?)
 }
 

@@ -1,5 +1,5 @@
-//! What is checked before a SQLite file is used: that nobody else uses it, that its pages are sound, and that its
-//! write-ahead log still holds every commit that was made.
+//! What is checked before a SQLite file is used: that nobody else uses it, that it is not another program's, that its
+//! pages are sound, and that its write-ahead log still holds every commit that was made.
 //!
 //! SQLite takes a log that was cut short for a crash in mid-write and starts without the missing commits. The shared
 //! memory file beside the log outlives a killed process and says how many frames were committed, so the two are
@@ -10,10 +10,12 @@ use std::fs::{File, TryLockError};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use sqlx::{AssertSqlSafe, Row, SqliteConnection};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 use tracing::info;
 
 use super::{OpenError, damaged_or, log_opened};
+use crate::store::schema::{self, Owner};
 
 /// Bytes of the shared memory file up to and including `nBackfill`.
 const SHM_HEADER: usize = 100;
@@ -52,6 +54,40 @@ pub(super) fn promised_frames(path: &Path) -> i64 {
         Some(wal) if wal[16..24] != shm[32..40] => 0,
         _ => i64::from(frames),
     }
+}
+
+/// Refuses a file with tables of another program, before anything is written to it or beside it.
+///
+/// A reader of a file in WAL mode makes files beside it unless it takes the file for immutable, so the first look does.
+/// That look does not see what is only in the log; a file that seems empty is looked at once more.
+pub(super) async fn refuse_foreign(options: &SqliteConnectOptions, path: &Path) -> Result<(), OpenError> {
+    let migrator = sqlx::migrate!("migrations/sqlite");
+    for immutable in [true, false] {
+        let options = options.clone().filename(path).create_if_missing(false).read_only(true).immutable(immutable);
+        // Why a file cannot be read is told when it is opened for use.
+        let Ok(mut connection) = options.disable_statement_logging().connect().await else { continue };
+        let object = match schema::owner(&mut connection, &migrator).await {
+            Owner::Tidings => return Ok(()),
+            Owner::Other => Some(schema::MIGRATIONS.to_owned()),
+            Owner::Unknown => any_object(&mut connection).await,
+        };
+        connection.close().await.ok();
+        if let Some(object) = object {
+            return Err(OpenError::Foreign { place: path.display().to_string(), object });
+        }
+    }
+    Ok(())
+}
+
+/// The name of a table, view, index or trigger, if there is one that is neither SQLite's own nor the list of migrations,
+/// which is made before anything else.
+async fn any_object(connection: &mut SqliteConnection) -> Option<String> {
+    let objects = sqlx::query_scalar!(
+        r#"select name as "name!: String" from sqlite_schema where name not like 'sqlite\_%' escape '\' and name <> ?1
+        and tbl_name <> ?1 order by rowid limit 1"#,
+        schema::MIGRATIONS
+    );
+    objects.fetch_optional(connection).await.ok().flatten()
 }
 
 /// Refuses a file whose log lost commits or, up to `check_bytes` of size, whose pages are not sound. Up to a quarter of

@@ -21,6 +21,7 @@ async fn large_inbox(folder: &tempfile::TempDir) -> SqliteConnection {
         timeout: Duration::from_secs(5),
         idempotency_ttl: Duration::from_secs(60),
         sqlite_cache_kib: 1024,
+        allow_fsync_off: false,
         startup_check_bytes: 0,
     };
     let url = format!("sqlite://{}", folder.path().join("tidings.db").display());
