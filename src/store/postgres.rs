@@ -59,8 +59,50 @@ pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenE
 }
 
 pub(super) fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
-    let options = PgConnectOptions::from_str(url).map_err(|error| OpenError::Url(error.to_string()))?;
-    Ok(tuned(options).application_name("tidings"))
+    Ok(tuned(parse_url(url).map_err(OpenError::Url)?).application_name("tidings"))
+}
+
+/// The options of a URL that the library knows. It passes over any other, and so over a demand such as `channel_binding`.
+const URL_OPTIONS: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
+/// Reads the URL of a database, of which every option must be one that counts.
+///
+/// # Errors
+/// Says what is wrong with it, and shows no value.
+fn parse_url(url: &str) -> Result<PgConnectOptions, String> {
+    let query = url.split_once('?').map_or("", |(_, query)| query.split('#').next().unwrap_or(query));
+    for option in query.split('&').filter(|option| !option.is_empty()) {
+        let name = option.split('=').next().unwrap_or(option);
+        let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
+        let is_known = URL_OPTIONS.contains(&&*name) || (name.starts_with("options[") && name.ends_with(']'));
+        if !is_known {
+            // What holds an @ is part of a password.
+            return Err(match name.contains('@') {
+                true => "a ? in a password is written %3F".to_owned(),
+                false => format!("it has the option {name:?}, which this service cannot honour: remove it"),
+            });
+        }
+    }
+    PgConnectOptions::from_str(url).map_err(|error| error.to_string())
 }
 
 /// Without what a pooler refuses in a connection's first message, as PgBouncer does unless it is told otherwise; no
@@ -612,6 +654,43 @@ mod tests {
         assert!(refusal_if(true, 130_014, "13.14", "off", "on").contains("13.14"));
         for weak in ["off", "local", "remote_write"] {
             assert!(refusal(160_000, "16.0", "on", weak).contains(weak));
+        }
+    }
+
+    #[test]
+    fn options_of_a_url_that_would_be_passed_over_are_refused_by_name() {
+        for known in [
+            "",
+            "?",
+            "?sslmode=verify-full&sslrootcert=/ca.pem",
+            "?host=/run/postgresql&application_name=a%3Fb",
+            "?options[search_path]=tidings",
+            "?options%5Bsearch_path%5D=tidings",
+            "?options=-c%20search_path%3Dtidings",
+        ] {
+            assert!(parse_url(&format!("postgres://u:p@db.example/x{known}")).is_ok(), "{known}");
+        }
+        for (unknown, name) in [
+            ("?channel_binding=require", "channel_binding"),
+            ("?sslmode=require&channel_binding=secret", "channel_binding"),
+            ("?pgbouncer=true", "pgbouncer"),
+            ("?SSLMODE=require", "SSLMODE"),
+            ("?ssl%6Dode2=x", "sslmode2"),
+            ("?schema=tidings#sslmode=disable", "schema"),
+        ] {
+            let problem = parse_url(&format!("postgres://u:p@db.example/x{unknown}")).unwrap_err();
+            assert!(problem.contains(name) && !problem.contains("secret"), "{unknown}: {problem}");
+        }
+        assert!(parse_url("postgres://u:p@db.example/x?sslmode=yes").is_err());
+        let problem = parse_url("postgres://u:sec?ret@db.example/x").unwrap_err();
+        assert!(problem.contains("%3F") && !problem.contains("ret"), "{problem}");
+    }
+
+    #[test]
+    fn everything_that_the_migrations_make_is_known() {
+        let names = schema::creates(&sqlx::migrate!("migrations/postgres"));
+        for name in ["inbox", "notification", "undelivered", "push", "meta_has_one_row", "api_key", "scheduled_due"] {
+            assert!(names.iter().any(|known| known == name), "{name} of {names:?}");
         }
     }
 }

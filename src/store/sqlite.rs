@@ -71,6 +71,10 @@ fn locate(url: &str) -> Result<(SqliteConnectOptions, PathBuf), OpenError> {
     if url.contains(":memory:") || url.contains("mode=memory") || path.file_name().is_none() {
         return Err(OpenError::Url("it must name a file".to_owned()));
     }
+    // How a file is opened is up to the service; `mode=rwc` is what it does anyway.
+    if url.split_once('?').is_some_and(|(_, query)| !["", "mode=rwc"].contains(&query)) {
+        return Err(OpenError::Url("a SQLite file has no option behind the ? but mode=rwc".to_owned()));
+    }
     Ok((options, path))
 }
 

@@ -1035,4 +1035,12 @@ async fn urls_of_other_databases_are_refused() {
     for url in ["", "tidings.db", "mysql://localhost/tidings", "sqlite::memory:", "sqlite://x?mode=memory"] {
         assert!(matches!(super::open(url, &settings()).await, Err(OpenError::Url(_))), "{url}");
     }
+    // Options that would not count, or that would have the file opened in another way.
+    for option in ["mode=ro", "immutable=1", "cache=shared", "vfs=unix-none", "mode=rwc&immutable=1", "timeout=5"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tidings.db");
+        let url = format!("sqlite://{}?{option}", path.display());
+        assert!(matches!(super::open(&url, &settings()).await, Err(OpenError::Url(_))), "{option}");
+        assert!(!path.exists(), "{option}: nothing was made");
+    }
 }
