@@ -4,6 +4,7 @@
 //! fail or slow down a push or a login, so [`Bus::publish`] neither waits nor returns an error, and [`Bus::subscribe`]
 //! waits no longer than a moment.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ mod outbox;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod retry;
 
 /// Hints that wait for the inbox; when it is full the bus stops reading, and its server keeps or drops what comes.
 const HINTS: usize = 1024;
@@ -78,9 +81,22 @@ pub enum BusError {
     /// The Postgres bus goes through the database, which has to be Postgres.
     #[error("the postgres bus needs a postgres:// database")]
     NoPostgres,
-    /// The URL is not one.
+    /// The URL is not one, or asks for what cannot be done.
     #[error("not the URL of a bus: {0}")]
     Url(String),
+    /// There is no TLS that the file could be for.
+    #[error(
+        "--bus-ca-file is for a bus at rediss://HOST; for the postgres bus, sslrootcert=FILE in --database-url names the CA"
+    )]
+    NoTls,
+    /// The file cannot be used.
+    #[error("--bus-ca-file {path:?}: {problem}")]
+    CaFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
 }
 
 /// Which bus, and how it is used.
@@ -90,6 +106,8 @@ pub struct Settings {
     pub name: String,
     /// The database's.
     pub database_url: String,
+    /// Certificates in PEM that the server's must come from, instead of those of the public CAs; empty for none.
+    pub ca_file: PathBuf,
     /// What the names of channels begin with.
     pub prefix: String,
     /// A connection that was not heard for this long is made anew.
@@ -103,16 +121,20 @@ pub struct Settings {
 pub fn connect(settings: &Settings) -> Result<Connected, BusError> {
     let (sender, hints) = mpsc::channel(HINTS);
     let mut tasks = JoinSet::new();
-    let bus: Arc<dyn Bus> = match settings.name.split(':').next() {
-        Some("local") => {
+    let scheme = settings.name.split_once(':').map(|(scheme, _)| scheme);
+    if scheme != Some("rediss") && !settings.ca_file.as_os_str().is_empty() {
+        return Err(BusError::NoTls);
+    }
+    let bus: Arc<dyn Bus> = match (settings.name.as_str(), scheme) {
+        ("local", _) => {
             // Nobody ever sends, but the receiver should not see the end of a bus.
             tasks.spawn(async move { sender.closed().await });
             Arc::new(LocalBus)
         }
         #[cfg(feature = "postgres")]
-        Some("postgres") => postgres::start(settings, sender, &mut tasks)?,
+        ("postgres", _) => postgres::start(settings, sender, &mut tasks)?,
         #[cfg(feature = "redis")]
-        Some("redis" | "rediss") => redis::start(settings, sender, &mut tasks)?,
+        (_, Some("redis" | "rediss")) => redis::start(settings, sender, &mut tasks)?,
         _ => {
             let is_scheme = |c: &char| c.is_ascii_alphanumeric() || "+.-".contains(*c);
             return Err(BusError::Unknown(settings.name.chars().take_while(is_scheme).collect()));

@@ -160,6 +160,9 @@ pub struct Config {
     /// How nodes tell each other what is new: local (there is one node), postgres, redis://HOST, or rediss://HOST for TLS.
     #[arg(long, env = "TIDINGS_BUS", default_value = "local", global = true, hide_env_values = true)]
     pub bus: String,
+    /// A PEM file with the private CA of a bus at rediss://HOST, which then counts instead of the public ones; read at start.
+    #[arg(long, env = "TIDINGS_BUS_CA_FILE", default_value = "", value_parser = path, global = true)]
+    pub bus_ca_file: PathBuf,
     /// What the names of the bus's channels begin with: another for each installation that shares a Redis.
     #[arg(long, env = "TIDINGS_BUS_PREFIX", default_value = "tidings", value_parser = bus_prefix, global = true)]
     pub bus_prefix: String,

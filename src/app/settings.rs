@@ -42,6 +42,7 @@ impl From<&Config> for bus::Settings {
         Self {
             name: config.bus.clone(),
             database_url: config.database_url.clone(),
+            ca_file: config.bus_ca_file.clone(),
             prefix: config.bus_prefix.clone(),
             silence: Duration::from_secs(config.bus_silence_secs),
         }

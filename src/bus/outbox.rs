@@ -18,9 +18,6 @@ const PASSING: usize = 1_000;
 /// How long the bus's server may take for anything.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait after a failure.
-pub(super) const RETRY: Duration = Duration::from_millis(500);
-
 #[derive(Default)]
 pub(super) struct Outbox {
     pending: Mutex<News>,

@@ -16,10 +16,11 @@ use sqlx::{ConnectOptions, PgConnection};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
-use tracing::{info, warn};
+use tracing::info;
 use uuid::Uuid;
 
-use super::outbox::{News, Outbox, RETRY, TIMEOUT};
+use super::outbox::{News, Outbox, TIMEOUT};
+use super::retry::Retry;
 use super::{Bus, BusError, Hint, Settings};
 use crate::metrics;
 use crate::notification::{Content, Event, Rev, Token};
@@ -105,7 +106,7 @@ pub(super) fn start(
 
 /// Sends what is in the outbox; while one transaction runs, the next hints gather.
 async fn tell(line: Line, outbox: Arc<Outbox>) {
-    let mut connection = None;
+    let (mut connection, mut retry) = (None, Retry::default());
     let mut heartbeat = interval(line.silence / HEARTBEATS);
     loop {
         let news = tokio::select! {
@@ -116,6 +117,7 @@ async fn tell(line: Line, outbox: Arc<Outbox>) {
         let sent = timeout(TIMEOUT, notify(&mut connection, &line, &messages(line.node, news))).await;
         let problem = match sent {
             Ok(Ok(())) => {
+                retry.worked();
                 tokio::time::sleep(PACE).await;
                 continue;
             }
@@ -123,10 +125,10 @@ async fn tell(line: Line, outbox: Arc<Outbox>) {
             Err(_) => "it does not answer".to_owned(),
         };
         metrics::bus_failed("publish");
-        warn!(%problem, "Hints for other nodes were lost, they follow with the next sweep");
         connection = None;
         outbox.lost(cut, passing);
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(retry.failed("Hints for other nodes were lost, they follow with the next sweep", &problem))
+            .await;
     }
 }
 
@@ -175,25 +177,31 @@ fn messages(node: Uuid, news: News) -> Vec<String> {
 
 /// Passes on what other nodes say, for ever; a new connection may have missed something.
 async fn listen(line: Line, hints: mpsc::Sender<Hint>) {
+    let mut retry = Retry::default();
     while !hints.is_closed() {
         // A new one each time: a listener that is given up waits for its connection, and so does its pool.
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(TIMEOUT);
-        let problem = match hear(&line, &pool.connect_lazy_with(line.options.clone()), &hints).await {
+        let problem = match hear(&line, &pool.connect_lazy_with(line.options.clone()), &hints, &mut retry).await {
             Ok(()) => "it fell silent".to_owned(),
             Err(error) => error.to_string(),
         };
         metrics::bus_failed("listen");
-        warn!(%problem, "Cannot hear the other nodes, trying again");
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(retry.failed("Cannot hear the other nodes", &problem)).await;
     }
 }
 
 /// Returns when the connection says nothing any more.
-async fn hear(line: &Line, pool: &sqlx::PgPool, hints: &mpsc::Sender<Hint>) -> Result<(), sqlx::Error> {
+async fn hear(
+    line: &Line,
+    pool: &sqlx::PgPool,
+    hints: &mpsc::Sender<Hint>,
+    retry: &mut Retry,
+) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     let subscribed = timeout(TIMEOUT, listener.listen(&line.channel)).await;
     subscribed.map_err(|_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))??;
     info!("Listening to the other nodes");
+    retry.worked();
     hints.send(Hint::Gap).await.ok();
     // As a message of this node begins, which is not worth parsing.
     let own = format!("{{\"from\":\"{}\"", line.node);

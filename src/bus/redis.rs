@@ -7,13 +7,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
-use redis::{AsyncConnectionConfig, Client, RedisError};
+use redis::{AsyncConnectionConfig, Client, RedisError, TlsCertificates};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::info;
 
-use super::outbox::{News, Outbox, RETRY, TIMEOUT};
+use super::outbox::{News, Outbox, TIMEOUT};
+use super::retry::Retry;
 use super::{Bus, BusError, Hint, Settings};
 use crate::metrics;
 use crate::notification::{Content, Event, Token};
@@ -89,8 +92,7 @@ pub(super) fn start(
     hints: mpsc::Sender<Hint>,
     tasks: &mut JoinSet<()>,
 ) -> Result<Arc<dyn Bus>, BusError> {
-    let client = Client::open(settings.name.as_str()).map_err(|error| BusError::Url(error.to_string()))?;
-    let line = Line { client, channels: format!("{}:", settings.prefix), silence: settings.silence };
+    let line = Line { client: client(settings)?, channels: format!("{}:", settings.prefix), silence: settings.silence };
     let outbox = Arc::new(Outbox::default());
     // Bounded by the logins, each of which waits for its answer.
     let (wanted, wishes) = mpsc::unbounded_channel();
@@ -99,18 +101,44 @@ pub(super) fn start(
     Ok(Arc::new(RedisBus { outbox, wanted }))
 }
 
+/// Reads the URL and the CA's certificates.
+fn client(settings: &Settings) -> Result<Client, BusError> {
+    let url = settings.name.as_str();
+    // The library passes over some of these options, and fails with others only when it connects.
+    if url.contains(['?', '#']) {
+        let problem = "it takes no options behind a ? or #, which in a password are %3F and %23; a private CA is named by \
+            --bus-ca-file";
+        return Err(BusError::Url(problem.to_owned()));
+    }
+    let path = &settings.ca_file;
+    if path.as_os_str().is_empty() {
+        return Client::open(url).map_err(|error| BusError::Url(error.to_string()));
+    }
+    let unusable = |problem: String| BusError::CaFile { path: path.clone(), problem };
+    let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+    if CertificateDer::pem_slice_iter(&pem).next().is_none() {
+        return Err(unusable("it holds no certificate in PEM".to_owned()));
+    }
+    // So that what fails below is about the file.
+    Client::open(url).map_err(|error| BusError::Url(error.to_string()))?;
+    let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem) };
+    Client::build_with_tls(url, certificates).map_err(|error| unusable(error.to_string()))
+}
+
 /// Sends what is in the outbox; while one pipeline is under way, the next hints gather.
 async fn tell(line: Line, outbox: Arc<Outbox>) {
-    let mut connection = None;
+    let (mut connection, mut retry) = (None, Retry::default());
     loop {
         let news = outbox.take().await;
-        if let Err(problem) = publish(&mut connection, &line, &news).await {
-            metrics::bus_failed("publish");
-            warn!(%problem, "Hints for other nodes were lost, they follow with the next sweep");
-            connection = None;
-            outbox.lost(news.cut, news.passing.len());
-            tokio::time::sleep(RETRY).await;
-        }
+        let Err(problem) = publish(&mut connection, &line, &news).await else {
+            retry.worked();
+            continue;
+        };
+        metrics::bus_failed("publish");
+        connection = None;
+        outbox.lost(news.cut, news.passing.len());
+        let consequence = "Hints for other nodes were lost, they follow with the next sweep";
+        tokio::time::sleep(retry.failed(consequence, &problem.to_string())).await;
     }
 }
 
@@ -153,11 +181,12 @@ async fn publish(connection: &mut Option<MultiplexedConnection>, line: &Line, ne
 
 /// Keeps the subscriptions and passes on what is heard, for ever; a new connection may have missed something.
 async fn listen(line: Line, mut wishes: mpsc::UnboundedReceiver<Wanted>, hints: mpsc::Sender<Hint>) {
-    let mut tokens = HashSet::new();
+    let (mut tokens, mut retry) = (HashSet::new(), Retry::default());
     loop {
         let problem = match subscribe_again(&line, &tokens).await {
             Ok((sink, stream)) => {
                 info!(channels = tokens.len(), "Listening to the other nodes");
+                retry.worked();
                 hints.send(Hint::Gap).await.ok();
                 match hear(&line, sink, stream, &mut tokens, &mut wishes, &hints).await {
                     Some(problem) => problem,
@@ -167,8 +196,7 @@ async fn listen(line: Line, mut wishes: mpsc::UnboundedReceiver<Wanted>, hints: 
             Err(problem) => problem,
         };
         metrics::bus_failed("listen");
-        warn!(%problem, "Cannot hear the other nodes, trying again");
-        let again = tokio::time::sleep(RETRY);
+        let again = tokio::time::sleep(retry.failed("Cannot hear the other nodes", &problem));
         tokio::pin!(again);
         // Logins go on meanwhile: they are not kept waiting, and are subscribed with the others.
         loop {
@@ -297,5 +325,71 @@ pub(super) fn hint(channels: &str, channel: &str, payload: &str) -> Option<Hint>
     match payload.parse() {
         Ok(rev) => Some(Hint::Moved(token, rev)),
         Err(_) => Some(Hint::Passing(token, serde_json::from_str(payload).ok()?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn refusal(url: &str, ca_file: &Path) -> String {
+        let settings = Settings {
+            name: url.to_owned(),
+            database_url: "sqlite://tidings.db".to_owned(),
+            ca_file: ca_file.to_owned(),
+            prefix: "tidings".to_owned(),
+            silence: Duration::from_secs(30),
+        };
+        super::super::connect(&settings).err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[tokio::test]
+    async fn urls_that_can_never_work_are_refused_without_their_password() {
+        for good in ["local", "redis://h", "redis://h:6379/1", "rediss://:secret@h", "redis://u:se%3Fcret@[::1]:6379/"]
+        {
+            assert_eq!(refusal(good, Path::new("")), "", "{good}");
+        }
+        for (bad, said) in [
+            ("rediss://:secret@h/#insecure", "--bus-ca-file"),
+            ("redis://:secret@h/#anything", "%23"),
+            ("rediss://:secret@h/?ssl_cert_reqs=none", "?"),
+            ("redis://:secret@h/?db=3", "?"),
+            ("redis://:se?cret@h", "%3F"),
+            ("redis://:secret@h/db", "database number"),
+            ("redis://:secret@h:port", "not the URL of a bus"),
+            ("redis:", "not the URL of a bus"),
+            ("local://h", "is not a bus"),
+            ("postgres://u:secret@h/other", "is not a bus"),
+            ("rediss", "is not a bus"),
+            ("valkey://:secret@h", "is not a bus"),
+        ] {
+            let refusal = refusal(bad, Path::new(""));
+            assert!(refusal.contains(said) && !refusal.contains("cret"), "{bad}: {refusal:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ca_file_that_cannot_work_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (good, key) = (file("good.pem", &cert.pem()), file("key.pem", &signing_key.serialize_pem()));
+        assert_eq!(refusal("rediss://h", &good), "");
+        for bus in ["local", "redis://h", "postgres"] {
+            assert!(refusal(bus, &good).contains("rediss://HOST"), "{bus}");
+        }
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for path in [folder.path().join("none.pem"), file("empty.pem", ""), key, file("broken.pem", broken)] {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let refusal = refusal("rediss://h", &path);
+            assert!(refusal.contains("--bus-ca-file") && refusal.contains(&name), "{refusal:?}");
+        }
     }
 }

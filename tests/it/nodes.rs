@@ -93,6 +93,43 @@ async fn a_push_to_one_node_reaches_the_sockets_of_all() {
 }
 
 #[tokio::test]
+async fn a_redis_with_a_private_ca_is_heard_by_who_knows_the_ca_and_by_nobody_else() {
+    let redis = Redis::start_tls().await;
+    let bus = format!("--bus={}", redis.url());
+    let known = format!("--bus-ca-file={}", redis.ca_file().display());
+    let other = crate::redis::certify("127.0.0.1");
+    let unknown = format!("--bus-ca-file={}", other.path().join("ca.pem").display());
+    let first = TestServer::builder().on_postgres().flag(&bus).flag(&known).flag(NO_SWEEP).start().await;
+    let node = |ca: Option<&str>| {
+        let builder = TestServer::builder().at(first.place().clone()).flag(&bus).flag(NO_SWEEP);
+        ca.into_iter().fold(builder, |builder, ca| builder.flag(ca))
+    };
+    let second = node(Some(&known)).start().await;
+    let mut there = second.login_empty("1").await;
+    let pushed = first.api().push("1", "{}").await;
+    assert_eq!(there.expect_message().await.id, pushed.id, "over TLS");
+    for ca in [None, Some(&*unknown)] {
+        let deaf = node(ca).start().await;
+        let told = async {
+            // The second line is where its metrics are.
+            while !["Cannot hear the other nodes", "Metrics are at"].iter().all(|line| deaf.stderr().contains(line)) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(crate::server::PATIENCE, told).await.expect("it says so");
+        assert!(deaf.stderr().contains("certificate"), "{}", deaf.stderr());
+        // It is tried more often than that is told.
+        let tried = async {
+            while deaf.metric(r#"tidings_bus_failures_total{operation="listen"}"#).await < 3.0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(crate::server::PATIENCE, tried).await.expect("it is tried again");
+        assert_eq!(deaf.stderr().matches("Cannot hear the other nodes").count(), 1, "{}", deaf.stderr());
+    }
+}
+
+#[tokio::test]
 async fn a_read_on_one_node_is_told_to_the_tabs_on_the_others() {
     for bus in BUSES {
         let cluster = Cluster::start(bus, 2, &[NO_SWEEP]).await;

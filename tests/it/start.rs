@@ -136,4 +136,17 @@ async fn what_it_cannot_do_at_the_start_it_says_on_stderr() {
         TestServer::builder().on_sqlite().flag(&format!("--database-url={folder}")).prepare().start_refused().await;
     let named = refusal.stderr.contains("/no/such/folder/tidings.db");
     assert!(refusal.code.is_some_and(|code| code != 0) && named, "{refusal:?}");
+    // What can never work is told before anything waits for it.
+    for (flag, said) in [
+        ("--bus=rediss://:secret@127.0.0.1:9/#insecure", "--bus-ca-file"),
+        ("--bus=redis://:secret@127.0.0.1:9/?timeout=1", "no options"),
+        ("--bus=postgres://tidings:secret@127.0.0.1:9/other", "is not a bus"),
+        ("--bus-ca-file=/no/such/file", "rediss://"),
+        ("--database-url=postgres://tidings:secret@127.0.0.1:9/x?channel_binding=require", "channel_binding"),
+        ("--database-url=sqlite://tidings.db?mode=ro", "mode=rwc"),
+    ] {
+        let refusal = TestServer::builder().on_sqlite().flag(flag).prepare().start_refused().await;
+        let text = &refusal.stderr;
+        assert!(refusal.code == Some(1) && text.contains(said) && !text.contains("secret"), "{flag}: {refusal:?}");
+    }
 }
