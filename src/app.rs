@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -39,6 +39,7 @@ use crate::store::{self, OpenError};
 
 mod commands;
 mod credentials;
+mod proxy_protocol;
 mod settings;
 mod timeouts;
 mod tls;
@@ -48,6 +49,7 @@ pub use credentials::CredentialsError;
 pub use tls::TlsError;
 
 use credentials::Credentials;
+use proxy_protocol::HeaderError;
 use timeouts::Timeouts;
 use tls::Certificate;
 
@@ -81,7 +83,10 @@ pub enum Error {
         add --api-keys backend=$(openssl rand -hex 32) and --login-keys k1=$(openssl rand -hex 32), without --logins open, \
         or listen on 127.0.0.1, or say --insecure-open"
     )]
-    Exposed(std::net::SocketAddr),
+    Exposed(String),
+    /// Nobody's header would be believed.
+    #[error("--proxy-protocol needs --trusted-proxies: the networks of the balancers that send the header")]
+    ProxyProtocol,
     /// Keys or the certificate cannot be used.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
@@ -168,8 +173,17 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
     let opened = store::open(&config.database_url, &(&config).into()).await?;
     let access = Arc::new(Access::new((&config).into()));
     let credentials = Credentials::load(&config, Arc::clone(&access), certificate, &*opened.store).await?;
-    if !config.listen.ip().is_loopback() && !access.may_be_exposed() {
-        return Err(Error::Exposed(config.listen));
+    if config.proxy_protocol && config.trusted_proxies.0.is_empty() {
+        return Err(Error::ProxyProtocol);
+    }
+    if !access.may_be_exposed() {
+        if !config.listen.ip().is_loopback() {
+            return Err(Error::Exposed(config.listen.to_string()));
+        }
+        // Its connections are those of other machines, wherever the balancer is.
+        if config.proxy_protocol {
+            return Err(Error::Exposed(format!("{} behind --proxy-protocol", config.listen)));
+        }
     }
     if config.insecure_open {
         warn!("--insecure-open: everybody is let in, from anywhere and through any proxy");
@@ -219,6 +233,7 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         router,
         seats: Seats::each(config.max_connections_per_address),
         guard: Some(guard.clone()),
+        proxy_protocol: config.proxy_protocol,
         tls: acceptor,
     });
     let scheme = if front.tls.is_some() { "https" } else { "http" };
@@ -234,7 +249,8 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
     let connections = TaskTracker::new();
     let local = config.admin_listen.0.is_some_and(|address| address.ip().is_loopback());
     let router = web::admin_router(local);
-    let admin_front = Arc::new(Front { pages: None, router, seats: Seats::each(0), guard: None, tls: None });
+    let admin_front =
+        Arc::new(Front { pages: None, router, seats: Seats::each(0), guard: None, proxy_protocol: false, tls: None });
     let admin = async {
         match &admin {
             Some(listener) => accept(listener, &admin_front, &config, &connections, &shutdown).await,
@@ -322,15 +338,48 @@ struct Front {
     seats: Seats,
     /// Says who is let in, and knows the proxies, whose connections are not counted.
     guard: Option<Guard>,
+    /// Whether the connections of these proxies begin with a header that says whose they are.
+    proxy_protocol: bool,
     tls: Option<TlsAcceptor>,
 }
 
 impl Front {
-    fn seat(&self, peer: IpAddr) -> Option<Seat> {
-        if self.guard.as_ref().is_some_and(|guard| guard.access.trusts(peer)) {
-            return Seats::each(0).take(peer);
+    fn seat(&self, client: IpAddr) -> Option<Seat> {
+        let seat = if self.trusts(client) { Seats::each(0).take(client) } else { self.seats.take(client) };
+        if seat.is_none() {
+            // There is no request yet that could be answered.
+            metrics::limited("connections");
+            debug!(address = %client, "Closed a connection: its address has --max-connections-per-address already");
         }
-        self.seats.take(peer)
+        seat
+    }
+
+    fn trusts(&self, peer: IpAddr) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.access.trusts(peer))
+    }
+
+    /// Whose connection a proxy passes on, with its seat; nothing if it is to be closed.
+    async fn passed_on(&self, stream: &mut TcpStream, proxy: IpAddr, timeout: Duration) -> Option<(IpAddr, Seat)> {
+        let client = match tokio::time::timeout(timeout, proxy_protocol::read_header(stream)).await {
+            Ok(Ok(client)) => client.map_or(proxy, |client| client.to_canonical()),
+            Ok(Err(error @ HeaderError::Io(_))) => {
+                debug!(%proxy, %error, "A connection ended before its PROXY header");
+                return None;
+            }
+            Ok(Err(error)) => {
+                let left_out =
+                    self.guard.as_ref().and_then(|guard| guard.refusals.due("proxy_protocol", Instant::now()));
+                if let Some(left_out) = left_out {
+                    warn!(%proxy, left_out, "Closed a connection: {error}; --proxy-protocol wants one from each of --trusted-proxies");
+                }
+                return None;
+            }
+            Err(_) => {
+                debug!(%proxy, "A connection took too long to send its PROXY header");
+                return None;
+            }
+        };
+        Some((client, self.seat(client)?))
     }
 
     /// Answers a request. What is done for each, whatever it asks for, stands here: in layers, each would box every route and
@@ -388,25 +437,34 @@ async fn accept(
     while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
-                let Some(seat) = front.seat(peer.ip()) else {
-                    // There is no request yet that could be answered.
-                    metrics::limited("connections");
-                    debug!(address = %peer.ip(), "Closed a connection: its address has --max-connections-per-address already");
+                let peer = peer.ip();
+                let passed_on = front.proxy_protocol && front.trusts(peer);
+                // Of one that is passed on the client is not known yet.
+                let seat = if passed_on { None } else { front.seat(peer) };
+                if seat.is_none() && !passed_on {
                     continue;
-                };
+                }
                 if let Err(error) = prepare(&stream, stuck_timeout) {
                     debug!(%error, "A connection broke before it was served");
                     continue;
                 }
-                let line = Line::new(stream);
-                let (hang_up, tls, front) = (line.hang_up(), front.tls.clone(), Arc::clone(front));
-                let service = service_fn(move |request| {
-                    let (front, hang_up) = (Arc::clone(&front), hang_up.clone());
-                    async move { Ok::<_, Infallible>(front.answer(request, peer.ip(), hang_up).await) }
-                });
-                let (http, shutdown) = (http.clone(), shutdown.clone());
+                let (front, http, shutdown) = (Arc::clone(front), http.clone(), shutdown.clone());
                 connections.spawn(async move {
-                    let _seat = seat;
+                    let (mut stream, mut client, mut _seat) = (stream, peer, seat);
+                    if passed_on {
+                        // Boxed, so that it takes no room in the tasks of others.
+                        let header = Box::pin(front.passed_on(&mut stream, peer, timeouts.header));
+                        let Some((address, seat)) = shutdown.run_until_cancelled(header).await.flatten() else {
+                            return;
+                        };
+                        (client, _seat) = (address, Some(seat));
+                    }
+                    let line = Line::new(stream);
+                    let (hang_up, tls) = (line.hang_up(), front.tls.clone());
+                    let service = service_fn(move |request| {
+                        let (front, hang_up) = (Arc::clone(&front), hang_up.clone());
+                        async move { Ok::<_, Infallible>(front.answer(request, client, hang_up).await) }
+                    });
                     let Some(tls) = tls else { return serve(line, timeouts, http, service, shutdown).await };
                     match tokio::time::timeout(timeouts.header, tls.accept(line)).await {
                         Ok(Ok(stream)) => serve(stream, timeouts, http, service, shutdown).await,

@@ -202,6 +202,9 @@ pub struct Config {
     /// Networks of proxies whose X-Forwarded-For is believed, such as 127.0.0.1/32,10.0.0.0/8.
     #[arg(long, env = "TIDINGS_TRUSTED_PROXIES", default_value = "", value_parser = networks, global = true)]
     pub trusted_proxies: Networks,
+    /// Connections from --trusted-proxies begin with a PROXY protocol header, version 1 or 2, that names the client; others have none.
+    #[arg(long, env = "TIDINGS_PROXY_PROTOCOL", default_value_t = false, global = true)]
+    pub proxy_protocol: bool,
     /// A PEM file with the certificate, and those between it and its root: serve TLS; read again when it changes.
     #[arg(long, env = "TIDINGS_TLS_CERT", default_value = "", value_parser = path, global = true)]
     pub tls_cert: PathBuf,

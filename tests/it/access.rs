@@ -4,6 +4,7 @@ mod hygiene;
 mod keys;
 mod limits;
 mod origins;
+mod proxy_protocol;
 mod tls;
 
 use reqwest::StatusCode;
