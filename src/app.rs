@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -160,11 +161,17 @@ fn raise_descriptors(config: &Config) {
     }
 }
 
-/// Serves until `shutdown` is cancelled, then drains: no new work, queued work done, sockets told, database closed.
+/// Serves until `shutdown` is cancelled, then drains: no new work, queued work done, sockets told, database closed. When
+/// `reload` is notified, keys and the certificate are read again at once.
 ///
 /// # Errors
 /// Says why the service could not start or go on.
-pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    listener: TcpListener,
+    config: Config,
+    shutdown: CancellationToken,
+    reload: Arc<Notify>,
+) -> Result<(), Error> {
     metrics::install();
     raise_descriptors(&config);
     let admin = config.admin_listen.0.map(listen).transpose()?;
@@ -213,7 +220,7 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: CancellationTo
         async move { tokio::join!(inbox.tend(stop.clone()), inbox.retain(stop)) }
     });
 
-    let mut credentials = tokio::spawn(credentials.keep(Arc::clone(&inbox), shutdown.clone()));
+    let mut credentials = tokio::spawn(credentials.keep(Arc::clone(&inbox), reload, shutdown.clone()));
 
     let realtime = Realtime::new(&inbox, &access, (&config).into());
     let app = App::new(Arc::clone(&inbox), Arc::clone(&access), (&config).into(), shutdown.clone());

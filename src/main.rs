@@ -2,11 +2,13 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use tidings::app;
 use tidings::config::{Cli, Command, Config, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{Level, Metadata, error};
 use tracing_subscriber::filter::filter_fn;
@@ -79,18 +81,28 @@ async fn main() -> ExitCode {
 
 async fn serve(config: Config) -> Result<(), app::Error> {
     let shutdown = CancellationToken::new();
-    stop_on_signal(shutdown.clone()).map_err(app::Error::Signals)?;
+    let reload = Arc::new(Notify::new());
+    obey_signals(shutdown.clone(), Arc::clone(&reload)).map_err(app::Error::Signals)?;
     let listener = app::listen(config.listen)?;
-    app::run(listener, config, shutdown).await
+    app::run(listener, config, shutdown, reload).await
 }
 
-/// Cancels `shutdown` at the first SIGTERM or SIGINT.
-fn stop_on_signal(shutdown: CancellationToken) -> std::io::Result<()> {
+/// Cancels `shutdown` at the first SIGTERM or SIGINT, and notifies `reload` at each SIGHUP.
+///
+/// SIGHUP asks a service to read its files again: `systemctl reload`, logrotate and scripts expect that, and that it goes on
+/// as before. A terminal that is closed sends it too; a service that was started there ends in order then, or it would go on
+/// unseen. One that should not is started with nohup, whose standard input is no terminal.
+fn obey_signals(shutdown: CancellationToken, reload: Arc<Notify>) -> std::io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let in_terminal = std::io::stdin().is_terminal();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hang_up.recv() => if in_terminal { break } else { reload.notify_one() },
+            }
         }
         shutdown.cancel();
     });

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -87,12 +88,17 @@ impl Credentials {
         Ok(loaded)
     }
 
-    /// Looks for changes until `stop`. What cannot be read leaves its own keys as they were, and no others.
-    pub(super) async fn keep(mut self, inbox: Arc<Inbox>, stop: CancellationToken) {
+    /// Looks for changes until `stop`, and at once at each `reload`. What cannot be read leaves its own keys as they were, and no others.
+    pub(super) async fn keep(mut self, inbox: Arc<Inbox>, reload: Arc<Notify>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(Duration::from_secs(self.config.reload_interval_secs));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         ticks.tick().await;
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = reload.notified() => info!("Reading keys and certificate again"),
+                _ = ticks.tick() => {}
+            }
             let before = self.held.clone();
             let problems = self.look(inbox.api_keys().await).await;
             if self.held != before {

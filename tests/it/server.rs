@@ -259,6 +259,11 @@ impl TestServer {
         self.signal("-INT").await;
     }
 
+    /// SIGHUP, as `systemctl reload` sends it.
+    pub(crate) async fn hang_up(&self) {
+        self.signal("-HUP").await;
+    }
+
     /// Waits until it has ended; the rest of its stdout with it.
     pub(crate) async fn ended(&mut self) -> (ExitStatus, Vec<String>) {
         let mut running = self.running.take().expect("the server runs");

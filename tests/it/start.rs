@@ -1,6 +1,13 @@
 //! Starting and stopping as a new user sees it: the one line, the page, the flags, and clear words when it cannot start.
 
-use crate::server::TestServer;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::server::{PATIENCE, TestServer};
 
 #[tokio::test]
 async fn one_line_says_where_it_listens_where_the_data_is_and_what_to_open() {
@@ -58,6 +65,73 @@ async fn the_demo_page_is_served_with_what_it_needs() {
         200 => assert!(bundle.text.contains("Socket.IO"), "the real bundle names itself"),
         _ => assert!(bundle.problem(404, "not_found").contains("client"), "{}", bundle.text),
     }
+}
+
+#[tokio::test]
+async fn a_hang_up_reads_keys_again_and_ends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    let (old, new) = ("0123456789abcdef", "fedcba9876543210");
+    std::fs::write(&file, format!("a={old}\n")).unwrap();
+    // So rarely that what is read anew was read because of the signal.
+    let flags = [&*format!("--api-keys-file={}", file.display()), "--reload-interval-secs=3600"];
+    let server = TestServer::with(&flags).await;
+    let mut socket = server.login_empty("1").await;
+    let push = async |key| {
+        let headers = [("content-type", "application/json"), ("x-api-key", key)];
+        server.api().send("POST", "/api", &headers, r#"{"tokens":["1"]}"#).await.expect("an answer").status
+    };
+    assert_eq!((push(old).await, push(new).await), (200, 401));
+    socket.expect_message().await;
+    std::fs::write(&file, format!("b={new}\n")).unwrap();
+    assert_eq!((push(old).await, push(new).await), (200, 401), "nothing is read before the signal");
+    socket.expect_message().await;
+    server.hang_up().await;
+    timeout(PATIENCE, async { while push(new).await != 200 {} }).await.expect("the new key counts");
+    assert_eq!(push(old).await, 401);
+    socket.expect_message().await;
+
+    // What cannot be read is told at each, and changes nothing.
+    std::fs::write(&file, "no key").unwrap();
+    server.hang_up().await;
+    timeout(PATIENCE, async {
+        while !server.stderr().contains("Cannot read keys or certificate again") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("it says what is wrong");
+    assert_eq!(push(new).await, 200);
+    socket.expect_message().await;
+}
+
+#[tokio::test]
+async fn a_service_whose_terminal_is_closed_ends_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tidings.db");
+    let flags = format!("--listen=127.0.0.1:0 --admin-listen=off --database-url=sqlite://{}", file.display());
+    let mut terminal = Command::new("script")
+        .args(["-qec", &format!("exec {} {flags}", env!("CARGO_BIN_EXE_tidings")), "/dev/null"])
+        .current_dir(folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the script command is installed (Debian package bsdutils)");
+    let mut lines = BufReader::new(terminal.stdout.take().expect("it is piped")).lines();
+    let ready = async { while !lines.next_line().await.unwrap().expect("it gets ready").contains("listens on") {} };
+    timeout(PATIENCE, ready).await.expect("it gets ready in time");
+    let log = folder.path().join("tidings.db-wal");
+    assert!(log.exists());
+    terminal.kill().await.expect("it is killed");
+    // A service that is killed leaves its log; one that goes on has it open.
+    timeout(PATIENCE, async {
+        while log.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the database is closed");
 }
 
 #[tokio::test]
