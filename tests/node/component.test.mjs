@@ -196,6 +196,55 @@ test("a page opens and closes the panel itself", async (t) => {
   assert.equal(await isOpen(), true);
 });
 
+test("a boolean attribute that says false is off, and so is its property, however a framework sets it", async (t) => {
+  const page = await open(t, tag("off", 'inline="false" notify="false" silent="False"') + "<div id='room'></div>");
+  await bell(page, "Notifications").waitFor();
+  const state = () =>
+    page.evaluate(() => {
+      const element = document.querySelector("tidings-inbox");
+      const isSeen = (part) => element.shadowRoot.querySelector(part).checkVisibility();
+      const { inline, notify, silent, open } = element;
+      return { inline, notify, silent, open, bell: isSeen("button.bell"), panel: isSeen("#panel") };
+    });
+  const off = { inline: false, notify: false, silent: false, open: false, bell: true, panel: false };
+  const inline = { ...off, inline: true, open: true, bell: false, panel: true };
+  assert.deepEqual(await state(), off);
+  const set = (how, value) =>
+    page.evaluate(
+      ([how, value]) => {
+        const element = document.querySelector("tidings-inbox");
+        if (how === "property") element.inline = value;
+        else if (value === null) element.removeAttribute("inline");
+        else element.setAttribute("inline", value);
+      },
+      [how, value],
+    );
+  for (const value of ["", "inline", "true", "TRUE"]) {
+    await set("attribute", value);
+    assert.deepEqual(await state(), inline, `inline="${value}"`);
+    await set("attribute", "false");
+    assert.deepEqual(await state(), off, `inline="false" after "${value}"`);
+  }
+  for (const value of [true, "", "true"]) {
+    await set("attribute", "false");
+    await set("property", value);
+    assert.deepEqual(await state(), inline, `.inline = ${JSON.stringify(value)}`);
+    for (const none of [false, "false", null, undefined]) {
+      await set("property", true);
+      await set("property", none);
+      assert.deepEqual(await state(), off, `.inline = ${String(none)}`);
+    }
+  }
+  // Set before the element is there, as a framework does that renders while the script is loading.
+  const early = await page.evaluate(async () => {
+    const element = document.createElement("tidings-inbox");
+    Object.defineProperty(element, "inline", { value: true, writable: true, configurable: true, enumerable: true });
+    document.getElementById("room").append(element);
+    return [element.hasAttribute("inline"), Object.hasOwn(element, "inline"), element.inline];
+  });
+  assert.deepEqual(early, [true, false, true]);
+});
+
 test("more than 99 unread ones are 99+, and older ones are loaded a page at a time", async (t) => {
   for (let n = 1; n <= 105; n += 1) await server.push("many", { from: `User ${n}` }, "like");
   await open(t, tag("many", "inline"));

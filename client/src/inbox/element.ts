@@ -14,7 +14,13 @@ import { style } from "./style.js";
 const TICK_MS = 30_000; // the finest unit shown is a minute
 
 /** What is set before the element is defined would hide the accessors, so it is set once more. */
-const PROPERTIES = ["client", "credential", "strings", "renderItem"] as const;
+const PROPERTIES = ["client", "credential", "strings", "renderItem", "inline", "notify", "silent"] as const;
+
+/**
+ * Whether a boolean attribute or property is on. As in HTML any text is, but for "false": that is what React before 19, Vue
+ * and templates make of `inline={false}`.
+ */
+const isOn = (value: unknown) => value === "" || (Boolean(value) && String(value).toLowerCase() !== "false");
 
 // In node, where there is no DOM, the module can be loaded all the same.
 const Base = globalThis.HTMLElement ?? (class {} as typeof HTMLElement);
@@ -144,9 +150,31 @@ export class TidingsInbox extends Base {
     this.#layOut();
   }
 
+  /** The attribute of that name; so are the next two. */
+  get inline(): boolean {
+    return this.#flag("inline");
+  }
+  set inline(on: boolean) {
+    this.#setFlag("inline", on);
+  }
+
+  get notify(): boolean {
+    return this.#flag("notify");
+  }
+  set notify(on: boolean) {
+    this.#setFlag("notify", on);
+  }
+
+  get silent(): boolean {
+    return this.#flag("silent");
+  }
+  set silent(on: boolean) {
+    this.#setFlag("silent", on);
+  }
+
   /** Whether the panel is open; inline it always is. */
   get open(): boolean {
-    return this.hasAttribute("inline") || this.#isPopped();
+    return this.inline || this.#isPopped();
   }
 
   /** What a notification says here, as plain text: for a toast of the page's own. */
@@ -160,6 +188,16 @@ export class TidingsInbox extends Base {
 
   hide(): void {
     if (this.#isPopped()) this.#panel.hidePopover();
+  }
+
+  #flag(name: string): boolean {
+    return isOn(this.getAttribute(name));
+  }
+
+  #setFlag(name: string, on: unknown): void {
+    if (isOn(on) === this.#flag(name)) return;
+    if (isOn(on)) this.setAttribute(name, "");
+    else this.removeAttribute(name);
   }
 
   // The client
@@ -244,7 +282,7 @@ export class TidingsInbox extends Base {
     if (!this.isConnected) return;
     this.#view = { ...stringsFor(this.#language(), this.#strings), renderItem: this.#renderItem };
     const { strings, locale } = this.#view;
-    const inline = this.hasAttribute("inline");
+    const { inline } = this;
     set(this.#panel, { popover: inline ? false : "auto", role: inline ? "group" : "dialog" });
     set(this.#panel, { lang: locale });
     set(this.#list, { "aria-label": strings.title });
@@ -291,9 +329,9 @@ export class TidingsInbox extends Base {
     const isOffline = status.name === "offline";
     if (this.#client && isOffline !== this.#wasOffline && (isOffline || status.name === "live")) {
       this.#wasOffline = isOffline;
-      if (!this.hasAttribute("silent")) this.#announcer.say(said);
+      if (!this.silent) this.#announcer.say(said);
     }
-    const askable = this.hasAttribute("notify") && globalThis.Notification?.permission === "default";
+    const askable = this.notify && globalThis.Notification?.permission === "default";
     this.#permit.hidden = !askable;
   }
 
@@ -452,12 +490,12 @@ export class TidingsInbox extends Base {
 
   #announce(item: Item): void {
     const { strings } = this.#view;
-    if (!this.hasAttribute("silent")) this.#announcer.arrived(this.textOf(item), (count) => strings.arrived(count));
+    if (!this.silent) this.#announcer.arrived(this.textOf(item), (count) => strings.arrived(count));
   }
 
   #toast(item: Item): void {
     if (isFirst(item, toasted)) this.#dispatch("tidings-toast", item);
-    const allowed = this.hasAttribute("notify") && globalThis.Notification?.permission === "granted";
+    const allowed = this.notify && globalThis.Notification?.permission === "granted";
     if (!allowed || document.visibilityState !== "hidden" || !isFirst(item, notified)) return;
     const { strings, locale } = this.#view;
     try {

@@ -22,7 +22,7 @@ const CSS = `
   position: relative; display: inline-block; color: var(--_text); text-align: start;
   font: var(--tidings-font, inherit); font-size: var(--tidings-font-size, 0.9375rem); line-height: 1.4;
 }
-:host([inline]) { display: flex; flex-direction: column; max-block-size: var(--_height); }
+:host([inline]:not([inline="false" i])) { display: flex; flex-direction: column; max-block-size: var(--_height); }
 :host([hidden]), [hidden] { display: none !important; }
 * { box-sizing: border-box; margin: 0; }
 button { color: inherit; background: none; border: 0; padding: 0; font: inherit; text-align: inherit; cursor: pointer; }
@@ -40,15 +40,15 @@ button.bell svg { inline-size: 1.5rem; block-size: 1.5rem; }
   font-size: 0.75rem; font-weight: 700; line-height: 1.25rem; text-align: center; font-variant-numeric: tabular-nums;
 }
 button .badge { position: absolute; inset-block-start: 0; inset-inline-start: 1.55rem; box-shadow: 0 0 0 2px var(--_surface); }
-:host([inline]) button.bell { display: none; }
+:host([inline]:not([inline="false" i])) button.bell { display: none; }
 
 .panel { flex-direction: column; padding: 0; border: 1px solid var(--_line); border-radius: var(--_radius);
   background: var(--_surface); color: var(--_text); overflow: hidden; }
 .panel:focus { outline: none; }
 .panel[popover] { position: fixed; inset: auto; box-shadow: var(--_shadow); inline-size: min(var(--_width), 100vw - 1rem);
   max-block-size: var(--_height); }
-.panel[popover]:popover-open, :host([inline]) .panel { display: flex; }
-:host([inline]) .panel { flex: 1; min-block-size: 0; }
+.panel[popover]:popover-open, :host([inline]:not([inline="false" i])) .panel { display: flex; }
+:host([inline]:not([inline="false" i])) .panel { flex: 1; min-block-size: 0; }
 @starting-style { .panel[popover]:popover-open { opacity: 0; translate: 0 -0.4rem; } }
 .panel[popover] { transition: opacity 0.12s, translate 0.12s; }
 
