@@ -1,10 +1,11 @@
 // InboxClient: an inbox, live, for pages. It shows what a session knows, its own or that of the tab that leads, with what the
 // user marked here since.
 
+import { newId, placeOf } from "./portable.js";
 import { type Audience, refusal, Refused, Session } from "./session.js";
 import { shown } from "./state.js";
 import { defaultStorage, NOTHING, patient } from "./storage.js";
-import { type Command, type Shared, Tabs } from "./tabs.js";
+import { type Command, isVisible, type Shared, Tabs } from "./tabs.js";
 import type { InboxError, InboxEvents, InboxOptions, InboxStorage, Item, Mark, Op, Status } from "./types.js";
 
 const MAX_OPS = 1_000; // that wait to be sent
@@ -61,6 +62,15 @@ export class InboxClient {
     this.#watch("removeEventListener");
     this.#suspend();
   }
+
+  /**
+   * Asks the server for a sign of life, and comes back at once when there is none or no connection; not while the page is
+   * hidden. Pages need not call it: that happens when one is seen again. An app without a `document` calls it when it comes
+   * to the foreground.
+   */
+  readonly checkConnection = (): void => {
+    if (isVisible()) this.#session?.check();
+  };
 
   /** Closes it and deletes what this browser keeps of it: at a logout, in the last tab that has it open. */
   async forget(): Promise<void> {
@@ -201,6 +211,8 @@ export class InboxClient {
   #watch(change: "addEventListener" | "removeEventListener"): void {
     globalThis[change]?.("pagehide", this.#suspend);
     globalThis[change]?.("pageshow", this.#resume);
+    globalThis[change]?.("online", this.checkConnection);
+    globalThis.document?.[change]("visibilitychange", this.checkConnection);
     globalThis.document?.[change]("freeze", this.#suspend);
     globalThis.document?.[change]("resume", this.#resume);
   }
@@ -211,8 +223,8 @@ export class InboxClient {
   #place(): { key: string; url: string } {
     const { url = globalThis.location?.origin, path = "/socket.io", token } = this.options;
     if (!url) throw new TypeError("an inbox outside of a page needs a url");
-    const { origin, pathname } = new URL(url);
-    const base = origin + pathname.replace(/\/+$/, "");
+    const place = placeOf(url);
+    const base = place.origin + place.path;
     return { key: JSON.stringify([base, path, token]), url: base };
   }
 
@@ -253,6 +265,7 @@ export class InboxClient {
         const audience = { changed, message: (item: Item) => tabs.message(item), error: (error: InboxError) => tabs.error(error) };
         this.#session = this.#lead(key, url, audience);
       },
+      check: () => this.#session?.check(),
       rest: () => {
         this.#heard = this.#state();
         this.#refused = this.#session?.refused;
@@ -332,9 +345,4 @@ export class InboxClient {
       }
     }
   }
-}
-
-/** `crypto.randomUUID` is there on secure origins only. */
-function newId(): string {
-  return Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join("-");
 }

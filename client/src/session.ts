@@ -7,6 +7,7 @@
 import { Manager, type Socket } from "socket.io-client";
 
 import { authorization, Credentials } from "./credentials.js";
+import { placeOf } from "./portable.js";
 import {
   type Change,
   changed,
@@ -21,6 +22,7 @@ import {
 import type { Credential, InboxError, InboxOptions, InboxStorage, Item, Known, Op, Status } from "./types.js";
 
 const ANSWER_MS = 10_000; // the server gives a login as long, and answers everything else sooner
+const SIGN_MS = 4_000; // for a sign of life, which takes the server no time
 const RETRY_MS = { first: 1_000, most: 30_000 }; // doubled each time, the half of it by chance
 const REFUSED_RETRY_MS = 10_000; // at least; what was refused once is refused again, most likely
 const ACK_MS = 200; // messages that come within this time are acked together
@@ -90,6 +92,7 @@ export class Session {
   #attempts = 0;
   #refusals = 0;
   #drainMs: number | undefined;
+  #notBefore = 0; // as the server wants it
   #outdated = false; // `known` is to be listed anew
   #sending = false;
   #unacked = 0;
@@ -113,9 +116,9 @@ export class Session {
     this.refused = heritage.refused;
     this.#room = Math.max(ROOM, this.known?.items.length ?? 0);
     this.#credentials = new Credentials(options.credential);
-    const { origin } = new URL(options.url);
+    const { origin, path } = placeOf(options.url);
     const manager = new Manager(origin, {
-      path: options.url.slice(origin.length) + (options.path ?? "/socket.io"),
+      path: path + (options.path ?? "/socket.io"),
       autoConnect: false,
       reconnection: false, // it gives up when the server closes or refuses a socket; see #lost
       timeout: ANSWER_MS,
@@ -134,7 +137,6 @@ export class Session {
       this.known = stored.known;
     }
     this.ops = [...new Map([...stored.ops, ...this.ops].map((op) => [op.id, op])).values()];
-    globalThis.addEventListener?.("online", this.#online);
     this.#changed();
     this.#connect();
   }
@@ -144,10 +146,23 @@ export class Session {
     if (this.#stopped) return;
     this.#stopped = true;
     for (const list of this.#lists.keys()) list.abort();
-    globalThis.removeEventListener?.("online", this.#online);
     this.#ack();
     this.#leave();
     this.#refresh({ name: "offline", reason: "closed" });
+  }
+
+  /**
+   * The page is seen again, or has a network again: a connection that broke meanwhile may look as if it were there until the
+   * next ping is late, and who waits for the next attempt should not.
+   */
+  check(): void {
+    if (this.status.name === "offline" && Date.now() >= this.#notBefore) this.#connect();
+    if (!this.#loggedIn) return;
+    const turn = this.#turn;
+    // An ack of nothing is refused, by every server and without a question to its database. The refusal is the sign.
+    this.#ask("ack", {}, undefined, SIGN_MS).catch((error: unknown) => {
+      if (turn === this.#turn && refusal(error).code === "timeout") this.#lost("ping timeout", 0);
+    });
   }
 
   /**
@@ -204,10 +219,6 @@ export class Session {
     this.#clear("connect");
     this.#socket.connect();
   }
-
-  readonly #online = () => {
-    if (this.status.name === "offline") this.#connect();
-  };
 
   async #logIn(): Promise<void> {
     const turn = ++this.#turn;
@@ -285,6 +296,7 @@ export class Session {
   #lost(reason: string, retryMs = this.#drainMs): void {
     if (this.#stopped) return;
     this.#drainMs = undefined;
+    this.#notBefore = Date.now() + (retryMs ?? 0);
     this.#leave();
     const backoff = this.#backoff();
     this.#connectIn(retryMs ?? backoff);
@@ -452,10 +464,10 @@ export class Session {
   }
 
   /** Calls `done` with the answer before anything is heard that the server sent after it. */
-  #ask(event: string, payload: object, done?: (answer: Answer) => void): Promise<void> {
+  #ask(event: string, payload: object, done?: (answer: Answer) => void, ms = ANSWER_MS): Promise<void> {
     return new Promise((resolve, reject) => {
       if (!this.#socket.connected) throw new Refused("network", "there is no connection");
-      this.#socket.timeout(ANSWER_MS).emit(event, payload, (late: Error | null, answer: Answer) => {
+      this.#socket.timeout(ms).emit(event, payload, (late: Error | null, answer: Answer) => {
         if (late) return reject(new Refused("timeout", `${event} was not answered`));
         if (!answer.ok) return reject(new Refused(answer.code, answer.message));
         done?.(answer);
@@ -483,9 +495,8 @@ export class Session {
   }
 
   async #list(credential: Credential | undefined, before?: number): Promise<Page> {
-    const url = new URL(`${this.options.url}/api/inbox/${encodeURIComponent(this.options.token)}`);
-    url.searchParams.set("limit", String(this.options.pageSize ?? 20));
-    if (before !== undefined) url.searchParams.set("before", String(before));
+    const inbox = `${this.options.url}/api/inbox/${encodeURIComponent(this.options.token)}`;
+    const url = `${inbox}?limit=${this.options.pageSize ?? 20}${before === undefined ? "" : `&before=${before}`}`;
     const headers = authorization(credential);
     const broken = (error: unknown) => Promise.reject(new Refused("network", String(error)));
     const list = new AbortController();

@@ -2,6 +2,7 @@
 // and does what they ask. Who holds a Web Lock leads, so when it is gone, for whatever reason, the next in line does. A leader
 // that cannot log in lets the others try; from one that is there but does not answer the lock is taken.
 
+import { newId } from "./portable.js";
 import { type Heritage, Refused } from "./session.js";
 import type { InboxError, Item, Op, Status } from "./types.js";
 
@@ -41,6 +42,8 @@ export interface Member {
   follow(state: Shared): void;
   message(item: Item, toast: boolean): void;
   error(error: InboxError): void;
+  /** As the leader: another tab is seen again, so whether the connection is there is to be asked. */
+  check(): void;
   /** As the leader: what the others are to know. */
   state(): Shared | undefined;
   /** As the leader: does what another tab asks. */
@@ -53,7 +56,7 @@ interface Asked {
   reject(error: Refused): void;
 }
 
-const isVisible = () => globalThis.document?.visibilityState !== "hidden";
+export const isVisible = () => globalThis.document?.visibilityState !== "hidden";
 
 export class Tabs {
   /** Whether this browser has what it takes. */
@@ -61,7 +64,7 @@ export class Tabs {
 
   leads = false;
   readonly #name: string;
-  readonly #id = crypto.randomUUID();
+  readonly #id = newId();
   readonly #channel: BroadcastChannel;
   readonly #closed = new AbortController();
   readonly #others = new Map<string, boolean>(); // as the leader: tab -> whether it is visible
@@ -210,7 +213,7 @@ export class Tabs {
     this.#clear();
     this.leads = true;
     this.#obeyed(undefined);
-    this.#term = crypto.randomUUID();
+    this.#term = newId();
     this.member.lead();
     this.#tellNow();
     for (const { command, resolve, reject } of this.#asked.values()) this.member.command(command).then(resolve, reject);
@@ -225,6 +228,7 @@ export class Tabs {
 
   #meet(tab: string, visible: boolean): void {
     const isNew = !this.#others.has(tab);
+    if (visible && !this.#others.get(tab)) this.member.check();
     this.#others.set(tab, visible);
     if (!isNew) return this.#post({ kind: "here" });
     const { signal } = this.#place; // no longer than this leads

@@ -7,7 +7,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-const CORE = ["client", "credentials", "index", "patience", "react", "session", "state", "storage", "tabs", "types"];
+import { transformSync } from "esbuild";
+
+const CORE = ["client", "credentials", "index", "patience", "portable", "react", "session", "state", "storage", "tabs", "types"];
 const INBOX = ["announcer", "dom", "element", "index", "place", "row", "strings", "style", "time"];
 
 // A page that uses all of it.

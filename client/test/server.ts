@@ -219,6 +219,11 @@ export class Line {
     for (const socket of this.#pairs) socket.destroy();
   }
 
+  /** From now on nothing comes through the connections that there are, and neither end hears of it. */
+  hush(): void {
+    for (const socket of this.#pairs) socket.unpipe().pause();
+  }
+
   mend(): void {
     this.#blocked = false;
   }

@@ -1,5 +1,5 @@
 // What the core costs a page that bundles it: minified, compressed, without socket.io-client. And that importing it does
-// nothing, so that a bundler can leave out what is not used.
+// nothing, so that a bundler can leave out what is not used. And that it names nothing that React Native lacks.
 
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
@@ -7,7 +7,7 @@ import { gzipSync } from "node:zlib";
 
 import { build } from "esbuild";
 
-const BUDGET = 8_192;
+const BUDGET = 8_448;
 
 const bundled = async (contents, options) => {
   const resolveDir = fileURLToPath(new URL("..", import.meta.url));
@@ -25,7 +25,10 @@ const bundled = async (contents, options) => {
 };
 
 // By the package's own name, as a page does: this also goes through `exports`.
-const core = gzipSync(await bundled('export * from "tidings-client"'), { level: 9 }).length;
+const code = await bundled('export * from "tidings-client"');
+// What React Native has not, or has by the name alone. No test shows that: node and browsers need it themselves.
+assert.doesNotMatch(code, /\b(crypto|URL|URLSearchParams|structuredClone)\b/);
+const core = gzipSync(code, { level: 9 }).length;
 assert.ok(core < BUDGET, `the core has ${core} bytes, and may have ${BUDGET}`);
 
 // Here `sideEffects` counts for nothing, so what is left is what the modules really do.
