@@ -1,5 +1,5 @@
-// Builds the client twice: dist/ is what the server embeds and serves below /client/, for pages without a bundler, and lib/
-// is what npm publishes, modules with types. The Socket.IO bundles go to dist/ too: the server offers them below its socket
+// Builds the client: dist/ is what the server embeds and serves below /client/, for pages without a bundler, and lib/ is what
+// npm publishes, modules with types and, in lib/cjs/, the same as CommonJS in ES2017 for tools that take nothing newer. The Socket.IO bundles go to dist/ too: the server offers them below its socket
 // path, where pages written for the Node server look for them.
 
 import { execFileSync } from "node:child_process";
@@ -48,4 +48,22 @@ for (const file of readdirSync(path("dist/"))) {
 
 rmSync(path("lib/"), { recursive: true, force: true });
 execFileSync(process.execPath, [path("node_modules/typescript/bin/tsc"), "-p", path("tsconfig.lib.json")], { stdio: "inherit" });
+
+// File by file, so that all entries have the same InboxClient. Named .js: React Native's bundler passes over .cjs.
+const sources = readdirSync(path("src/"), { recursive: true }).filter((file) => file.endsWith(".ts"));
+await build({
+  entryPoints: sources.map((file) => path(`src/${file}`)),
+  format: "cjs",
+  platform: "node", // so that its names can be told by `import` as well
+  target: "es2017",
+  sourcemap: true,
+  outdir: path("lib/cjs/"),
+  logLevel: "warning",
+});
+for (const file of sources) {
+  const types = file.replace(/\.ts$/, ".d.ts");
+  copyFileSync(path(`lib/${types}`), path(`lib/cjs/${types}`));
+}
+writeFileSync(path("lib/cjs/package.json"), '{ "type": "commonjs" }\n');
+
 for (const licence of ["LICENSE-APACHE", "LICENSE-MIT"]) copyFileSync(path(`../${licence}`), path(`lib/${licence}`));

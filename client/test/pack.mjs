@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
+import { createRequire } from "node:module";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -45,18 +46,36 @@ export function Count({ token }: { token: string }) {
 export const List = ({ token }: { token: string }) => <tidings-inbox token={token} client={client} inline />;
 `;
 
+// And one in CommonJS.
+const OLD = `
+import tidings = require("tidings-client");
+import react = require("tidings-client/react");
+import inbox = require("tidings-client/inbox");
+const client: tidings.InboxClient = new tidings.InboxClient({ token: "alice" });
+export const shown = () => [react.useInbox(client).unread, new inbox.TidingsInbox().inline];
+`;
+
 const root = fileURLToPath(new URL("..", import.meta.url));
-const modules = [...CORE.map((name) => `lib/${name}`), ...INBOX.map((name) => `lib/inbox/${name}`)];
-const wanted = ["README.md", "package.json", "examples/old-page.js", "examples/redux.ts", "lib/LICENSE-APACHE", "lib/LICENSE-MIT", ...modules.flatMap((name) => [`${name}.d.ts`, `${name}.js`, `${name}.js.map`])];
+const names = [...CORE, ...INBOX.map((name) => `inbox/${name}`)];
+const modules = ["lib", "lib/cjs"].flatMap((folder) => names.map((name) => `${folder}/${name}`));
+const folders = ["inbox", "lib/cjs", "react"].map((folder) => `${folder}/package.json`);
+const wanted = ["README.md", "package.json", ...folders, "examples/old-page.js", "examples/redux.ts", "lib/LICENSE-APACHE", "lib/LICENSE-MIT", ...modules.flatMap((name) => [`${name}.d.ts`, `${name}.js`, `${name}.js.map`])];
 
 const listed = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: root, encoding: "utf8" });
 const [{ files }] = JSON.parse(listed);
 assert.deepEqual(files.map(({ path }) => path).sort(), wanted.sort());
 
-const { exports, dependencies } = JSON.parse(readFileSync(`${root}/package.json`, "utf8"));
+const { main, types, exports, dependencies } = JSON.parse(readFileSync(`${root}/package.json`, "utf8"));
 assert.deepEqual(Object.keys(dependencies), ["socket.io-client"]);
-for (const entry of Object.values(exports).flatMap((entry) => (typeof entry === "string" ? entry : Object.values(entry)))) {
+const leaves = (entry) => (typeof entry === "string" ? [entry] : Object.values(entry).flatMap(leaves));
+for (const entry of [main, types, ...leaves(exports)]) {
   assert.ok(existsSync(`${root}/${entry}`), `${entry} is exported and not there`);
+}
+// Nothing is left in it that a tool of 2017 could not read.
+for (const name of names) {
+  const code = readFileSync(`${root}/lib/cjs/${name}.js`, "utf8");
+  const [old, now] = ["es2017", "esnext"].map((target) => transformSync(code, { target, format: "cjs" }).code);
+  assert.equal(old, now, `lib/cjs/${name}.js is newer than ES2017`);
 }
 // A source map that cannot be followed is none.
 for (const name of modules) {
@@ -94,9 +113,12 @@ try {
   writeFileSync(join(project, "package.json"), '{ "type": "module" }');
   writeFileSync(join(project, "tsconfig.json"), JSON.stringify({ compilerOptions, files }));
   writeFileSync(join(project, "page.tsx"), PAGE);
+  writeFileSync(join(project, "old.cts"), OLD);
   const [, jsx] = readFileSync(`${root}/README.md`, "utf8").match(/```ts\n(.+?)```/s);
   writeFileSync(join(project, "jsx.d.ts"), jsx);
   const tsc = join(root, "node_modules/typescript/bin/tsc");
+  execFileSync(process.execPath, [tsc, "-p", project], { stdio: "inherit" });
+  writeFileSync(join(project, "tsconfig.json"), JSON.stringify({ compilerOptions, files: ["old.cts"] }));
   execFileSync(process.execPath, [tsc, "-p", project], { stdio: "inherit" });
   const use = `
     const { InboxClient } = await import("tidings-client");
@@ -105,6 +127,19 @@ try {
     console.log([InboxClient, TidingsInbox, useInbox].map((one) => typeof one).join());`;
   const used = execFileSync(process.execPath, ["--input-type=module", "-e", use], { cwd: project, encoding: "utf8" });
   assert.equal(used.trim(), "function,function,function");
+
+  // By require(), as Jest does; and without `exports`, as webpack 4 and React Native's bundler find their way.
+  const { exports: _, ...old } = JSON.parse(readFileSync(join(own, "package.json"), "utf8"));
+  for (const description of [undefined, old]) {
+    if (description) writeFileSync(join(own, "package.json"), JSON.stringify(description));
+    const require = createRequire(join(project, "page.cjs"));
+    for (const [name, member] of [["", "InboxClient"], ["/inbox", "TidingsInbox"], ["/react", "useInbox"]]) {
+      const file = require.resolve(`tidings-client${name}`);
+      assert.match(file, /lib.cjs/, `${file} is CommonJS`);
+      assert.equal(typeof require(file)[member], "function");
+      assert.equal(typeof (await import(file))[member], "function");
+    }
+  }
 } finally {
   rmSync(project, { recursive: true });
 }
