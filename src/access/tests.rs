@@ -295,6 +295,8 @@ fn a_jwt_is_good_for_its_subject_its_audience_its_time_and_its_key() {
     }
     for (claims, end) in [
         (r#"{"sub":1,"exp":2000,"aud":"tidings"}"#, 2_000_000),
+        (r#"{"sub":1.0,"exp":2000,"aud":"tidings"}"#, 2_000_000),
+        (r#"{"sub":10e-1,"exp":2000,"aud":"tidings"}"#, 2_000_000),
         (r#"{"sub":"1","exp":2000.5,"aud":"tidings"}"#, 2_000_500),
         (r#"{"sub":"1","exp":2e3,"nbf":1998.75,"aud":"tidings"}"#, 2_000_000),
         (r#"{"sub":"1","exp":2000,"nbf":-1.5,"aud":"tidings"}"#, 2_000_000),
