@@ -192,11 +192,10 @@ async fn no_log_line_at_any_level_holds_what_is_secret() {
         let mut builder = flags.iter().fold(TestServer::builder(), |builder, flag| builder.flag(flag)).prepare();
         if let Place::Postgres(database) = builder.place() {
             let url = database.url().replacen("://tidings@", "://tidings:database-password@", 1);
-            let with = if url.contains('?') { '&' } else { '?' };
             builder = flags
                 .iter()
                 .fold(TestServer::builder().at(builder.place().clone()), |b, flag| b.flag(flag))
-                .flag(&format!("--database-url={url}{with}unheard_of=database-password"))
+                .flag(&format!("--database-url={url}"))
                 .prepare();
         }
         builder.start_again().await;
