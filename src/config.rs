@@ -161,6 +161,7 @@ pub struct Config {
     #[arg(long, env = "TIDINGS_BUS", default_value = "local", global = true, hide_env_values = true)]
     pub bus: String,
     /// A PEM file with the private CA of a bus at rediss://HOST, which then counts instead of the public ones; read at start.
+    /// Without it SSL_CERT_FILE, if that is set.
     #[arg(long, env = "TIDINGS_BUS_CA_FILE", default_value = "", value_parser = path, global = true)]
     pub bus_ca_file: PathBuf,
     /// What the names of the bus's channels begin with: another for each installation that shares a Redis.

@@ -1,5 +1,6 @@
 //! The parts of the configuration as the modules below take them: they know their bounds, not the command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -42,11 +43,20 @@ impl From<&Config> for bus::Settings {
         Self {
             name: config.bus.clone(),
             database_url: config.database_url.clone(),
-            ca_file: config.bus_ca_file.clone(),
+            ca_file: bus_ca_file(config),
             prefix: config.bus_prefix.clone(),
             silence: Duration::from_secs(config.bus_silence_secs),
         }
     }
+}
+
+/// Without a flag of its own the variable that OpenSSL has its clients obey: images with a private CA set it for all programs.
+fn bus_ca_file(config: &Config) -> PathBuf {
+    let variable = || std::env::var_os("SSL_CERT_FILE").filter(|_| config.bus.starts_with("rediss://"));
+    Some(config.bus_ca_file.clone())
+        .filter(|path| !path.as_os_str().is_empty())
+        .or_else(|| variable().map(PathBuf::from))
+        .unwrap_or_default()
 }
 
 /// Days of which 0 means for ever.

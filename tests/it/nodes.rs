@@ -108,6 +108,13 @@ async fn a_redis_with_a_private_ca_is_heard_by_who_knows_the_ca_and_by_nobody_el
     let mut there = second.login_empty("1").await;
     let pushed = first.api().push("1", "{}").await;
     assert_eq!(there.expect_message().await.id, pushed.id, "over TLS");
+    let path = redis.ca_file().display().to_string();
+    let third = TestServer::builder().at(first.place().clone()).flag(&bus).flag(NO_SWEEP).env("SSL_CERT_FILE", &path);
+    let third = third.start().await;
+    let mut elsewhere = third.login("1").await;
+    elsewhere.replay().await;
+    let pushed = first.api().push("1", "{}").await;
+    assert_eq!(elsewhere.expect_message().await.id, pushed.id, "the variable that other programs know does as well");
     for ca in [None, Some(&*unknown)] {
         let deaf = node(ca).start().await;
         let told = async {
