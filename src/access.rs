@@ -136,7 +136,7 @@ impl Denied {
     fn reason(self) -> &'static str {
         match self {
             Self::Missing => "no credential was shown",
-            Self::Malformed => "it is not a JWT with sub, exp and aud",
+            Self::Malformed => "it cannot be read as a JWT with a known alg, sub, exp and aud",
             Self::Critical => "it has crit in its header, of which nothing is understood here",
             Self::UnknownKey => "no login key has its kid and algorithm",
             Self::SeveralKeys => "it has no kid, and several login keys have its algorithm",
@@ -146,7 +146,7 @@ impl Denied {
             Self::Audience => "its aud is not --audience",
             Self::Subject => "its sub is another token",
             Self::TooEarly => "its nbf is still to come",
-            Self::Expired => "its exp is over",
+            Self::Expired => "its exp has passed",
             Self::TooFarAhead => {
                 "its exp is further ahead than --max-login-days: exp is in seconds, is this in milliseconds?"
             }

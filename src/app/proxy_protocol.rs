@@ -60,9 +60,9 @@ async fn read_line(stream: &mut (impl AsyncRead + Unpin), start: &[u8]) -> Resul
         _ => return Err(HeaderError::Malformed("it is neither TCP4 nor TCP6 with two addresses and two ports")),
     };
     if destination.is_none() || ports.iter().any(|port| port.parse::<u16>().is_err()) {
-        return Err(HeaderError::Malformed("an address or port is none"));
+        return Err(HeaderError::Malformed("an address or port is not valid"));
     }
-    source.map(Some).ok_or(HeaderError::Malformed("an address or port is none"))
+    source.map(Some).ok_or(HeaderError::Malformed("an address or port is not valid"))
 }
 
 fn v4(text: &str) -> Option<IpAddr> {
@@ -103,7 +103,7 @@ async fn read_binary(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<IpA
         (0x21, 0x11 | 0x21) => Err(HeaderError::Malformed("it is too short for its addresses")),
         // Of a socket without an address, or of a kind that the proxy does not know.
         (0x21, 0x00 | 0x31) => Ok(None),
-        (0x21, _) => Err(HeaderError::Malformed("it is of no TCP connection")),
+        (0x21, _) => Err(HeaderError::Malformed("it is not for a TCP connection")),
         _ => Err(HeaderError::Malformed("it has an unknown version or command")),
     }
 }

@@ -515,7 +515,11 @@ mod tests {
         for name in ["Tokens", "token", "tokens.0", "to"] {
             assert!(form(&format!("{name}=a&data=1")).unwrap_err().1.contains("mean tokens?"), "{name}");
         }
-        assert!(form("%7B%22tokens%22%3A%5B%221%22%5D%7D").unwrap_err().1.contains("application/json"));
+        for json in
+            ["%7B%22tokens%22%3A%5B%221%22%5D%7D", r#""{\"tokens\":[\"1\"]}""#, "'{tokens:[1],data:x}'", r#"\"[1]"#]
+        {
+            assert!(form(json).unwrap_err().1.contains("application/json"), "{json}");
+        }
         let doubtful = |body: &str| parse(&Received::Json(body.to_owned().into()), &LIMITS, now()).unwrap().is_doubtful;
         assert_eq!([doubtful("{}"), doubtful(r#"{"x":1}"#), doubtful(r#"{"x":1,"tokens":[1]}"#)], [false, true, false]);
     }

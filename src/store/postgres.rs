@@ -95,8 +95,8 @@ fn parse_url(url: &str) -> Result<PgConnectOptions, String> {
         let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
         let is_known = URL_OPTIONS.contains(&&*name) || (name.starts_with("options[") && name.ends_with(']'));
         if !is_known {
-            // What holds an @ is part of a password.
-            return Err(match name.contains('@') {
+            // If there is an @ the name may be part of a password.
+            return Err(match query.contains('@') {
                 true => "a ? in a password is written %3F".to_owned(),
                 false => format!("it has the option {name:?}, which this service cannot honour: remove it"),
             });

@@ -53,19 +53,23 @@ pub(in crate::http) struct Warning {
 pub(super) struct Unknown {
     names: Vec<String>,
     more: usize,
+    /// The first of the rest that was meant for the recipients.
+    meant_for_tokens: Option<String>,
 }
 
 impl Unknown {
     pub(super) fn add(&mut self, name: &str) {
-        if self.names.len() == MAX_NAMES {
-            self.more += 1;
-            return;
-        }
         let mut shown: String = name.chars().take(MAX_NAME_CHARS).collect();
         if shown.len() < name.len() {
             shown.push('…');
         }
-        self.names.push(shown);
+        if self.names.len() < MAX_NAMES {
+            return self.names.push(shown);
+        }
+        self.more += 1;
+        if self.meant_for_tokens.is_none() && meant(&shown) == Some("tokens") {
+            self.meant_for_tokens = Some(shown);
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -80,10 +84,13 @@ impl Unknown {
         if self.names.is_empty() && !nobody {
             return Ok(Vec::new());
         }
-        if tokens_are_missing && self.names.iter().any(|name| name.starts_with(['{', '['])) {
-            return Err(invalid("the body is JSON, but not sent as it: set Content-Type: application/json"));
+        // Perhaps in quotes: encoded twice, or by a shell that leaves them.
+        let is_json = |name: &String| name.trim_start_matches(['"', '\'', '\\', ' ']).starts_with(['{', '[']);
+        if tokens_are_missing && self.names.iter().any(is_json) {
+            return Err(invalid("the body is JSON, but was not sent as JSON: set Content-Type: application/json"));
         }
-        if tokens_are_missing && let Some(name) = self.names.iter().find(|name| meant(name) == Some("tokens")) {
+        let mut names = self.names.iter().chain(&self.meant_for_tokens);
+        if tokens_are_missing && let Some(name) = names.find(|name| meant(name) == Some("tokens")) {
             return Err(invalid(format!("{name:?} is no field of a push and tokens is missing: did you mean tokens?")));
         }
         let warning = |field: String| {
@@ -95,7 +102,7 @@ impl Unknown {
         };
         let mut warnings: Vec<_> = self.names.into_iter().map(warning).collect();
         if self.more > 0 {
-            let hint = format!("{} more fields are unknown and were ignored", self.more);
+            let hint = format!("unknown fields that were ignored as well: {}", self.more);
             warnings.push(Warning { field: "…".to_owned(), hint });
         }
         if nobody {
@@ -155,12 +162,20 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_was_meant_for_the_recipients_is_found_behind_many_others() {
+        let mut unknown = Unknown::default();
+        (0..MAX_NAMES).for_each(|n| unknown.add(&format!("field{n}")));
+        ["x", "Tokens", "users"].into_iter().for_each(|name| unknown.add(name));
+        assert!(unknown.warnings(true, true).unwrap_err().detail.contains("\"Tokens\""));
+    }
+
+    #[test]
     fn many_names_and_long_ones_are_told_in_short() {
         let mut unknown = Unknown::default();
         (0..100).for_each(|n| unknown.add(&format!("{n}{}", "é".repeat(1000))));
         let warnings = unknown.warnings(false, false).unwrap();
         assert_eq!(warnings.len(), MAX_NAMES + 1);
         assert!(warnings.iter().all(|warning| warning.field.chars().count() <= MAX_NAME_CHARS + 1));
-        assert_eq!(warnings[MAX_NAMES].hint, "84 more fields are unknown and were ignored");
+        assert_eq!(warnings[MAX_NAMES].hint, "unknown fields that were ignored as well: 84");
     }
 }

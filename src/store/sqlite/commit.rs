@@ -1,4 +1,5 @@
-//! One transaction: receipts first, then pushes, each step one statement for the whole batch.
+//! One batch: acks and watermarks, each a transaction of its own, then reads, unreads and pushes in one, each step one
+//! statement for all of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
