@@ -263,8 +263,8 @@ test("what users write stays text, and what the server refuses is told", async (
   ]);
   await card(page, "<b>mallory</b>").waitFor();
 
-  await send(page, { to: ["eve"], what: "Comment", comment: "x".repeat(70_000) });
-  await page.locator("#pushed", { hasText: /^Refused: .+65,?536/ }).waitFor();
+  await send(page, { to: ["eve"], what: "Comment", comment: "x".repeat(110_000) });
+  await page.locator("#pushed", { hasText: /^Refused: .+102,?400/ }).waitFor();
   assert.equal((await texts(page, "Eve")).length, 1);
 });
 
