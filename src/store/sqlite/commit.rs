@@ -125,8 +125,7 @@ impl Transaction<'_> {
         let revs = sqlx::query_scalar!(
             r#"begin immediate;
 
-            -- "or rollback": SQLite would else copy each page that it changes, to undo this statement alone.
-            insert or rollback into inbox (token, rev, unread, created_at, life)
+            insert into inbox (token, rev, unread, created_at, life)
             select key, value, value, ?, (select erasures from meta) from json_each(?) where true
             on conflict (token) do update set rev = rev + excluded.rev, unread = unread + excluded.unread;
 
@@ -136,6 +135,7 @@ impl Transaction<'_> {
                     jsonb_extract(value, '$[3]') as places, value ->> 4 as expires_at
                 from jsonb_each(?)
             )
+            -- OR ROLLBACK, or SQLite would copy each page that it changes, to undo this statement alone.
             insert or rollback into notification (token, seq, id, entity_type, created_at, expires_at, data)
             select inbox.token, inbox.rev - place.value, push.id, push.entity_type, ?, push.expires_at, push.data
             from push cross join json_each(push.places) as place cross join inbox on inbox.token = place.key;
@@ -182,7 +182,7 @@ impl Transaction<'_> {
             let acked = batch.acked.iter().map(|(token, id)| (token.as_str(), *id));
             let ids = json(&acks.ids.iter().copied().chain(acked).collect::<Vec<_>>());
             sqlx::query!(
-                "update or rollback notification set delivered_at = ?
+                "update notification set delivered_at = ?
                 from (select value ->> 0 as token, value ->> 1 as id from jsonb_each(?)) as acked
                 where notification.id = acked.id and notification.token = acked.token and delivered_at is null",
                 self.now_text,
@@ -194,7 +194,7 @@ impl Transaction<'_> {
         if !acks.upto.is_empty() {
             let upto = json(&acks.upto.iter().map(|(token, upto)| (token, upto.after, upto.upto)).collect::<Vec<_>>());
             sqlx::query!(
-                "update or rollback notification set delivered_at = ?
+                "update notification set delivered_at = ?
                 from (select value ->> 0 as token, value ->> 1 as after, value ->> 2 as upto from json_each(?)) as acked
                 where notification.token = acked.token
                     and seq > (select max(delivered_upto, acked.after) from inbox where inbox.token = acked.token)
@@ -464,7 +464,7 @@ impl Transaction<'_> {
         let rows = self.rows(pushes, |_| seqs.next().expect("one for each row"));
         let inboxes = json(&commit::added(pushes));
         sqlx::query!(
-            "insert or rollback into inbox (token, rev, unread, created_at, life)
+            "insert into inbox (token, rev, unread, created_at, life)
             select key, value, value, ?, (select erasures from meta) from json_each(?) where true
             on conflict (token) do update set rev = rev + excluded.rev, unread = unread + excluded.unread;
 
@@ -474,6 +474,7 @@ impl Transaction<'_> {
                     jsonb_extract(value, '$[3]') as seqs, value ->> 4 as expires_at
                 from jsonb_each(?)
             )
+            -- OR ROLLBACK, or SQLite would copy each page that it changes, to undo this statement alone.
             insert or rollback into notification (token, seq, id, entity_type, created_at, expires_at, data)
             select seq.key, seq.value, push.id, push.entity_type, ?, push.expires_at, push.data
             from push, json_each(push.seqs) as seq;
