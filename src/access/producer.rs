@@ -130,10 +130,13 @@ impl Caller {
         }
     }
 
-    /// Who holds the keys of both: what either may do, under the first one's name.
+    /// Who holds the keys of both: what either may do. The name is that of the key that may push, or the lesser one, whichever
+    /// is shown first: it owns the idempotency keys of a push, and a retry must find them.
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {
-            (Self::Producer { name, scopes }, Self::Producer { scopes: others, .. }) => {
+            (Self::Producer { name, scopes }, Self::Producer { name: other, scopes: others }) => {
+                let rank = |name: Arc<str>, scopes: Scopes| (!scopes.hold(Scope::Push), name);
+                let (_, name) = rank(name, scopes).min(rank(other, others));
                 Self::Producer { name, scopes: Scopes(scopes.0 | others.0) }
             }
             (one, _) => one,

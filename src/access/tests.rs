@@ -383,11 +383,14 @@ fn of_several_credentials_any_good_one_is_enough_and_the_longest_counts() {
     let only = |name: &str, key: &str, scope| ApiKey { scopes: Scopes::from_iter([scope]), ..api_key(name, key) };
     let keys = vec![only("pusher", "key p", Scope::Push), only("reader", "key r", Scope::Read)];
     let access = with(Rules::default(), keys, LoginKeys::default());
-    let both = access.caller(&all(&[("x-api-key", "key p"), ("authorization", "Bearer key r")]), at(0));
-    assert_eq!(
-        (both.may(Scope::Push), both.may(Scope::Read), both.may(Scope::Admin)),
-        (Some("pusher"), Some("pusher"), None)
-    );
+    for (first, second) in [("key p", "key r"), ("key r", "key p")] {
+        let bearer = format!("Bearer {second}");
+        let both = access.caller(&all(&[("x-api-key", first), ("authorization", &bearer)]), at(0));
+        assert_eq!(
+            (both.may(Scope::Push), both.may(Scope::Read), both.may(Scope::Admin)),
+            (Some("pusher"), Some("pusher"), None)
+        );
+    }
 }
 
 /// The modulus of an RSA key of 2,048 bits, as far as anybody looks at it here.
