@@ -377,7 +377,7 @@ impl Front {
                 let left_out =
                     self.guard.as_ref().and_then(|guard| guard.refusals.due("proxy_protocol", Instant::now()));
                 if let Some(left_out) = left_out {
-                    warn!(%proxy, left_out, "Closed a connection: {error}; --proxy-protocol wants one from each of --trusted-proxies");
+                    warn!(%proxy, left_out, "Closed a connection: {error}; --proxy-protocol expects a PROXY header from every one of --trusted-proxies");
                 }
                 return None;
             }

@@ -21,7 +21,7 @@ import {
 } from "./state.js";
 import type { Credential, InboxError, InboxOptions, InboxStorage, Item, Known, Op, Status } from "./types.js";
 
-const ANSWER_MS = 10_000; // the server gives a login as long, and answers everything else sooner
+const ANSWER_MS = 10_000; // a server that is not asked too much answers sooner
 const SIGN_MS = 4_000; // for a sign of life, which takes the server no time
 const RETRY_MS = { first: 1_000, most: 30_000 }; // doubled each time, the half of it by chance
 const REFUSED_RETRY_MS = 10_000; // at least; what was refused once is refused again, most likely
@@ -89,6 +89,7 @@ export class Session {
   #stopped = false;
   #turn = 0; // of the connection; what an earlier one still waits for is void
   #loggedIn = false;
+  #renewing = 0; // the turn in which a login that renews is not answered yet
   #attempts = 0;
   #refusals = 0;
   #drainMs: number | undefined;
@@ -157,8 +158,9 @@ export class Session {
    */
   check(): void {
     if (this.status.name === "offline" && Date.now() >= this.#notBefore) this.#connect();
-    if (!this.#loggedIn) return;
     const turn = this.#turn;
+    // Behind a login the sign would wait for the database, which may be slow while the connection is good.
+    if (!this.#loggedIn || turn === this.#renewing) return;
     // An ack of nothing is refused, by every server and without a question to its database. The refusal is the sign.
     this.#ask("ack", {}, undefined, SIGN_MS).catch((error: unknown) => {
       if (turn === this.#turn && refusal(error).code === "timeout") this.#lost("ping timeout", 0);
@@ -208,10 +210,9 @@ export class Session {
       .on("resync", () => this.#resync())
       .on("server_draining", ({ retryMs }: { retryMs: number }) => (this.#drainMs = retryMs * (1 + Math.random() / 2)))
       .on("login_expiring", ({ exp }: { exp: number }) => this.#renewBefore(exp))
-      // A login that was refused is answered too; these two come on their own.
+      // A login that was refused is answered too; this one comes on its own.
       .on("login_error", ({ code, message }: InboxError) => {
         if (code === "login_expired") this.#fail(new Refused("unauthorized", message));
-        else if (code === "login_timeout") this.#lost(code);
       });
   }
 
@@ -340,9 +341,13 @@ export class Session {
     this.#credentials.drop();
     try {
       const credential = await this.#credential();
-      if (this.#loggedIn) await this.#ask("user_login", { tokenId: this.options.token, batch: true, ...credential });
+      if (!this.#loggedIn) return;
+      this.#renewing = this.#turn;
+      await this.#ask("user_login", { tokenId: this.options.token, batch: true, ...credential });
     } catch (error) {
       this.#told(refusal(error));
+    } finally {
+      this.#renewing = 0;
     }
   }
 

@@ -25,6 +25,7 @@ class Script {
   logins = 0;
   loginTimes: number[] = [];
   resyncs = false; // after every login
+  holdsLogins = false; // until the test answers them
   lists: string[] = []; // the paths
   ackAnswers: object[] = []; // other than ok
   listMs = 0; // between the head of an answer and its body
@@ -55,10 +56,11 @@ class Script {
   }
 
   #serve(socket: Socket): void {
-    socket.on("user_login", (_login: object, answer: Answer) => {
+    socket.on("user_login", (login: object, answer: Answer) => {
       this.logins += 1;
       this.loginTimes.push(Date.now());
       this.socket = socket;
+      if (this.holdsLogins) return void this.asked.push({ event: "user_login", rows: login, answer });
       answer({ ok: true, epoch: this.epoch, rev: this.rev, unread: this.unread, undelivered: 0 });
       socket.emit("replay_complete", { count: 0, rev: this.rev, unread: this.unread });
       if (this.resyncs) socket.emit("resync", { epoch: this.epoch, rev: this.rev, unread: this.unread });
@@ -136,6 +138,24 @@ test("a busy server is asked again, in the same order", async () => {
   last.answer({ ok: true, rev: 5, unread: 3 });
   await Promise.all(both);
   expect([reads(ada), ada.errors]).toEqual([[false, false, false], []]);
+});
+
+test("no sign of life is asked for behind a login that is being renewed", async () => {
+  const script = await Script.start();
+  const ada = await open(script.url, "ada", { credential: async () => ({ exp: Date.now() / 1000 + 3600, kid: "k", sig: "s" }) });
+  script.holdsLogins = true;
+  script.socket.emit("login_expiring", { exp: 0 });
+  const renewal = await script.next();
+  expect(renewal.event).toBe("user_login");
+  ada.checkConnection();
+  void ada.markRead("id3");
+  expect((await script.next()).event).toBe("read"); // which the client sent after a sign, had it asked for one
+  expect(script.acks).toEqual([]);
+  renewal.answer({ ok: true, epoch: script.epoch, rev: script.rev, unread: script.unread, undelivered: 0 });
+  await settled(script, ada, 100);
+  ada.checkConnection();
+  await eventually(async () => script.acks.length === 1, "the sign of life");
+  expect([script.acks, ada.status, ada.errors]).toEqual([[{}], { name: "live" }, []]);
 });
 
 test("messages are acked together, and up to what has come", async () => {
