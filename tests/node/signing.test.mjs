@@ -89,22 +89,30 @@ made = login(token, Integer(exp), *rest)
     run: ["ruby", "main.rb"],
   },
   csharp: {
-    there: ["dotnet", "--version"],
+    there: ["sh", "-c", "command -v dotnet || command -v mcs && command -v mono"],
     files: (block) => ({
       "Login.cs": block,
       "Program.cs": `using System;
 
-Console.OutputEncoding = new System.Text.UTF8Encoding(false);
-var made = Login.Of(args[0], long.Parse(args[1]), args[2], args[3], args[4]);
-Console.Write($"{made.TokenId}\\n{made.Exp}\\n{made.Kid}\\n{made.Sig}\\n");`,
+class Program
+{
+    static void Main(string[] args)
+    {
+        Console.OutputEncoding = new System.Text.UTF8Encoding(false);
+        var made = Login.Of(args[0], long.Parse(args[1]), args[2], args[3], args[4]);
+        Console.Write($"{made.TokenId}\\n{made.Exp}\\n{made.Kid}\\n{made.Sig}\\n");
+    }
+}`,
       "main.csproj": `<Project Sdk="Microsoft.NET.Sdk">
   <PropertyGroup>
     <OutputType>Exe</OutputType>
     <TargetFramework>net$(BundledNETCoreAppTargetFrameworkVersion)</TargetFramework>
   </PropertyGroup>
 </Project>`,
+      "run.sh": `command -v dotnet >/dev/null && exec dotnet run --project main.csproj -- "$@"
+mcs -out:main.exe Login.cs Program.cs && exec mono main.exe "$@"`,
     }),
-    run: ["dotnet", "run", "--project", "main.csproj", "--"],
+    run: ["sh", "run.sh"],
   },
   go: {
     there: ["go", "version"],
