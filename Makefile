@@ -1,4 +1,4 @@
-.PHONY: run test bench soak fuzz lint audit sbom client tools
+.PHONY: run test bench soak fuzz lint audit sbom picture client tools
 
 NPM_CI = npm ci --no-audit --no-fund
 
@@ -35,6 +35,10 @@ audit:                          ## Checks the locked dependencies: vulnerabiliti
 
 sbom:                           ## Lists the locked dependencies in target/sbom/tidings.cdx.json (CycloneDX).
 	scripts/sbom
+
+picture: tools client           ## Makes the picture of the README, docs/images/inbox.png.
+	cargo build --locked
+	cd tests/node && $(NPM_CI) && node picture.mjs
 
 tools:                          ## Installs the Debian packages that tests need, where they are missing.
 	scripts/tools

@@ -17,10 +17,10 @@ use crate::access::OriginRule;
 #[derive(Debug, Parser)]
 #[command(name = "tidings", version, max_term_width = 120)]
 pub struct Cli {
-    /// What to do; `serve` unless given.
+    /// The command; `serve` by default.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// For every command.
+    /// The settings of every command.
     #[command(flatten)]
     pub config: Config,
 }
@@ -30,35 +30,35 @@ pub struct Cli {
 pub enum Command {
     /// Run the service until SIGTERM or SIGINT (the default).
     Serve,
-    /// Bring the schema of the database up to date, as starting the service does too.
+    /// Bring the schema of the database up to date. Starting the service does that too.
     Migrate {
-        /// Change nothing; exit with 1 if something is missing.
+        /// Change nothing; exit with 1 if migrations are missing.
         #[arg(long)]
         check: bool,
     },
-    /// Print a signed login for trying: what a page sends with `user_login`.
+    /// Print a signed login for tests: what a page sends with `user_login`.
     Sign {
-        /// Whose.
+        /// The token to log in.
         #[arg(long)]
         token: String,
-        /// How long it is good: seconds, or with s, m, h or d behind.
+        /// Time until it expires: seconds, or a number with s, m, h or d.
         #[arg(long, default_value = "1h", value_parser = duration)]
         ttl: std::time::Duration,
-        /// Which of --login-keys; the first by its id unless given.
+        /// Which of --login-keys signs; by default the first by its id.
         #[arg(long)]
         kid: Option<String>,
     },
-    /// Add, list or revoke API keys in the database; a service that runs on it takes them over in a moment.
+    /// Add, list or revoke API keys in the database. A running service notices within --reload-interval-secs.
     Key {
         /// What to do.
         #[command(subcommand)]
         command: KeyCommand,
     },
-    /// Look for violations of what must always hold, in a database that may be in use; exit with 1 if there are any.
+    /// Check the invariants of a database that may be in use; exit with 1 if one is violated.
     Check,
     /// Print the random id of the data set, which tells clients whether what they know belongs to it.
     Epoch {
-        /// Give it another one first: the last step after a backup was restored.
+        /// Replace it first: the last step after restoring a backup.
         #[arg(long)]
         renew: bool,
     },
@@ -76,23 +76,23 @@ pub enum Command {
 /// What to do with API keys.
 #[derive(Debug, Clone, Subcommand)]
 pub enum KeyCommand {
-    /// Make a key and print it; it is shown this once.
+    /// Create a key and print it. It cannot be shown again.
     Add {
-        /// Whose: 1 to 64 letters, digits, dots, dashes and underscores. A name is used once.
+        /// Name of the key: 1 to 64 letters, digits, dots, dashes and underscores. Names are never reused.
         #[arg(long, value_parser = key_name)]
         name: String,
-        /// What it is good for: push, read, or admin (everything, also erase and disconnect). May be given several times.
+        /// What it allows: push, read, or admin (everything, also erase and disconnect). May be repeated.
         #[arg(long, required = true, value_delimiter = ',')]
         scope: Vec<crate::access::Scope>,
-        /// How long it is good: seconds, or with s, m, h or d behind; for ever unless given.
+        /// Time until it expires: seconds, or a number with s, m, h or d; by default never.
         #[arg(long, value_parser = duration)]
         expires: Option<std::time::Duration>,
     },
-    /// Print all keys: names, scopes, and when they were made, used, revoked or end.
+    /// Print all keys: names, scopes, and when they were created, last used, revoked or expire.
     List,
-    /// Take a key back.
+    /// Revoke a key.
     Revoke {
-        /// Whose.
+        /// Name of the key.
         name: String,
     },
 }
@@ -100,20 +100,20 @@ pub enum KeyCommand {
 /// What becomes of rows that a client was sent and never acked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Unacked {
-    /// They are sent again at every login.
+    /// Send them again at every login.
     Replay,
-    /// They count as delivered once the socket has outlived a heartbeat that was sent after them.
+    /// Count them as delivered once the socket has answered a ping that was sent after them.
     Heartbeat,
 }
 
 /// What becomes of logins without a signature when there are login keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Logins {
-    /// They are refused.
+    /// Refuse them.
     Required,
-    /// They are let in, logged and counted: to see which pages still have to be changed.
+    /// Let them in, log and count them, to find the pages that must still be changed.
     Warn,
-    /// They are let in and counted. It needs a loopback address, or --insecure-open.
+    /// Let them in and count them. It needs a loopback address, or --insecure-open.
     Open,
 }
 
@@ -138,9 +138,9 @@ pub struct Networks(pub Vec<ipnet::IpNet>);
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text, for people.
     Text,
-    /// One JSON object a line.
+    /// JSON, one object a line.
     Json,
 }
 
@@ -148,93 +148,97 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Service")]
 pub struct Config {
-    /// Address and port to listen on; port 0 takes any free one.
+    /// Address and port to listen on. Port 0 takes any free one.
     #[arg(long, env = "TIDINGS_LISTEN", default_value = "127.0.0.1:4001", global = true)]
     pub listen: SocketAddr,
     /// Address and port of `/metrics`, for Prometheus; `off` for none.
     #[arg(long, env = "TIDINGS_ADMIN_LISTEN", default_value = "127.0.0.1:4002", value_parser = admin_listen, global = true)]
     pub admin_listen: AdminListen,
-    /// Where the data is: sqlite://FILE, created if it is missing, or postgres://USER:PASSWORD@HOST/DATABASE.
+    /// The database: sqlite://FILE, created if missing, or postgres://USER:PASSWORD@HOST/DATABASE.
     #[arg(long, env = "DATABASE_URL", default_value = "sqlite://tidings.db", global = true, hide_env_values = true)]
     pub database_url: String,
     /// How nodes tell each other what is new: local (there is one node), postgres, redis://HOST, or rediss://HOST for TLS.
     #[arg(long, env = "TIDINGS_BUS", default_value = "local", global = true, hide_env_values = true)]
     pub bus: String,
-    /// A PEM file with the private CA of a bus at rediss://HOST, which then counts instead of the public ones; read at start.
-    /// Without it SSL_CERT_FILE, if that is set.
+    /// PEM file with the private CA of a bus at rediss://HOST. It is read at start and replaces the public CAs. Without it
+    /// SSL_CERT_FILE is used, if that is set.
     #[arg(long, env = "TIDINGS_BUS_CA_FILE", default_value = "", value_parser = path, global = true)]
     pub bus_ca_file: PathBuf,
-    /// What the names of the bus's channels begin with: another for each installation that shares a Redis.
+    /// Prefix of the names of the bus's channels. Installations that share a Redis need different ones.
     #[arg(long, env = "TIDINGS_BUS_PREFIX", default_value = "tidings", value_parser = bus_prefix, global = true)]
     pub bus_prefix: String,
-    /// A bus connection that was not heard for this long is made anew, in seconds.
+    /// Seconds without traffic after which the connection to the bus is replaced.
     #[arg(long, env = "TIDINGS_BUS_SILENCE_SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..), global = true)]
     pub bus_silence_secs: u64,
-    /// API keys of producers, `name=key,...`. With any, every push needs one.
+    /// API keys of backends, `name=key,...`. If there are any, every push needs one.
     #[arg(long, env = "TIDINGS_API_KEYS", default_value = "", value_parser = NamedKeysParser, hide_env_values = true, global = true)]
     pub api_keys: NamedKeys,
-    /// A file of more API keys, a line of name=key each; read again when it changes.
+    /// File with more API keys, one name=key a line. It is read again when it changes.
     #[arg(long, env = "TIDINGS_API_KEYS_FILE", default_value = "", value_parser = path, global = true)]
     pub api_keys_file: PathBuf,
-    /// Secrets that users' logins are signed with, `kid=secret,...`. With any, every login needs a signature.
+    /// Secrets that sign logins of users, `kid=secret,...`. If there are any, every login needs a signature.
     #[arg(long, env = "TIDINGS_LOGIN_KEYS", default_value = "", value_parser = NamedKeysParser, hide_env_values = true, global = true)]
     pub login_keys: NamedKeys,
-    /// A file of more such secrets, a line of kid=secret each; read again when it changes.
+    /// File with more login secrets, one kid=secret a line. It is read again when it changes.
     #[arg(long, env = "TIDINGS_LOGIN_KEYS_FILE", default_value = "", value_parser = path, global = true)]
     pub login_keys_file: PathBuf,
-    /// A JSON Web Key Set whose keys sign logins that are JWTs; read again when it changes.
+    /// File with a JSON Web Key Set whose keys sign logins that are JWTs. It is read again when it changes.
     #[arg(long, env = "TIDINGS_JWKS_FILE", default_value = "", value_parser = path, global = true)]
     pub jwks_file: PathBuf,
-    /// How often keys and certificates are looked at for changes, in seconds.
+    /// Seconds between two checks whether keys or certificates have changed.
     #[arg(long, env = "TIDINGS_RELOAD_INTERVAL_SECS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..), global = true)]
     pub reload_interval_secs: u64,
-    /// Stands in what is signed, so that a login for one service is none for another.
+    /// Audience of signed logins, so that a login for one service is not valid for another.
     #[arg(long, env = "TIDINGS_AUDIENCE", default_value = "tidings", global = true)]
     pub audience: String,
-    /// What becomes of logins without a signature when there are login keys.
+    /// What happens to logins without a signature while there are login keys.
     #[arg(long, env = "TIDINGS_LOGINS", value_enum, default_value = "required", global = true)]
     pub logins: Logins,
-    /// How far ahead the exp of a login may be, in days; 0 for no limit. One in milliseconds instead of seconds would be good for ever.
+    /// Largest distance of a login's exp from now, in days; 0 for no limit. An exp in milliseconds by mistake would never
+    /// expire.
     #[arg(long, env = "TIDINGS_MAX_LOGIN_DAYS", default_value_t = 366, value_parser = clap::value_parser!(u32).range(..=36_500), global = true)]
     pub max_login_days: u32,
-    /// Origins of pages and apps that may connect besides those of this machine: https://app.example.com, https://*.example.com for its subdomains, capacitor://localhost, null; * for all.
+    /// Origins of pages and apps that may connect, besides those of this machine: https://app.example.com,
+    /// https://*.example.com for its subdomains, capacitor://localhost, null; * for all.
     #[arg(long, env = "TIDINGS_ORIGINS", default_value = "", value_parser = origins, global = true)]
     pub origins: Origins,
     /// Networks of proxies whose X-Forwarded-For is believed, such as 127.0.0.1/32,10.0.0.0/8.
     #[arg(long, env = "TIDINGS_TRUSTED_PROXIES", default_value = "", value_parser = networks, global = true)]
     pub trusted_proxies: Networks,
-    /// Connections from --trusted-proxies begin with a PROXY protocol header, version 1 or 2, that names the client; others have none.
+    /// Connections from --trusted-proxies begin with a PROXY protocol header, version 1 or 2, that names the client. Other
+    /// connections have none.
     #[arg(long, env = "TIDINGS_PROXY_PROTOCOL", default_value_t = false, global = true)]
     pub proxy_protocol: bool,
-    /// A PEM file with the certificate, and those between it and its root: serve TLS; read again when it changes.
+    /// PEM file with the certificate and its intermediates: serve TLS. It is read again when it changes.
     #[arg(long, env = "TIDINGS_TLS_CERT", default_value = "", value_parser = path, global = true)]
     pub tls_cert: PathBuf,
-    /// A PEM file with the private key of the certificate.
+    /// PEM file with the private key of the certificate.
     #[arg(long, env = "TIDINGS_TLS_KEY", default_value = "", value_parser = path, global = true)]
     pub tls_key: PathBuf,
-    /// Let everybody in without asking who they are, from anywhere; pages of other origins only if --origins is empty or has them.
+    /// Serve requests from anywhere without authentication. Pages of other origins are let in if --origins is empty or has
+    /// them.
     #[arg(long, env = "TIDINGS_INSECURE_OPEN", default_value_t = false, global = true)]
     pub insecure_open: bool,
-    /// Where the Socket.IO engine answers.
+    /// Path of the Socket.IO endpoint.
     #[arg(long, env = "TIDINGS_SOCKET_PATH", default_value = "/socket.io", value_parser = socket_path, global = true)]
     pub socket_path: String,
-    /// What becomes of rows that a client was sent and never acked.
+    /// What happens to notifications that a client was sent and never acked.
     #[arg(long, env = "TIDINGS_UNACKED", value_enum, default_value = "replay", global = true)]
     pub unacked: Unacked,
-    /// How log lines look; they go to standard error.
+    /// Format of the log lines on standard error.
     #[arg(long, env = "TIDINGS_LOG_FORMAT", value_enum, default_value = "text", global = true)]
     pub log_format: LogFormat,
-    /// Which log lines are written, for example `info` or `tidings=debug`; libraries that see payloads stay at info.
+    /// Which log lines are written, for example `info` or `tidings=debug`. Libraries that see payloads stay at info.
     #[arg(long, env = "TIDINGS_LOG", default_value = "info", global = true)]
     pub log: String,
-    /// How long a stop may take before what is still open is cut, in seconds.
+    /// Seconds that a stop may take before what is still open is closed.
     #[arg(long, env = "TIDINGS_DRAIN_TIMEOUT_SECS", default_value_t = 10, global = true)]
     pub drain_timeout_secs: u64,
 
-    /// Bytes of a POST body.
+    /// Largest body of a POST, in bytes; else 413 `body_too_large`.
     #[arg(long, env = "TIDINGS_MAX_BODY_BYTES", default_value_t = 1024 * 1024, global = true, help_heading = "Limits of a push")]
     pub max_body_bytes: usize,
-    /// Tokens of a push.
+    /// Most tokens of a push; else 413 `too_many_tokens`.
     #[arg(
         long,
         env = "TIDINGS_MAX_TOKENS",
@@ -243,7 +247,7 @@ pub struct Config {
         help_heading = "Limits of a push"
     )]
     pub max_tokens: usize,
-    /// Bytes of a token.
+    /// Longest token, in bytes; else 413 `token_too_long`.
     #[arg(
         long,
         env = "TIDINGS_MAX_TOKEN_BYTES",
@@ -252,7 +256,7 @@ pub struct Config {
         help_heading = "Limits of a push"
     )]
     pub max_token_bytes: usize,
-    /// Bytes of entityType.
+    /// Longest entityType, in bytes; else 413 `entity_type_too_long`.
     #[arg(
         long,
         env = "TIDINGS_MAX_ENTITY_TYPE_BYTES",
@@ -261,7 +265,7 @@ pub struct Config {
         help_heading = "Limits of a push"
     )]
     pub max_entity_type_bytes: usize,
-    /// Bytes of collapseKey, groupKey and actor.
+    /// Longest collapseKey, groupKey and actor, in bytes; else 413 `key_too_long`.
     #[arg(
         long,
         env = "TIDINGS_MAX_KEY_BYTES",
@@ -270,20 +274,21 @@ pub struct Config {
         help_heading = "Limits of a push"
     )]
     pub max_key_bytes: usize,
-    /// How far ahead deliverAt may be, in days.
+    /// How far ahead deliverAt may be, in days; else 400 `invalid_body`.
     #[arg(long, env = "TIDINGS_MAX_DELAY_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=3650), global = true, help_heading = "Limits of a push")]
     pub max_delay_days: u64,
-    /// Bytes of data.
+    /// Largest data, in bytes; else 413 `data_too_large`.
     // The server that this one follows took bodies of 100 KiB.
     #[arg(long, env = "TIDINGS_MAX_DATA_BYTES", default_value_t = 100 * 1024, global = true, help_heading = "Limits of a push")]
     pub max_data_bytes: usize,
-    /// Levels of arrays and objects in data.
+    /// Deepest nesting of arrays and objects in data; else 400 `invalid_data`.
     #[arg(long, env = "TIDINGS_MAX_DEPTH", default_value_t = 64, global = true, help_heading = "Limits of a push")]
     pub max_depth: usize,
-    /// Bytes of a request's headers.
+    /// Largest headers of a request, in bytes; else 431.
     #[arg(long, env = "TIDINGS_MAX_HEADER_BYTES", default_value_t = 16 * 1024, value_parser = at_least_8192, global = true, help_heading = "Limits of a push")]
     pub max_header_bytes: usize,
-    /// How long a request's headers may take to arrive, from their first byte on, the first byte of a new connection, and the first packet of a new socket, in seconds.
+    /// Seconds that the headers of a request may take to arrive from their first byte on, the first byte of a new
+    /// connection, and the first packet of a new socket; else the connection is closed.
     #[arg(
         long,
         env = "TIDINGS_HEADER_TIMEOUT_SECS",
@@ -292,19 +297,21 @@ pub struct Config {
         help_heading = "Limits of a push"
     )]
     pub header_timeout_secs: u64,
-    /// How long a kept connection may stay idle between two requests, in seconds. More than that of a load balancer in front.
+    /// Seconds that a connection may be idle between two requests; then it is closed. It must be more than that of a load
+    /// balancer in front.
     #[arg(long, env = "TIDINGS_IDLE_TIMEOUT_SECS", default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Limits of a push")]
     pub idle_timeout_secs: u64,
-    /// How long a request's body may take to arrive, in seconds.
+    /// Seconds that the body of a request may take to arrive; else 408 `body_timeout`.
     #[arg(long, env = "TIDINGS_BODY_TIMEOUT_SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Limits of a push")]
     pub body_timeout_secs: u64,
-    /// Requests a second with one API key, twice as many at once; 0 for no limit.
+    /// Requests a second with one API key, with bursts of twice as many; 0 for no limit. Beyond it 429 `rate_limited`.
     #[arg(long, env = "TIDINGS_KEY_RATE", default_value_t = 0, global = true, help_heading = "Limits of a push")]
     pub key_rate: u32,
-    /// Requests and new sockets a second from one address without an API key, twice as many at once; 0 for no limit. Does not count while nobody needs a key.
+    /// Requests and new sockets a second from one address without an API key, with bursts of twice as many; 0 for no
+    /// limit. It does not apply while no keys are needed. Beyond it 429 `rate_limited`.
     #[arg(long, env = "TIDINGS_ADDRESS_RATE", default_value_t = 200, global = true, help_heading = "Limits of a push")]
     pub address_rate: u32,
-    /// TCP connections from one address, trusted proxies excepted; 0 for no limit.
+    /// TCP connections from one address, except trusted proxies; 0 for no limit. Further ones are closed at once.
     #[arg(
         long,
         env = "TIDINGS_MAX_CONNECTIONS_PER_ADDRESS",
@@ -314,56 +321,59 @@ pub struct Config {
     )]
     pub max_connections_per_address: usize,
 
-    /// Pushes and receipts that may wait to be stored; beyond it they are answered 503 at once.
+    /// Pushes and receipts that may wait to be stored; beyond it they are answered 503 `busy`.
     #[arg(long, env = "TIDINGS_WRITE_QUEUE", default_value_t = 4096, value_parser = positive, global = true, help_heading = "Storage")]
     pub write_queue: usize,
-    /// Rows that one transaction takes.
+    /// Most rows of one transaction.
     #[arg(long, env = "TIDINGS_COMMIT_ROWS", default_value_t = 50_000, value_parser = positive, global = true, help_heading = "Storage")]
     pub commit_rows: usize,
-    /// How long a push waits for the database, in seconds.
+    /// Seconds that a push waits for the database; then 503.
     #[arg(long, env = "TIDINGS_STORE_TIMEOUT_SECS", default_value_t = 5, global = true, help_heading = "Storage")]
     pub store_timeout_secs: u64,
     /// Database connections for reading.
     #[arg(long, env = "TIDINGS_READERS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), global = true, help_heading = "Storage")]
     pub readers: u32,
-    /// Database connections for writing; SQLite has one whatever this says.
+    /// Database connections for writing. SQLite always has one.
     #[arg(long, env = "TIDINGS_WRITERS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), global = true, help_heading = "Storage")]
     pub writers: u32,
-    /// Use a Postgres server that has fsync=off because it keeps commits safe by other means, as Neon does. On any other, a power cut loses what was answered 200.
+    /// Use a Postgres server that has fsync=off because it keeps commits safe by other means, as Neon does. On any other
+    /// server a power cut loses what was answered 200.
     #[arg(long, env = "TIDINGS_ALLOW_FSYNC_OFF", default_value_t = false, global = true, help_heading = "Storage")]
     pub allow_fsync_off: bool,
-    /// How long an Idempotency-Key is kept, in seconds.
+    /// Seconds that an Idempotency-Key is kept.
     #[arg(long, env = "TIDINGS_IDEMPOTENCY_TTL_SECS", default_value_t = 24 * 60 * 60, value_parser = clap::value_parser!(u64).range(..=10 * 365 * 24 * 60 * 60), global = true, help_heading = "Storage")]
     pub idempotency_ttl_secs: u64,
-    /// Days that rows are kept after they were read; 0 for ever.
+    /// Days that notifications are kept after they were read; 0 for ever.
     #[arg(long, env = "TIDINGS_KEEP_READ_DAYS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=36_500), global = true, help_heading = "Storage")]
     pub keep_read_days: u32,
-    /// Days that unread rows are kept; 0 for ever.
+    /// Days that unread notifications are kept; 0 for ever.
     #[arg(long, env = "TIDINGS_KEEP_UNREAD_DAYS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=36_500), global = true, help_heading = "Storage")]
     pub keep_unread_days: u32,
-    /// Rows that an inbox keeps, the newest; 0 for all.
+    /// Notifications that an inbox keeps, the newest; 0 for all.
     #[arg(long, env = "TIDINGS_KEEP_ROWS", default_value_t = 0, global = true, help_heading = "Storage")]
     pub keep_rows: u32,
-    /// Days that changes and retracted rows are kept; a client that was away for longer lists its inbox anew. 0 for ever.
+    /// Days that changes and retracted notifications are kept; 0 for ever. A client that was away for longer lists its
+    /// inbox again.
     #[arg(long, env = "TIDINGS_KEEP_HISTORY_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(..=36_500), global = true, help_heading = "Storage")]
     pub keep_history_days: u32,
-    /// How often to look for what is not to be kept, in seconds.
+    /// Seconds between two runs of retention.
     #[arg(long, env = "TIDINGS_RETENTION_INTERVAL_SECS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Storage")]
     pub retention_interval_secs: u64,
-    /// A database file of up to this many MiB is checked page by page at start.
+    /// Size in MiB up to which a database file is checked page by page at start.
     #[arg(long, env = "TIDINGS_STARTUP_CHECK_MIB", default_value_t = 1024, global = true, help_heading = "Storage")]
     pub startup_check_mib: u64,
-    /// MiB of the SQLite file that the writing connection keeps in memory; each reading one keeps a quarter.
+    /// Page cache of the writing connection to SQLite, in MiB. Each reading connection has a quarter of it.
     #[arg(long, env = "TIDINGS_SQLITE_CACHE_MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536), global = true, help_heading = "Storage")]
     pub sqlite_cache_mib: u32,
 
-    /// How long a socket may take to log in, in seconds; then its connection is closed, and its client connects again. 0 for no limit.
+    /// Seconds that a socket may take to log in; 0 for no limit. Then its connection is closed and its client reconnects;
+    /// a login in progress gets as long again.
     #[arg(long, env = "TIDINGS_LOGIN_TIMEOUT_SECS", default_value_t = 3600, global = true, help_heading = "Sockets")]
     pub login_timeout_secs: u64,
-    /// Sockets that one token may have.
+    /// Sockets that one token may have. A further one is refused at its login, `too_many_sockets`.
     #[arg(long, env = "TIDINGS_MAX_SOCKETS_PER_TOKEN", default_value_t = 50, value_parser = positive, global = true, help_heading = "Sockets")]
     pub max_sockets_per_token: usize,
-    /// Sockets that one address may have; 0 for no limit.
+    /// Sockets that one address may have; 0 for no limit. A further one gets 429 `too_many_sockets`.
     #[arg(
         long,
         env = "TIDINGS_MAX_SOCKETS_PER_ADDRESS",
@@ -372,58 +382,62 @@ pub struct Config {
         help_heading = "Sockets"
     )]
     pub max_sockets_per_address: usize,
-    /// Events a second that are done for one connection, as many as may wait at once; 0 for no limit. Writes of receipts count, each for all receipts that waited for it; acks of what was sent do not; events that nobody knows do.
+    /// Events a second that are processed for one connection, with bursts of --event-queue; 0 for no limit. Writes of
+    /// receipts count, once for all receipts that were merged; acks of messages that were sent do not; unknown events do.
     #[arg(long, env = "TIDINGS_SOCKET_RATE", default_value_t = 20, global = true, help_heading = "Sockets")]
     pub socket_rate: u32,
-    /// Ids that one receipt may name, over a socket or HTTP.
+    /// Most ids of one receipt, over a socket or HTTP; else `invalid_payload`, 413 `too_many_ids`.
     #[arg(long, env = "TIDINGS_MAX_RECEIPT_IDS", default_value_t = 1000, value_parser = positive, global = true, help_heading = "Sockets")]
     pub max_receipt_ids: usize,
-    /// Messages that a client which acks may have unacked; then it gets no more until it acks.
+    /// Unacked messages that a client which acks may have; it gets more as it acks.
     #[arg(long, env = "TIDINGS_WINDOW", default_value_t = 64, value_parser = positive, global = true, help_heading = "Sockets")]
     pub window: usize,
-    /// Rows of one page of a list.
+    /// Largest page of a list, in notifications.
     #[arg(long, env = "TIDINGS_PAGE", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..), global = true, help_heading = "Sockets")]
     pub page: u32,
-    /// Rows that a socket which catches up has read at a time.
+    /// Rows that are read at a time for a session that catches up.
     #[arg(long, env = "TIDINGS_REPLAY_ROWS", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..), global = true, help_heading = "Sockets")]
     pub replay_rows: u32,
-    /// KiB of data that are read at a time, whatever the rows.
+    /// Data that is read at a time, in KiB, whatever the number of rows.
     #[arg(long, env = "TIDINGS_PAGE_KIB", default_value_t = 256, value_parser = positive, global = true, help_heading = "Sockets")]
     pub page_kib: usize,
     /// Newest events that are kept in memory for each token with sockets.
     #[arg(long, env = "TIDINGS_RING", default_value_t = 64, global = true, help_heading = "Sockets")]
     pub ring: usize,
-    /// KiB of data that these events may have, whatever their number.
+    /// Data of these events, in KiB, whatever their number.
     #[arg(long, env = "TIDINGS_RING_KIB", default_value_t = 256, global = true, help_heading = "Sockets")]
     pub ring_kib: usize,
-    /// Pages that are read at the same time; other sockets that catch up wait for their turn.
+    /// Pages that are read at the same time. Further sessions that catch up wait for their turn.
     #[arg(long, env = "TIDINGS_REPLAYS", default_value_t = 8, value_parser = positive, global = true, help_heading = "Sockets")]
     pub replays: usize,
-    /// Events of one client that may wait, receipts not counted; beyond it they are refused.
+    /// Events of one client that may wait, without receipts; further ones are refused, `too_many_events`.
     #[arg(long, env = "TIDINGS_EVENT_QUEUE", default_value_t = 64, value_parser = positive, global = true, help_heading = "Sockets")]
     pub event_queue: usize,
-    /// How often a socket is asked for a sign of life, in seconds.
+    /// Seconds between two pings of a socket.
     #[arg(long, env = "TIDINGS_PING_INTERVAL_SECS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Sockets")]
     pub ping_interval_secs: u64,
-    /// How long the sign of life may take, in seconds.
+    /// Seconds that the answer to a ping may take.
     #[arg(long, env = "TIDINGS_PING_TIMEOUT_SECS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Sockets")]
     pub ping_timeout_secs: u64,
-    /// The same for clients 2.x, which are used to more.
+    /// The same for clients 2.x, which expect more.
     #[arg(long, env = "TIDINGS_PING_TIMEOUT_2X_SECS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Sockets")]
     pub ping_timeout_2x_secs: u64,
-    /// Tell every socket of this node `new_user` when another one connects. It shows whoever is connected, logged in or not, when others come.
+    /// Send `new_user` to every other socket of this node when one connects. It shows everybody who is connected, logged
+    /// in or not, when somebody comes.
     #[arg(long, env = "TIDINGS_ANNOUNCE_NEW_USER", default_value_t = false, global = true, help_heading = "Sockets")]
     pub announce_new_user: bool,
-    /// The least time between two new_user, in seconds: all who came meanwhile are told with one.
+    /// Least seconds between two `new_user`; one announces all that connected meanwhile.
     #[arg(long, env = "TIDINGS_ANNOUNCE_INTERVAL_SECS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Sockets")]
     pub announce_interval_secs: u64,
-    /// A socket that takes nothing for this long is closed, in seconds.
+    /// Seconds after which a socket that accepts no data is closed.
     #[arg(long, env = "TIDINGS_STUCK_TIMEOUT_SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Sockets")]
     pub stuck_timeout_secs: u64,
-    /// Bytes of one message of a client.
+    /// Largest message of a client, in bytes; a larger one closes its socket. A POST of polling may hold 16 times as much,
+    /// which clients learn as `maxPayload`, and 64 times from clients 2.x, which do not; a larger one gets 413 and closes
+    /// the socket.
     #[arg(long, env = "TIDINGS_MAX_MESSAGE_BYTES", default_value_t = 64 * 1024, global = true, help_heading = "Sockets")]
     pub max_message_bytes: usize,
-    /// How often the newest rev of every connected token is compared with the table, in seconds.
+    /// Seconds between two sweeps, which compare the newest rev of every connected token with the table.
     #[arg(long, env = "TIDINGS_SWEEP_INTERVAL_SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Sockets")]
     pub sweep_interval_secs: u64,
 }
@@ -457,7 +471,7 @@ impl TypedValueParser for NamedKeysParser {
     type Value = NamedKeys;
 
     fn parse_ref(&self, cli: &clap::Command, arg: Option<&Arg>, value: &OsStr) -> Result<NamedKeys, clap::Error> {
-        let keys = value.to_str().ok_or_else(|| "it is no text".to_owned()).and_then(named_keys);
+        let keys = value.to_str().ok_or_else(|| "must be valid UTF-8".to_owned()).and_then(named_keys);
         keys.map_err(|problem| {
             let flag = arg.map(ToString::to_string).unwrap_or_default();
             clap::Error::raw(ErrorKind::ValueValidation, format!("{flag}: {problem}\n")).with_cmd(cli)
@@ -484,7 +498,7 @@ fn named<'t>(entries: impl Iterator<Item = &'t str>) -> Result<NamedKeys, String
     for (at, entry) in (1..).zip(entries) {
         let (name, key) = entry.split_once('=').ok_or(format!("entry {at} must be name=key"))?;
         if name.is_empty() || keys.iter().any(|(other, _)| other == name) {
-            return Err(format!("entry {at} needs a name that no other has"));
+            return Err(format!("entry {at} needs a name that no other entry has"));
         }
         if key.len() < MIN_KEY_LEN {
             return Err(format!(
@@ -499,7 +513,7 @@ fn named<'t>(entries: impl Iterator<Item = &'t str>) -> Result<NamedKeys, String
 fn origins(text: &str) -> Result<Origins, String> {
     let entries = text.split(',').map(str::trim).filter(|text| !text.is_empty());
     let rule =
-        |entry: &str| OriginRule::parse(entry).map_err(|problem| format!("{entry:?} can match no page: {problem}"));
+        |entry: &str| OriginRule::parse(entry).map_err(|problem| format!("{entry:?} cannot match any page: {problem}"));
     entries.map(rule).collect::<Result<_, _>>().map(Origins)
 }
 
@@ -507,7 +521,7 @@ fn networks(text: &str) -> Result<Networks, String> {
     let entries = text.split(',').map(str::trim).filter(|text| !text.is_empty());
     let network = |entry: &str| {
         let alone = entry.parse().map(|address: std::net::IpAddr| address.to_canonical().into());
-        entry.parse().or(alone).map_err(|_| format!("{entry:?} is no address and no network such as 10.0.0.0/8"))
+        entry.parse().or(alone).map_err(|_| format!("{entry:?} is neither an address nor a network such as 10.0.0.0/8"))
     };
     entries.map(network).collect::<Result<_, _>>().map(Networks)
 }
@@ -526,7 +540,7 @@ fn key_name(text: &str) -> Result<String, String> {
 }
 
 fn duration(text: &str) -> Result<std::time::Duration, String> {
-    let wanted = || "must be seconds, or a number with s, m, h or d behind".to_owned();
+    let wanted = || "must be seconds, or a number with s, m, h or d".to_owned();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
         "" | "s" => 1,
@@ -550,14 +564,14 @@ fn socket_path(text: &str) -> Result<String, String> {
 
 fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) | Err(_) => Err("must be a whole number, 1 or more".to_owned()),
+        Ok(0) | Err(_) => Err("must be an integer, 1 or more".to_owned()),
         Ok(number) => Ok(number),
     }
 }
 
 /// The least that the HTTP library can work with.
 fn at_least_8192(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|bytes| *bytes >= 8192).ok_or_else(|| "must be a whole number, 8192 or more".to_owned())
+    text.parse().ok().filter(|bytes| *bytes >= 8192).ok_or_else(|| "must be an integer, 8192 or more".to_owned())
 }
 
 #[cfg(test)]
@@ -583,16 +597,34 @@ mod tests {
         }
     }
 
+    /// Run with `UPDATE_DOCS=1` to write the page.
     #[test]
-    fn the_readme_lists_every_flag_with_its_variable_and_default() {
-        let readme = include_str!("../README.md");
+    fn the_configuration_page_is_current() {
+        let mut page = String::from(
+            "# Configuration\n\nEach setting is a flag and an environment variable; the flag takes precedence. `tidings --help` explains them too.\n",
+        );
+        // Of a sentence alone clap drops the period.
+        let sentence = |text: &str| text.trim_end_matches('.').replace('\n', " ").replace('*', "\\*") + ".";
+        let mut section = None;
         for argument in Cli::command().get_arguments().filter(|argument| argument.get_env().is_some()) {
+            let heading = argument.get_help_heading().unwrap();
+            if section != Some(heading.to_owned()) {
+                page += &format!("\n## {heading}\n\n| flag | environment variable | default | |\n|---|---|---|---|\n");
+                section = Some(heading.to_owned());
+            }
             let flag = argument.get_long().unwrap();
             let variable = argument.get_env().unwrap().to_str().unwrap();
-            let default = argument.get_default_values()[0].to_str().unwrap();
-            let row = format!("| `--{flag}` | `{variable}` | `{default}` | ");
-            assert!(readme.contains(&row), "the README's table needs the row {row}");
+            let default = match argument.get_default_values()[0].to_str().unwrap() {
+                "" => "none".to_owned(),
+                default => format!("`{default}`"),
+            };
+            let mut help = sentence(&argument.get_help().unwrap().to_string());
+            for value in argument.get_possible_values().iter().filter(|value| value.get_help().is_some()) {
+                help += &format!(" `{}`: {}", value.get_name(), sentence(&value.get_help().unwrap().to_string()));
+            }
+            page += &format!("| `--{flag}` | `{variable}` | {default} | {help} |\n");
         }
+        crate::docs::assert_current("docs/reference/configuration.md", &page);
     }
 
     #[test]

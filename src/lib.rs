@@ -54,6 +54,8 @@ pub mod app;
 pub mod bus;
 pub mod config;
 #[cfg(test)]
+mod docs;
+#[cfg(test)]
 mod fuzzed;
 pub mod http;
 pub mod inbox;

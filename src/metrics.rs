@@ -73,27 +73,31 @@ pub fn install() {
 }
 
 fn describe() {
-    describe_counter!(PUSHES, Unit::Count, "Pushes by outcome: stored, or the code of the refusal");
-    describe_counter!(ROWS, Unit::Count, "Notifications stored, one a token");
-    describe_histogram!(COMMIT, Unit::Seconds, "Duration of the writers' transactions");
+    describe_counter!(PUSHES, Unit::Count, "Pushes, by outcome: stored, or the code of the refusal");
+    describe_counter!(ROWS, Unit::Count, "Notifications stored, one per token");
+    describe_histogram!(COMMIT, Unit::Seconds, "Duration of the transactions that write");
     describe_counter!(COMMIT_FAILURES, Unit::Count, "Transactions that failed");
-    describe_histogram!(BATCH, Unit::Count, "Pushes and receipts that one transaction took");
+    describe_histogram!(BATCH, Unit::Count, "Pushes and receipts in one transaction");
     describe_gauge!(SESSIONS, Unit::Count, "Logged-in sockets");
     describe_gauge!(INBOXES, Unit::Count, "Inboxes with logged-in sockets on this node");
     describe_counter!(MESSAGES, Unit::Count, "Messages sent, by delivery: live or replay");
-    describe_counter!(HINTS, Unit::Count, "Hints heard from other nodes");
-    describe_counter!(BUS_FAILURES, Unit::Count, "What the bus could not do, by operation: publish or listen");
-    describe_counter!(BUS_DROPPED, Unit::Count, "Hints not sent because too many waited");
-    describe_counter!(LIVE_ONLY_DROPPED, Unit::Count, "Messages with ttl 0 that a session could not take in time");
-    describe_counter!(LOGINS, Unit::Count, "Logins over a socket by outcome: accepted, or the code of the refusal");
+    describe_counter!(HINTS, Unit::Count, "Hints received from other nodes");
+    describe_counter!(BUS_FAILURES, Unit::Count, "Failures of the bus, by operation: publish or listen");
+    describe_counter!(BUS_DROPPED, Unit::Count, "Hints not sent because too many were waiting");
+    describe_counter!(LIVE_ONLY_DROPPED, Unit::Count, "Ephemeral messages that a session could not take in time");
+    describe_counter!(LOGINS, Unit::Count, "Logins over a socket, by outcome: accepted, or the code of the refusal");
     describe_counter!(UNSIGNED_LOGINS, Unit::Count, "Logins without a signature that were let in");
-    describe_counter!(RELOAD_FAILURES, Unit::Count, "Looks at keys or a certificate that failed");
+    describe_counter!(RELOAD_FAILURES, Unit::Count, "Reloads of keys or certificates that failed");
     describe_counter!(REFUSED, Unit::Count, "Requests refused, by reason: the code of the answer");
-    describe_counter!(LIMITED, Unit::Count, "Refused by a limit: key, address, sockets or connections");
-    describe_counter!(SWEPT, Unit::Count, "Inboxes that a sweep found ahead of what the hints had said");
-    describe_counter!(RESYNCS, Unit::Count, "Sessions that were told that the table was taken back");
+    describe_counter!(LIMITED, Unit::Count, "Refused by a limit, by limit: key, address, sockets or connections");
+    describe_counter!(SWEPT, Unit::Count, "Inboxes that a sweep found ahead of the hints");
+    describe_counter!(
+        RESYNCS,
+        Unit::Count,
+        "Sessions that were told to list their inbox again, because the database went back to an earlier state"
+    );
     #[cfg(feature = "sqlite")]
-    describe_gauge!(WAL_BYTES, Unit::Bytes, "Size of the write-ahead log's file, SQLite only");
+    describe_gauge!(WAL_BYTES, Unit::Bytes, "Size of the write-ahead log, SQLite only");
     // What has not happened yet is 0, not absent, so that an alert on it works from the start.
     for operation in ["publish", "listen"] {
         counter!(BUS_FAILURES, "operation" => operation).increment(0);
@@ -230,4 +234,65 @@ pub(crate) fn resynced() {
 #[cfg(feature = "sqlite")]
 pub(crate) fn wal_size(bytes: u64) {
     gauge!(WAL_BYTES).set(bytes as f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use metrics::{Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString};
+
+    use super::*;
+
+    /// Collects what is described.
+    #[derive(Default)]
+    struct Descriptions(Mutex<Vec<String>>);
+
+    impl Descriptions {
+        fn add(&self, kind: &str, name: &KeyName, unit: Option<Unit>, text: &SharedString) {
+            let unit = unit.filter(|unit| *unit != Unit::Count).map_or("", |unit| unit.as_str());
+            self.0.lock().unwrap().push(format!("| `{}` | {kind} | {unit} | {text} |\n", name.as_str()));
+        }
+    }
+
+    impl Recorder for Descriptions {
+        fn describe_counter(&self, name: KeyName, unit: Option<Unit>, text: SharedString) {
+            self.add("counter", &name, unit, &text);
+        }
+
+        fn describe_gauge(&self, name: KeyName, unit: Option<Unit>, text: SharedString) {
+            self.add("gauge", &name, unit, &text);
+        }
+
+        fn describe_histogram(&self, name: KeyName, unit: Option<Unit>, text: SharedString) {
+            self.add("histogram", &name, unit, &text);
+        }
+
+        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::noop()
+        }
+
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::noop()
+        }
+
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    /// Run with `UPDATE_DOCS=1` to write the page.
+    #[test]
+    #[cfg(feature = "sqlite")]
+    fn the_metrics_page_is_current() {
+        let descriptions = Descriptions::default();
+        metrics::with_local_recorder(&descriptions, describe);
+        let rows = descriptions.0.into_inner().unwrap().concat();
+        let page = format!(
+            "# Metrics\n\n`GET /metrics` on `--admin-listen` serves them to Prometheus. They hold no token and no text of a client.\n\
+             [Alerts](../operate/alerts.md) has the expressions worth an alert.\n\n\
+             | metric | type | unit | |\n|---|---|---|---|\n{rows}"
+        );
+        crate::docs::assert_current("docs/reference/metrics.md", &page);
+    }
 }

@@ -9,13 +9,13 @@
 
 mod api;
 mod commands;
+mod documentation;
 mod load;
 mod oracle;
 mod polling;
 #[path = "../support/postgres.rs"]
 mod postgres;
 mod proxy;
-mod readme;
 mod redis;
 mod server;
 mod socket;

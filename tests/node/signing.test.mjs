@@ -1,4 +1,4 @@
-// The signing code of the README, run in each of its languages: the service takes what it makes, and nothing beside.
+// The signing code of the documentation, run in each of its languages: the service takes what it makes, and nothing beside.
 
 import assert from "node:assert/strict";
 import { execFile, spawnSync } from "node:child_process";
@@ -139,7 +139,7 @@ func main() {
   },
 };
 
-const readme = await readFile(new URL("../../README.md", import.meta.url), "utf8");
+const page = await readFile(new URL("../../docs/guides/sign-logins.md", import.meta.url), "utf8");
 const loginKeys = `--login-keys=${Object.entries(KEYS).map((pair) => pair.join("=")).join(",")}`;
 const audience = `--audience=${AUDIENCE}`;
 const server = await Server.start(loginKeys, audience);
@@ -151,9 +151,9 @@ after(async () => {
 
 /** The one block of a language that makes signatures. */
 function blockOf(language) {
-  const blocks = readme.split("```" + language + "\n").slice(1).map((rest) => rest.split("```\n")[0]);
+  const blocks = page.split("```" + language + "\n").slice(1).map((rest) => rest.split("```\n")[0]);
   const [block, ...others] = blocks.filter((block) => block.includes("tidings.login.v1"));
-  assert.ok(block && others.length === 0, `the README has one signing block in ${language}`);
+  assert.ok(block && others.length === 0, `the page has one signing block in ${language}`);
   return block;
 }
 
@@ -174,7 +174,7 @@ function inbox(token, { exp, kid, sig }) {
 }
 
 for (const [language, { there, files, run }] of Object.entries(LANGUAGES)) {
-  test(`the service takes what the signing code of the README in ${language} makes`, async (t) => {
+  test(`the service takes what the documented signing code in ${language} makes`, async (t) => {
     const block = blockOf(language);
     const [command, ...args] = there;
     if (spawnSync(command, args).status !== 0) return t.skip(`no ${command} here, or one that is too old`);

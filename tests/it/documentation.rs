@@ -1,4 +1,4 @@
-//! What the README and its companions tell an admin to run, run as an admin would.
+//! What the documentation tells users and admins to run, run as they would.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ fn blocks_of<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
 }
 
 #[tokio::test]
-async fn the_pushes_of_the_readme_work_in_every_language_that_is_here() {
+async fn the_documented_pushes_work_in_every_language_that_is_here() {
     let server = TestServer::start().await;
     let folder = tempfile::tempdir().unwrap();
     let url = format!("http://{}", server.address());
@@ -29,7 +29,7 @@ async fn the_pushes_of_the_readme_work_in_every_language_that_is_here() {
         ("js", "node", "push.mjs"),
         ("python", "python3", "push.py"),
     ] {
-        let blocks = blocks_of(include_str!("../../README.md"), language);
+        let blocks = blocks_of(include_str!("../../docs/guides/push.md"), language);
         let block = blocks.into_iter().find(|block| block.contains("idempotency-key")).expect("an example");
         std::fs::write(folder.path().join(file), block.replace("http://127.0.0.1:4001", &url)).unwrap();
         let run = Command::new(runtime).arg(file).current_dir(folder.path()).output().await;
@@ -45,7 +45,7 @@ async fn the_pushes_of_the_readme_work_in_every_language_that_is_here() {
 }
 
 #[tokio::test]
-async fn every_query_of_the_readme_runs_beside_the_server_and_finds_something() {
+async fn every_documented_query_runs_beside_the_server_and_finds_something() {
     let server = TestServer::start().await;
     let api = server.api();
     for who in ["Alice", "Bob", "Carol"] {
@@ -57,7 +57,7 @@ async fn every_query_of_the_readme_runs_beside_the_server_and_finds_something() 
     socket.call(r#"["ack",{"upTo":2}]"#).await;
     socket.call(r#"["read",{"upTo":1}]"#).await;
 
-    let queries = sql_of(include_str!("../../README.md"));
+    let queries = sql_of(include_str!("../../docs/reference/tables.md"));
     assert_eq!(queries.len(), 10);
     for query in queries {
         let found = match server.place() {
@@ -78,7 +78,7 @@ async fn every_query_of_the_readme_runs_beside_the_server_and_finds_something() 
 async fn the_documented_roles_can_do_their_work_and_no_more() {
     let postgres = Server::start();
     let database = Database::create_on(&postgres);
-    let [roles] = sql_of(include_str!("../../docs/postgres.md"))[..] else { panic!("one block of SQL") };
+    let [roles] = sql_of(include_str!("../../docs/operate/postgres.md"))[..] else { panic!("one block of SQL") };
     database.sql(roles);
     let url = |role: &str| database.url().replace("tidings@", &format!("tidings_{role}@"));
     let tidings = async |arguments: &[&str]| {
@@ -91,7 +91,7 @@ async fn the_documented_roles_can_do_their_work_and_no_more() {
     assert_eq!(tidings(&["migrate", "--check", "--database-url", &url("app")]).await.0, Some(0));
 
     let app = url("app");
-    let queries = sql_of(include_str!("../../README.md"));
+    let queries = sql_of(include_str!("../../docs/reference/tables.md"));
     let admin = |sql: &str| {
         let output = std::process::Command::new("psql").args(["-qXAt", &url("admin"), "-c", sql]).output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
