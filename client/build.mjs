@@ -20,6 +20,9 @@ for (const bundle of ["socket.io.js", "socket.io.min.js", "socket.io.esm.min.js"
   }
 }
 
+// The page /docs of the server.
+copyFileSync(path("node_modules/rapidoc/dist/rapidoc-min.js"), path("dist/rapidoc.js"));
+
 const common = { bundle: true, minify: true, sourcemap: true, target: "es2022", logLevel: "warning" };
 
 await build({ ...common, entryPoints: [path("src/index.ts")], format: "esm", outfile: path("dist/tidings.js") });

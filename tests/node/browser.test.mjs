@@ -203,7 +203,7 @@ test("every tab shows it and one of them toasts, and what is read in one is read
 
 test("the README's first push comes to the users that its address names", async (t) => {
   const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
-  const [, query] = readme.match(/open <http:\/\/127\.0\.0\.1:4001\/\?users=([^>]+)>/);
+  const [, query] = readme.match(/Open <http:\/\/127\.0\.0\.1:4001\/\?users=([^>]+)>/);
   const [, body] = readme.match(/curl -X POST \S+\/api .*\n +-d '(.+)'/);
   const users = query.split(",");
   const page = await openDemo(t, await newContext(t, browser, wide), users);
@@ -407,4 +407,25 @@ test("a page of another origin that loads the library from the server is served"
     server.url,
   );
   assert.deepEqual(data, { n: 2 });
+});
+
+test("the page of the HTTP interface lists, searches and tries operations, and loads nothing from elsewhere", async (t) => {
+  const context = await newContext(t, browser, wide);
+  const requests = [];
+  context.on("request", (request) => requests.push(request.url()));
+  const complaints = [];
+  const page = await openPage(context, `${server.url}/docs`, complaints);
+  const entry = (id) => page.locator(`[data-content-id="${id}"]`);
+  await entry("get-/api/inbox/-token-/counts").click();
+  await page.getByText("Python", { exact: true }).waitFor();
+  await page.getByRole("textbox", { name: "token" }).or(page.locator("input[data-pname=token]")).fill("1");
+  await page.getByRole("button", { name: "Try" }).click();
+  await page.getByText('"byType"').first().waitFor();
+  await page.screenshot({ path: shot("http-interface") });
+  await page.getByPlaceholder("Filter").fill("disconnect");
+  await page.getByPlaceholder("Filter").press("Enter");
+  await entry("get-/api/inbox/-token-/counts").waitFor({ state: "detached" });
+  await entry("post-/api/sessions/-token-/disconnect").waitFor();
+  assert.deepEqual(requests.filter((url) => !url.startsWith(server.url) && !/^(data|blob):/.test(url)), []);
+  assert.deepEqual(complaints, []);
 });
