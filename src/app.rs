@@ -45,7 +45,7 @@ mod settings;
 mod timeouts;
 mod tls;
 
-pub use commands::{check, copy, epoch, key, migrate, sign};
+pub use commands::{check, completions, copy, epoch, key, manual, migrate, sign};
 pub use credentials::CredentialsError;
 pub use tls::TlsError;
 
@@ -94,6 +94,9 @@ pub enum Error {
     /// `tidings key` has nothing to do for that name, or no room for one more.
     #[error("{0}")]
     KeyName(String),
+    /// Standard output takes nothing.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[source] io::Error),
     /// The operating system gives no random numbers.
     #[error("cannot make a key: {0}")]
     Random(String),
@@ -117,8 +120,10 @@ pub enum Error {
     #[error(transparent)]
     Bus(#[from] BusError),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {source}; {flag} takes another address or port")]
     Listen {
+        /// What sets it.
+        flag: &'static str,
         /// As configured.
         address: std::net::SocketAddr,
         /// Why.
@@ -133,14 +138,14 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error::Listen`] if the address is taken or not this machine's.
-pub fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Error> {
+pub fn listen(flag: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, Error> {
     let open = || {
         let socket = if address.is_ipv6() { tokio::net::TcpSocket::new_v6() } else { tokio::net::TcpSocket::new_v4() }?;
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
-    open().map_err(|source| Error::Listen { address, source })
+    open().map_err(|source| Error::Listen { flag, address, source })
 }
 
 /// What the service needs of descriptors besides connections: the database, files, the bus, the listeners.
@@ -174,7 +179,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     metrics::install();
     raise_descriptors(&config);
-    let admin = config.admin_listen.0.map(listen).transpose()?;
+    let admin = config.admin_listen.0.map(|address| listen("--admin-listen", address)).transpose()?;
     let certificate = Certificate::load(&config).await.map_err(CredentialsError::from)?;
     let acceptor = certificate.as_ref().map(Certificate::acceptor).transpose().map_err(CredentialsError::from)?;
     let opened = store::open(&config.database_url, &(&config).into()).await?;
@@ -245,7 +250,8 @@ pub async fn run(
     });
     let scheme = if front.tls.is_some() { "https" } else { "http" };
 
-    let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
+    let address =
+        listener.local_addr().map_err(|source| Error::Listen { flag: "--listen", address: config.listen, source })?;
     println!(
         "Tidings listens on {scheme}://{address}, keeps its data in {}; open {scheme}://{address}/ to try it.",
         opened.place

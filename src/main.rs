@@ -4,7 +4,6 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
 use tidings::app;
 use tidings::config::{Cli, Command, Config, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,7 +45,7 @@ fn is_discreet(metadata: &Metadata<'_>) -> bool {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Cli { command, config } = Cli::parse();
+    let Cli { command, config } = Cli::read();
     let filter = match EnvFilter::try_new(&config.log) {
         Ok(filter) => filter,
         Err(error) => {
@@ -61,8 +60,11 @@ async fn main() -> ExitCode {
         LogFormat::Json => logs.with(lines.json().flatten_event(true)).init(),
     }
 
+    let is_service = matches!(command, None | Some(Command::Serve));
     let result = match command {
         None | Some(Command::Serve) => serve(config).await,
+        Some(Command::Completions { shell }) => app::completions(shell),
+        Some(Command::Man) => app::manual(),
         Some(Command::Migrate { check }) => app::migrate(&config, check).await,
         Some(Command::Epoch { renew }) => app::epoch(&config, renew).await,
         Some(Command::Sign { token, ttl, kid }) => app::sign(&config, &token, ttl, kid.as_deref()).await,
@@ -72,8 +74,12 @@ async fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Err(error) if is_service => {
             error!("{error}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -83,7 +89,7 @@ async fn serve(config: Config) -> Result<(), app::Error> {
     let shutdown = CancellationToken::new();
     let reload = Arc::new(Notify::new());
     obey_signals(shutdown.clone(), Arc::clone(&reload)).map_err(app::Error::Signals)?;
-    let listener = app::listen(config.listen)?;
+    let listener = app::listen("--listen", config.listen)?;
     app::run(listener, config, shutdown, reload).await
 }
 

@@ -1,5 +1,6 @@
 //! The commands besides `serve`: each does one thing to a database and says what it did.
 
+use std::io::Write;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -8,7 +9,7 @@ use serde_json::json;
 use super::Error;
 use super::credentials::login_keys;
 use crate::access::{Access, key_sha256};
-use crate::config::{Config, KeyCommand};
+use crate::config::{Cli, Config, KeyCommand};
 use crate::notification::timestamp;
 use crate::store::{self, KeyChange, StoredKey};
 
@@ -115,6 +116,24 @@ pub async fn key(config: &Config, command: KeyCommand) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Prints the completion script of a shell.
+///
+/// # Errors
+/// [`Error::Output`] if nobody reads it.
+pub fn completions(shell: clap_complete::Shell) -> Result<(), Error> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::interface(false), "tidings", &mut script);
+    std::io::stdout().write_all(&script).map_err(Error::Output)
+}
+
+/// Prints the manual page.
+///
+/// # Errors
+/// [`Error::Output`] if nobody reads it.
+pub fn manual() -> Result<(), Error> {
+    clap_mangen::Man::new(Cli::interface(false)).render(&mut std::io::stdout()).map_err(Error::Output)
 }
 
 /// A key that nobody can guess. What it begins with lets tools that look for leaked secrets find it.

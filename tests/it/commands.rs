@@ -259,3 +259,30 @@ async fn a_postgres_that_cannot_hold_any_text_is_refused() {
     let refusal = server.start_refused().await;
     assert!(refusal.code == Some(1) && refusal.stderr.contains("LATIN1"), "{refusal:?}");
 }
+
+#[tokio::test]
+async fn errors_of_commands_are_plain_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("--database-url=sqlite://{}/tidings.db", folder.path().display());
+    for (arguments, said) in [
+        (&["sign", "--token=1"][..], "error: there is no such login key"),
+        (&["key", "revoke", "nobody", &url], "error: there is no API key"),
+        (&["check", "--database-url=sqlite:///no/such/folder/x.db"], "error: "),
+    ] {
+        let output = tidings(arguments).await;
+        let text = stderr(&output);
+        assert!(
+            output.status.code() == Some(1) && text.lines().last().unwrap().starts_with(said),
+            "{arguments:?}: {text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn completions_and_the_manual_name_commands_and_flags() {
+    for arguments in [&["completions", "bash"][..], &["completions", "zsh"], &["completions", "fish"], &["man"]] {
+        let output = tidings(arguments).await;
+        let text = stdout(&output).replace("\\-", "-");
+        assert!(output.status.success() && text.contains("migrate") && text.contains("listen"), "{arguments:?}");
+    }
+}

@@ -203,7 +203,11 @@ async fn what_it_cannot_do_at_the_start_it_says_on_stderr() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let refusal = TestServer::builder().flag(&format!("--listen={address}")).prepare().start_refused().await;
-    assert!(refusal.code.is_some_and(|code| code != 0) && refusal.stderr.contains(&address), "{refusal:?}");
+    let named = refusal.stderr.contains(&address) && refusal.stderr.contains("--listen takes another");
+    assert!(refusal.code.is_some_and(|code| code != 0) && named, "{refusal:?}");
+    let refusal = TestServer::builder().flag(&format!("--admin-listen={address}")).prepare().start_refused().await;
+    let named = refusal.stderr.contains(&address) && refusal.stderr.contains("--admin-listen takes another");
+    assert!(refusal.code.is_some_and(|code| code != 0) && named, "{refusal:?}");
 
     let folder = "sqlite:///no/such/folder/tidings.db";
     let refusal =
