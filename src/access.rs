@@ -84,7 +84,7 @@ pub enum Stranger {
     Proxied,
     /// It was sent to a name that is not this machine's, perhaps by a page that rebinds one, or to none.
     #[error(
-        "its Host is not this machine: set --api-keys and --login-keys, and not --logins open, or say --insecure-open"
+        "its Host does not name this machine: set --api-keys and --login-keys, and not --logins open, or say --insecure-open"
     )]
     Host,
     /// It comes from a page of elsewhere.
@@ -318,7 +318,7 @@ impl Access {
             Err(Denied::Missing) if self.rules.unsigned != Unsigned::Refused => {
                 crate::metrics::unsigned_login();
                 if self.rules.unsigned == Unsigned::Warned {
-                    tracing::warn!(?token, "A login without a signature was let in");
+                    tracing::warn!(?token, "Accepted a login without a signature");
                 }
                 Ok(None)
             }

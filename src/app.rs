@@ -201,7 +201,7 @@ pub async fn run(
         warn!("--insecure-open: everybody is let in, from anywhere and through any proxy");
     }
     if config.logins != Logins::Required {
-        warn!(logins = ?config.logins, "Logins without a signature are let in, so anybody can be any user: see --logins");
+        warn!(logins = ?config.logins, "Logins without a signature are accepted, so anybody can log in as anybody: see --logins");
     }
     let mut bus = bus::connect(&(&config).into())?;
     let (inbox, tasks) = Inbox::new(opened.store, opened.committers, bus.bus, opened.epoch, (&config).into());
@@ -296,7 +296,7 @@ pub async fn run(
         connections.wait().await;
     });
     if drained.await.is_err() {
-        warn!(sockets.open = connections.len(), "Stopped waiting for what is still open");
+        warn!(sockets.open = connections.len(), "Stopped waiting for open connections");
     }
     writer_stop.cancel();
     let finished = tokio::time::timeout(drain_timeout, async {
@@ -306,7 +306,7 @@ pub async fn run(
         Ok(())
     });
     finished.await.unwrap_or_else(|_| {
-        error!("The database did not finish in time");
+        error!("The database did not close in time");
         Err(Error::Crashed("writer"))
     })
 }
@@ -481,14 +481,14 @@ async fn accept(
                     let Some(tls) = tls else { return serve(line, timeouts, http, service, shutdown).await };
                     match tokio::time::timeout(timeouts.header, tls.accept(line)).await {
                         Ok(Ok(stream)) => serve(stream, timeouts, http, service, shutdown).await,
-                        Ok(Err(error)) => debug!(%error, "A connection spoke no TLS"),
-                        Err(_) => debug!("A connection took too long to speak TLS"),
+                        Ok(Err(error)) => debug!(%error, "A connection did not speak TLS"),
+                        Err(_) => debug!("A connection took too long for its TLS handshake"),
                     }
                 });
             }
             // Most of all: no descriptor is free. Those who are connected are served on.
             Err(error) => {
-                warn!(%error, "Cannot accept a connection, trying again");
+                warn!(%error, "Cannot accept a connection, retrying");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -117,9 +117,9 @@ pub fn router(app: App, socket_path: &str) -> Router {
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))
         .merge(pages::router(socket_path))
-        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here") })
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is no such path") })
         .method_not_allowed_fallback(|| async {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take this method")
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not support this method")
         })
         .with_state(app)
 }
@@ -148,7 +148,7 @@ pub fn admin_router(local: bool) -> Router {
     let text = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     let router = Router::new()
         .route("/metrics", get(move || async move { (text, metrics::render()) }))
-        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is only /metrics here") });
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "only /metrics is served here") });
     if local { router.layer(from_fn(for_this_machine)) } else { router }
 }
 
@@ -156,7 +156,7 @@ async fn for_this_machine(request: Request, next: Next) -> Response {
     if is_for_this_machine(request.headers()) {
         return next.run(request).await;
     }
-    Problem::new(StatusCode::FORBIDDEN, "foreign_host", "its Host is not this machine").into_response()
+    Problem::new(StatusCode::FORBIDDEN, "foreign_host", "its Host does not name this machine").into_response()
 }
 
 /// 200 if a push would probably work: the database answers and could write, and the service is not stopping.

@@ -423,7 +423,7 @@ impl Inbox {
         if !keys.is_empty()
             && let Err(error) = self.writer.edit(Edit::NoteUse { keys }, None).await
         {
-            debug!(%error, "Cannot note which keys were used");
+            debug!(%error, "Cannot store when keys were last used");
         }
     }
 
@@ -479,7 +479,7 @@ impl Inbox {
                         tokens.iter().for_each(|token| self.hub.compare(token, rev(token)));
                     }
                     Err(error) => {
-                        warn!(%error, "Cannot sweep, trying again");
+                        warn!(%error, "Cannot sweep, retrying");
                         self.gap.notify_one();
                         break;
                     }

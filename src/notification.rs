@@ -33,7 +33,7 @@ pub enum TokenError {
     #[error("a token must not be empty")]
     Empty,
     /// The text holds U+0000, which one of the databases cannot store.
-    #[error("a token must not hold the NUL character")]
+    #[error("a token must not contain the NUL character")]
     Nul,
     /// The text is longer than the limit, both in bytes.
     #[error("a token is at most {max} bytes long, this one is {len}")]

@@ -536,7 +536,7 @@ pub enum OpenError {
         value: String,
     },
     /// The server cannot store every text, nor orders all of them as we do.
-    #[error("the database has the encoding {0}, which does not hold every text: make it anew with encoding 'UTF8'")]
+    #[error("the database has the encoding {0}, which cannot store every string: create it with encoding 'UTF8'")]
     Encoding(String),
     /// The server follows another one.
     #[error("the database is a standby and takes no writes: use the address of the primary")]
@@ -663,7 +663,7 @@ fn change_event(rev: Rev, text: &str, at: DateTime<Utc>) -> Event {
     let Ok(change) = serde_json::from_str(text) else {
         warn!(
             inbox.rev = rev,
-            "An inbox holds a change of a kind that this version does not know; its clients are not told"
+            "Skipped a change of a kind that this version does not know; clients of the inbox are not told"
         );
         return Event::Gone { rev };
     };

@@ -113,13 +113,13 @@ impl LoginKey {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetError {
     /// Not JSON, or not a key set.
-    #[error("it is no JSON Web Key Set: {0}")]
+    #[error("it is not a JSON Web Key Set: {0}")]
     NoKeySet(String),
     /// It has keys, but none that a login could be signed with.
-    #[error("the key set has no key that can be used: {}", if .0.is_empty() { "it is empty" } else { .0 })]
+    #[error("the key set has no usable key: {}", if .0.is_empty() { "it is empty" } else { .0 })]
     NoUsableKey(String),
     /// Two keys have the same id.
-    #[error("the key id {0:?} is there twice")]
+    #[error("the key id {0:?} occurs twice")]
     Twice(String),
 }
 

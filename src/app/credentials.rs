@@ -43,7 +43,7 @@ pub enum CredentialsError {
     #[error(transparent)]
     Store(#[from] store::Error),
     /// A row of the table is not as it should be.
-    #[error("the row {0:?} of api_key cannot be read, so it opens nothing")]
+    #[error("the row {0:?} of api_key cannot be read, so the key is not accepted")]
     Row(String),
     /// The certificate cannot be used.
     #[error(transparent)]
@@ -96,7 +96,7 @@ impl Credentials {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = reload.notified() => info!("Reading keys and certificate again"),
+                () = reload.notified() => info!("Reloading keys and certificate"),
                 _ = ticks.tick() => {}
             }
             let before = self.held.clone();
@@ -116,7 +116,7 @@ impl Credentials {
         for problem in &problems {
             metrics::reload_failed();
             if !self.problems.contains(problem) {
-                warn!(%problem, "Cannot read keys or certificate again, the ones before stay");
+                warn!(%problem, "Cannot reload keys or certificate, keeping those before");
             }
         }
         self.problems = problems;
@@ -161,7 +161,7 @@ impl Credentials {
         self.logins = logins(&self.config, &self.held.login_keys, &text)?;
         if text != self.held.key_set && !self.logins.skipped().is_empty() {
             let skipped = self.logins.skipped().join("; ");
-            info!(path = ?self.config.jwks_file, %skipped, "Skipped keys of the key set that sign no logins here");
+            info!(path = ?self.config.jwks_file, %skipped, "Skipped keys of the key set that cannot sign logins");
         }
         self.held.key_set = text;
         Ok(())

@@ -20,10 +20,10 @@ pub(super) enum HeaderError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// It begins with something else.
-    #[error("it begins with no PROXY header")]
+    #[error("it did not begin with a PROXY header")]
     Missing,
     /// It is not as the protocol has it.
-    #[error("its PROXY header is wrong: {0}")]
+    #[error("its PROXY header is malformed: {0}")]
     Malformed(&'static str),
 }
 

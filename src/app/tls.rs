@@ -35,7 +35,7 @@ pub enum TlsError {
         problem: String,
     },
     /// Only one of the two is configured.
-    #[error("--tls-cert and --tls-key need each other")]
+    #[error("--tls-cert and --tls-key must be given together")]
     Half,
     /// The two do not go together.
     #[error("certificate and key cannot be used: {0}")]

@@ -186,7 +186,7 @@ async fn listen(line: Line, hints: mpsc::Sender<Hint>) {
             Err(error) => error.to_string(),
         };
         metrics::bus_failed("listen");
-        tokio::time::sleep(retry.failed("Cannot hear the other nodes", &problem)).await;
+        tokio::time::sleep(retry.failed("Lost the bus", &problem)).await;
     }
 }
 
@@ -200,7 +200,7 @@ async fn hear(
     let mut listener = PgListener::connect_with(pool).await?;
     let subscribed = timeout(TIMEOUT, listener.listen(&line.channel)).await;
     subscribed.map_err(|_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))??;
-    info!("Listening to the other nodes");
+    info!("Subscribed to the bus");
     retry.worked();
     hints.send(Hint::Gap).await.ok();
     // As a message of this node begins, which is not worth parsing.

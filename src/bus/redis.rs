@@ -185,7 +185,7 @@ async fn listen(line: Line, mut wishes: mpsc::UnboundedReceiver<Wanted>, hints: 
     loop {
         let problem = match subscribe_again(&line, &tokens).await {
             Ok((sink, stream)) => {
-                info!(channels = tokens.len(), "Listening to the other nodes");
+                info!(channels = tokens.len(), "Subscribed to the bus");
                 retry.worked();
                 hints.send(Hint::Gap).await.ok();
                 match hear(&line, sink, stream, &mut tokens, &mut wishes, &hints).await {
@@ -196,7 +196,7 @@ async fn listen(line: Line, mut wishes: mpsc::UnboundedReceiver<Wanted>, hints: 
             Err(problem) => problem,
         };
         metrics::bus_failed("listen");
-        let again = tokio::time::sleep(retry.failed("Cannot hear the other nodes", &problem));
+        let again = tokio::time::sleep(retry.failed("Lost the bus", &problem));
         tokio::pin!(again);
         // Logins go on meanwhile: they are not kept waiting, and are subscribed with the others.
         loop {

@@ -267,7 +267,7 @@ fn json_text<'a>(json: Option<&'a RawValue>, field: &str) -> Result<Option<Cow<'
         Some(text) if text.starts_with('"') => {
             serde_json::from_str(text).map(Some).map_err(|error| unstorable(field, &error))
         }
-        Some(_) => Err(invalid(format!("{field} must be a text"))),
+        Some(_) => Err(invalid(format!("{field} must be a string"))),
     }
 }
 
@@ -283,7 +283,7 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     fn options(self, limits: &Limits, now: DateTime<Utc>) -> Result<Options, Problem> {
-        let wanted = || invalid(format!("ttl must be seconds: a whole number up to {}", u32::MAX));
+        let wanted = || invalid(format!("ttl must be an integer number of seconds, at most {}", u32::MAX));
         let ttl_secs = self.ttl.map(|text| text.parse().map_err(|_| wanted())).transpose()?;
         let key = |text: Option<Cow<'_, str>>, field| text.map(|text| checked_key(&text, field, limits)).transpose();
         let (collapse_key, group_key) = (key(self.collapse_key, "collapseKey")?, key(self.group_key, "groupKey")?);
@@ -304,7 +304,9 @@ impl Asked<'_> {
         }
         let kept = options.collapse_key.is_some() || options.group.is_some() || options.deliver_at.is_some();
         if options.live_only() && kept {
-            return Err(invalid("ttl 0 is for whoever is there now: collapseKey, groupKey and deliverAt need a row"));
+            return Err(invalid(
+                "a push with ttl 0 is never stored, so it cannot have collapseKey, groupKey or deliverAt",
+            ));
         }
         Ok(options)
     }
@@ -316,7 +318,7 @@ pub(super) fn checked_key(text: &str, field: &str, limits: &Limits) -> Result<St
         return Err(invalid(format!("{field} must not be empty")));
     }
     if text.contains('\0') {
-        return Err(Problem::bad_request("invalid_data", format!("{field} holds the NUL character")));
+        return Err(Problem::bad_request("invalid_data", format!("{field} contains the NUL character")));
     }
     if text.len() > limits.key_bytes {
         let detail = format!("{field} is at most {} bytes long, this one is {}", limits.key_bytes, text.len());
@@ -356,7 +358,7 @@ fn check(
         return Err(Problem::too_large("entity_type_too_long", detail));
     }
     if entity_type.contains('\0') {
-        return Err(Problem::bad_request("invalid_data", "entityType holds the NUL character"));
+        return Err(Problem::bad_request("invalid_data", "entityType contains the NUL character"));
     }
     let data = Payload::parse(data, limits.data_bytes, limits.depth).map_err(|error| match error {
         PayloadError::TooLarge { .. } => Problem::too_large("data_too_large", error.to_string()),
@@ -497,7 +499,7 @@ mod tests {
     #[test]
     fn names_that_are_not_known_are_told_and_those_that_should_name_somebody_refused() {
         assert_eq!(warnings(r#"{"tokens":[1],"data":2,"ttl":3}"#), []);
-        let ignored = "it is no field of a push and was ignored";
+        let ignored = "it is not a field of a push and was ignored";
         let meant = |name: &str| format!("{ignored}: did you mean {name}?");
         assert_eq!(
             warnings(r#"{"tokens":[1],"EntityType":"like","socketId":"x","user_id":{"a":[1]},"Data":null}"#),
@@ -537,7 +539,7 @@ mod tests {
     fn refusals_say_where() {
         let code_of = |body| json(body).unwrap_err();
         assert_eq!(code_of("").1, "the body: EOF while parsing a value at line 1 column 0");
-        assert_eq!(code_of(r#"{"entityType":5}"#).1, "entityType must be a text");
+        assert_eq!(code_of(r#"{"entityType":5}"#).1, "entityType must be a string");
         assert_eq!(code_of(r#"{"tokens":["\ud800"]}"#).0, "invalid_data");
         assert_eq!(code_of("[1]").1, "the body must be a JSON object");
         assert!(code_of(r#""{\"tokens\":[1]}""#).1.contains("encoded twice"));
@@ -547,14 +549,14 @@ mod tests {
         assert_eq!(code_of(r#"{"tokens":["a",""]}"#).1, "tokens[1]: a token must not be empty");
         assert_eq!(
             code_of(r#"{"tokens":["a\u0000"]}"#),
-            ("invalid_data", "tokens[0]: a token must not hold the NUL character".into())
+            ("invalid_data", "tokens[0]: a token must not contain the NUL character".into())
         );
         assert_eq!(code_of(r#"{"tokens":[1,2,3,4]}"#), ("too_many_tokens", "a push has at most 3 tokens".into()));
         assert_eq!(code_of(r#"{"entityType":"123456789"}"#).0, "entity_type_too_long");
         assert_eq!(code_of("{\"tokens\":\n [1").1, "the body: EOF while parsing a list at line 2 column 3");
         assert_eq!(
             code_of(r#"{"data":[[[[[1]]]]]}"#),
-            ("invalid_data", "data nests deeper than 4 levels at byte 4".into())
+            ("invalid_data", "data is nested deeper than 4 levels at byte 4".into())
         );
     }
 
@@ -569,13 +571,13 @@ mod tests {
         assert!(options(r#"{"ttl":0}"#).unwrap().live_only());
         assert!(options(r#"{"deliverAt":"2020-01-01T00:00:00Z"}"#).is_ok(), "the past is now");
         for (body, wanted) in [
-            (r#"{"ttl":-1}"#, "ttl must be seconds: a whole number up to 4294967295"),
-            (r#"{"ttl":"60"}"#, "ttl must be seconds: a whole number up to 4294967295"),
-            (r#"{"ttl":1.5}"#, "ttl must be seconds: a whole number up to 4294967295"),
-            (r#"{"collapseKey":7}"#, "collapseKey must be a text"),
+            (r#"{"ttl":-1}"#, "ttl must be an integer number of seconds, at most 4294967295"),
+            (r#"{"ttl":"60"}"#, "ttl must be an integer number of seconds, at most 4294967295"),
+            (r#"{"ttl":1.5}"#, "ttl must be an integer number of seconds, at most 4294967295"),
+            (r#"{"collapseKey":7}"#, "collapseKey must be a string"),
             (r#"{"collapseKey":""}"#, "collapseKey must not be empty"),
             (r#"{"groupKey":"123456789"}"#, "groupKey is at most 8 bytes long, this one is 9"),
-            (r#"{"groupKey":"a\u0000"}"#, "groupKey holds the NUL character"),
+            (r#"{"groupKey":"a\u0000"}"#, "groupKey contains the NUL character"),
             (r#"{"actor":"Alice"}"#, "actor needs a groupKey"),
             (r#"{"collapseKey":"a","groupKey":"b"}"#, "a push has a collapseKey or a groupKey, not both"),
             (r#"{"deliverAt":"2026-02-02T03:04:05Z"}"#, "deliverAt is at most 30 days ahead"),
@@ -584,7 +586,7 @@ mod tests {
         }
         assert!(options(r#"{"deliverAt":"tomorrow"}"#).unwrap_err().starts_with("deliverAt must be a time such as"));
         for body in [r#"{"ttl":0,"groupKey":"a"}"#, r#"{"ttl":0,"deliverAt":"2026-01-03T00:00:00Z"}"#] {
-            assert!(options(body).unwrap_err().starts_with("ttl 0 is for whoever is there now"), "{body}");
+            assert!(options(body).unwrap_err().starts_with("a push with ttl 0 is never stored"), "{body}");
         }
     }
 

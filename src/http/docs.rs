@@ -25,9 +25,9 @@ use super::problem::ProblemBody;
     components(schemas(ProblemBody), responses(ProblemBody)),
     modifiers(&Credentials),
     tags(
-        (name = "push", description = "Tell users something"),
+        (name = "push", description = "Store and deliver notifications"),
         (name = "inbox", description = "The inbox of one user"),
-        (name = "notifications", description = "What was pushed")
+        (name = "notifications", description = "Status and retraction of pushes")
     )
 )]
 pub(super) struct Document;

@@ -168,7 +168,8 @@ pub async fn seat(
     }
     let Some(seat) = guard.sockets.take(address) else {
         metrics::limited("sockets");
-        let detail = "this address has as many sockets as it may; behind a proxy the service needs --trusted-proxies";
+        let detail =
+            "this address has the most sockets that are allowed; behind a proxy the service needs --trusted-proxies";
         let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sockets", detail);
         let mut response = problem.logged("its address has --max-sockets-per-address already").into_response();
         response.headers_mut().insert(RETRY_AFTER, RETRY_SOCKET_SECS);

@@ -23,19 +23,19 @@ use crate::store::{Entry, ListQuery, MAX_TYPES};
 /// Items of a page unless the caller asks for fewer or more.
 const DEFAULT_LIMIT: u32 = 50;
 
-/// Which rows to list.
+/// Filters and page of a list.
 #[derive(Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParams {
-    /// `true`: only unread rows; `false`: only read ones.
+    /// `true` for unread notifications only, `false` for read ones only.
     unread: Option<bool>,
-    /// Only rows of this type.
+    /// Only notifications of this type.
     entity_type: Option<String>,
-    /// Only rows below this `seq`: the `next` of the page before.
+    /// Only notifications below this `seq`: the `next` of the previous page.
     #[param(minimum = 0)]
     before: Option<i64>,
-    /// At most this many rows, 1 or more; `--page` is the most.
+    /// Most notifications of the page, from 1 up to `--page`.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 4_294_967_295_i64, default = 50)]
     limit: Option<u32>,
 }
@@ -44,46 +44,46 @@ pub(super) struct ListParams {
 #[derive(Serialize, ToSchema)]
 pub(super) struct InboxPage {
     items: Vec<Item>,
-    /// To be given as `before` for the next page; null when there is none.
+    /// The `before` of the next page; null at the end.
     next: Option<i64>,
-    /// The newest rev of the inbox when the page was read, or an earlier one: a cursor for `user_login`.
+    /// A rev at or before the state of the page: a cursor for `user_login`.
     rev: i64,
-    /// Rows that are unread, in all of the inbox.
+    /// Unread notifications in the whole inbox.
     unread: i64,
     /// The data set that `rev` belongs to.
     epoch: String,
 }
 
-/// A row of an inbox.
+/// A notification in an inbox.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Item {
     id: Uuid,
     seq: i64,
     entity_type: String,
-    /// As it was posted.
+    /// As in the push, byte for byte.
     #[schema(value_type = Value)]
     data: Box<RawValue>,
     #[schema(format = DateTime)]
     created_at: String,
-    /// When a client had it.
+    /// When a device acked it.
     #[schema(format = DateTime)]
     delivered_at: Option<String>,
-    /// When its user saw it.
+    /// When it was read.
     #[schema(format = DateTime)]
     read_at: Option<String>,
-    /// When it will be gone.
+    /// When it expires.
     #[schema(format = DateTime)]
     expires_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<Group>,
 }
 
-/// What a row stands for that several pushes share.
+/// The pushes that a group stands for.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Group {
     key: String,
-    /// Distinct actors; a push without one counts as one more.
+    /// Distinct actors; a push without an actor counts as one more.
     count: i64,
     /// The last three, newest first.
     actors: Vec<String>,
@@ -107,12 +107,12 @@ impl From<Entry> for Item {
     }
 }
 
-/// The unread rows of an inbox.
+/// Unread notifications of an inbox.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Counts {
     unread: i64,
-    /// By `entityType`: the thousand that have the most.
+    /// By `entityType`, for the 1,000 types with the most.
     by_type: BTreeMap<String, i64>,
 }
 
@@ -123,26 +123,26 @@ pub(super) struct Head {
     unread: i64,
 }
 
-/// What was erased.
+/// Result of erasing a user.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Erased {
-    /// Notifications, scheduled ones included.
+    /// Number of notifications, including scheduled ones.
     erased: u64,
 }
 
-/// Which rows to mark: exactly one of the three.
+/// The notifications to mark: exactly one of the three.
 #[derive(ToSchema)]
 #[serde(untagged, rename_all_fields = "camelCase")]
 #[expect(dead_code, reason = "it only describes what Selection::parse takes")]
 pub(super) enum ReadBody {
-    /// The rows with these ids.
+    /// Those with these ids.
     Ids { ids: Vec<Uuid> },
-    /// Every row up to and including this `seq`.
+    /// Those up to and including this `seq`.
     UpTo {
         #[schema(minimum = 0, rename = "upTo")]
         up_to: i64,
     },
-    /// Every row there is: must be `true`.
+    /// All of them; must be `true`.
     All {
         #[schema(schema_with = only_true)]
         all: bool,
@@ -153,20 +153,20 @@ fn only_true() -> Object {
     ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true])).build()
 }
 
-/// Which rows to mark.
+/// The notifications to mark.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "it only describes what Selection::parse takes")]
 pub(super) struct UnreadBody {
-    /// The rows with these ids.
+    /// Those with these ids.
     ids: Vec<Uuid>,
 }
 
 /// List an inbox
 ///
-/// Newest first, without what was retracted or has expired. Pages stay in place while new rows arrive.
+/// Newest first, without retracted and expired notifications. Pages do not shift while new ones arrive.
 #[utoipa::path(get, path = "/api/inbox/{token}", tag = "inbox",
     security((), ("apiKey" = ["read"]), ("apiKeyHeader" = ["read"]), ("login" = []), ("jwt" = [])),
-    params(("token" = String, Path, description = "Whose inbox"), ListParams),
+    params(("token" = String, Path, description = "The inbox"), ListParams),
     responses((status = 200, body = InboxPage, description = "A page"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn list(
     State(app): State<App>,
@@ -180,10 +180,10 @@ pub(super) async fn list(
     let Params(params) = params?;
     let limit = limit(params.limit, app.limits.page)?;
     if params.entity_type.as_ref().is_some_and(|text| text.contains('\0')) {
-        return Err(Problem::bad_request("invalid_query", "entityType holds the NUL character"));
+        return Err(Problem::bad_request("invalid_query", "entityType contains the NUL character"));
     }
     if params.before.is_some_and(|before| before < 0) {
-        return Err(Problem::bad_request("invalid_query", "before must be a seq: a whole number, 0 or more"));
+        return Err(Problem::bad_request("invalid_query", "before must be a seq: an integer, 0 or more"));
     }
     // The head first: a client that goes on from its rev then misses nothing, and may see a row twice.
     let (head, epoch) = app.inbox.head(&token).await.map_err(|error| Problem::store(&error))?;
@@ -201,10 +201,10 @@ pub(super) async fn list(
     Ok(Json(InboxPage { items, next, rev: head.rev, unread: head.unread, epoch: epoch.to_string() }))
 }
 
-/// Count the unread rows
+/// Count unread notifications
 #[utoipa::path(get, path = "/api/inbox/{token}/counts", tag = "inbox",
     security((), ("apiKey" = ["read"]), ("apiKeyHeader" = ["read"]), ("login" = []), ("jwt" = [])),
-    params(("token" = String, Path, description = "Whose inbox")),
+    params(("token" = String, Path, description = "The inbox")),
     responses((status = 200, body = Counts, description = "The counts"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn counts(
     State(app): State<App>,
@@ -223,12 +223,12 @@ pub(super) async fn counts(
     Ok(Json(Counts { unread, by_type }))
 }
 
-/// Mark rows read
+/// Mark notifications read
 ///
-/// Every session of the user hears of it. Rows that are read already stay as they are.
+/// Every session of the user is told. Notifications that are read already are not changed.
 #[utoipa::path(post, path = "/api/inbox/{token}/read", tag = "inbox",
     security((), ("apiKey" = ["push"]), ("apiKeyHeader" = ["push"]), ("login" = []), ("jwt" = [])),
-    params(("token" = String, Path, description = "Whose inbox")), request_body = ReadBody,
+    params(("token" = String, Path, description = "The inbox")), request_body = ReadBody,
     responses((status = 200, body = Head, description = "The inbox afterwards"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn read(
     State(app): State<App>,
@@ -239,10 +239,10 @@ pub(super) async fn read(
     mark(&app, &caller, token, request, ReceiptKind::Read).await
 }
 
-/// Mark rows unread
+/// Mark notifications unread
 #[utoipa::path(post, path = "/api/inbox/{token}/unread", tag = "inbox",
     security((), ("apiKey" = ["push"]), ("apiKeyHeader" = ["push"]), ("login" = []), ("jwt" = [])),
-    params(("token" = String, Path, description = "Whose inbox")), request_body = UnreadBody,
+    params(("token" = String, Path, description = "The inbox")), request_body = UnreadBody,
     responses((status = 200, body = Head, description = "The inbox afterwards"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn unread(
     State(app): State<App>,
@@ -278,11 +278,11 @@ async fn mark(
 
 /// Erase a user
 ///
-/// Every row, counter and key of the inbox, and what is scheduled for it. Its sockets are closed.
+/// Removes every notification, counter and key of the inbox, and what is scheduled for it, and closes its sockets.
 #[utoipa::path(delete, path = "/api/inbox/{token}", tag = "inbox",
     security((), ("apiKey" = ["admin"]), ("apiKeyHeader" = ["admin"])),
-    params(("token" = String, Path, description = "Whose inbox")),
-    responses((status = 200, body = Erased, description = "It is erased"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
+    params(("token" = String, Path, description = "The inbox")),
+    responses((status = 200, body = Erased, description = "The user is erased"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn erase(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,

@@ -13,15 +13,15 @@ use crate::store::{self, WriterError};
 
 /// The body of an error answer.
 #[derive(ToSchema, ToResponse)]
-#[response(description = "It was not done; `code` says why", content_type = "application/problem+json")]
+#[response(description = "The request was refused; `code` says why", content_type = "application/problem+json")]
 #[expect(dead_code, reason = "it only describes what is answered")]
 pub(super) struct ProblemBody {
     /// Always `about:blank`.
     r#type: String,
-    /// Of the status.
+    /// Reason phrase of the status.
     title: String,
     status: u16,
-    /// What is wrong and where, for people.
+    /// What is wrong, where, and how to mend it, for people.
     detail: String,
     /// What is wrong, for programs.
     code: String,

@@ -30,27 +30,27 @@ pub(super) struct Answer {
     response_code: u8,
     /// Always `OK!`.
     data: &'static str,
-    /// Of the push; missing if it had no tokens.
+    /// Id of the push; missing if it had no tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<Uuid>,
-    /// Inboxes it went to.
+    /// Number of inboxes it was stored in or scheduled for.
     accepted: usize,
-    /// One entry a token, in the order they were posted.
+    /// One entry per token, in the order of the request.
     results: Vec<PlacedIn>,
-    /// Fields that were not understood, and that the push is for nobody. Missing if all is well.
+    /// Fields that were not understood, and whether the push reached nobody. Missing if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<Warning>,
 }
 
-/// What a push is in one inbox.
+/// Result of a push for one inbox.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct PlacedIn {
     token: String,
-    /// Where it stands. Missing if it is for later, or was sent live only.
+    /// Position in the inbox. Missing if the push is scheduled or ephemeral.
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<i64>,
-    /// The notification it became part of, by its `groupKey`, instead of one of its own: there it is seen and taken back.
+    /// Id of the notification that it joined by its `groupKey`; status and retraction are under that id.
     #[serde(skip_serializing_if = "Option::is_none")]
     grouped_into: Option<Uuid>,
 }
@@ -68,26 +68,26 @@ impl Answer {
     }
 }
 
-/// What to tell whom.
+/// A notification and its recipients.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "it only describes what the parser takes")]
 pub(super) struct PushBody {
-    /// A string, an integer, or an array of those; repeats count once. Without any the push is for nobody.
+    /// The inboxes: a string, an integer, or an array of those; duplicates count once. Without any the push reaches nobody.
     #[schema(schema_with = tokens_schema)]
     tokens: Option<Vec<Token>>,
-    /// `""` unless given.
+    /// Kind of the notification; `""` by default.
     entity_type: Option<String>,
-    /// Any JSON, stored and sent back byte for byte; `{}` unless given.
+    /// Any JSON, stored and returned byte for byte; `{}` by default.
     data: Option<Value>,
-    /// Seconds after which it is gone; 0: sent to whoever is there, never stored.
+    /// Seconds until it expires; 0 makes it ephemeral: sent to connected sessions and never stored.
     #[schema(minimum = 0, maximum = 4_294_967_295_i64)]
     ttl: Option<i64>,
-    /// It takes the place of the unread one with this key.
+    /// Replaces the unread notification with the same key.
     collapse_key: Option<String>,
-    /// It becomes part of the unread one with this key.
+    /// Joins the unread notification with the same key.
     group_key: Option<String>,
-    /// Who acted, counted once in a group.
+    /// The actor, who counts once in a group.
     actor: Option<String>,
     /// When it enters the inboxes, at most `--max-delay-days` ahead; `ttl` counts from then.
     #[schema(format = DateTime)]
@@ -99,21 +99,21 @@ pub(super) struct PushBody {
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "it only describes what the parser takes")]
 pub(super) struct PushForm {
-    /// Once for each token, also as `tokens[]` or `tokens[0]`, or one JSON array; repeats count once.
+    /// One field per token, also as `tokens[]` or `tokens[0]`, or one JSON array; duplicates count once.
     #[schema(value_type = Option<Vec<String>>)]
     tokens: Option<Vec<Token>>,
-    /// `""` unless given.
+    /// Kind of the notification; `""` by default.
     entity_type: Option<String>,
-    /// A string, or in a multipart form a part of `application/json`; `{}` unless given.
+    /// A string, or in a multipart form a part of type `application/json`; `{}` by default.
     data: Option<String>,
-    /// Seconds after which it is gone; 0: sent to whoever is there, never stored.
+    /// Seconds until it expires; 0 makes it ephemeral: sent to connected sessions and never stored.
     #[schema(minimum = 0, maximum = 4_294_967_295_i64)]
     ttl: Option<i64>,
-    /// It takes the place of the unread one with this key.
+    /// Replaces the unread notification with the same key.
     collapse_key: Option<String>,
-    /// It becomes part of the unread one with this key.
+    /// Joins the unread notification with the same key.
     group_key: Option<String>,
-    /// Who acted, counted once in a group.
+    /// The actor, who counts once in a group.
     actor: Option<String>,
     /// When it enters the inboxes, at most `--max-delay-days` ahead; `ttl` counts from then.
     #[schema(format = DateTime)]
@@ -129,14 +129,14 @@ fn tokens_schema() -> Schema {
 
 /// Push a notification
 ///
-/// Answers after one row a token is durable. With an `Idempotency-Key` a retry gets the same answer and makes no second row.
-/// The body is UTF-8, plain or with `Content-Encoding: gzip` or `deflate`. Fields that are not known are ignored, and the
+/// Answers after one row per token is durable. With an `Idempotency-Key` a retry gets the same answer and stores nothing again.
+/// The body is UTF-8, plain or with `Content-Encoding: gzip` or `deflate`. Unknown fields are ignored, and the
 /// `warnings` of the answer name them; if one of them should have named the recipients, the push is refused.
 #[utoipa::path(post, path = "/api", tag = "push",
     request_body(content((PushBody = "application/json"), (PushForm = "application/x-www-form-urlencoded"), (PushForm = "multipart/form-data"))),
     security((), ("apiKey" = ["push"]), ("apiKeyHeader" = ["push"])),
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters")),
-    responses((status = 200, body = Answer, description = "Stored, or sent to whoever is there"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
+    responses((status = 200, body = Answer, description = "Stored, or sent to connected sessions"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn push(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -147,7 +147,7 @@ pub(super) async fn push(
     answer
 }
 
-/// See that it is there
+/// Ping
 #[utoipa::path(get, path = "/api", tag = "push", responses((status = 200, body = String, description = "A dot")))]
 pub(super) async fn alive() -> &'static str {
     "."

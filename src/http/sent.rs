@@ -19,20 +19,20 @@ use crate::store;
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RecipientParams {
-    /// Only tokens behind this one: the `next` of the page before.
+    /// Only tokens after this one: the `next` of the previous page.
     after: Option<String>,
-    /// At most this many, 1 or more; `--page` is the most.
+    /// Most recipients of the page, from 1 up to `--page`.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 4_294_967_295_i64, default = 50)]
     limit: Option<u32>,
 }
 
-/// A push, how far it got, and a page of those who got it.
+/// Status of a push, and a page of its recipients.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Sent {
     id: Uuid,
     entity_type: String,
-    /// As it was posted.
+    /// As in the push, byte for byte.
     #[schema(value_type = Value)]
     data: Box<RawValue>,
     #[schema(format = DateTime)]
@@ -41,21 +41,21 @@ pub(super) struct Sent {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     deliver_at: Option<String>,
-    /// Rows it has, those that are scheduled included.
+    /// Number of recipients, including scheduled ones.
     sent: i64,
-    /// Those that a client had.
+    /// Recipients who have it on a device.
     delivered: i64,
-    /// Those that a user saw.
+    /// Recipients who have read it.
     read: i64,
-    /// Those that were taken back.
+    /// Recipients from whose inbox it was retracted.
     retracted: i64,
-    /// In the order of their tokens.
+    /// Sorted by token.
     recipients: Vec<Recipient>,
-    /// To be given as `after` for the next page; null when there is none.
+    /// The `after` of the next page; null at the end.
     next: Option<String>,
 }
 
-/// What became of a push in one inbox.
+/// Status of a push in one inbox.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Recipient {
@@ -70,27 +70,27 @@ pub(super) struct Recipient {
     retracted_at: Option<String>,
 }
 
-/// From where a push was taken back.
+/// Result of a retraction.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Retracted {
-    /// Rows that are no longer in their inboxes or on the schedule.
+    /// Number of inboxes and scheduled entries that it was removed from.
     retracted: u64,
 }
 
-/// Whether there was anything to take out.
+/// Result of removing an actor.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Removed {
     /// False if the actor was not in the group.
     removed: bool,
 }
 
-/// See what became of a push
+/// Get the status of a push
 ///
-/// Where it became part of a group's row it is to be found under that row's id, the `groupedInto` of its answer.
+/// A push that joined a group is found under the id of the group, the `groupedInto` of its answer.
 #[utoipa::path(get, path = "/api/notifications/{id}", tag = "notifications",
     security((), ("apiKey" = ["read"]), ("apiKeyHeader" = ["read"])),
-    params(("id" = Uuid, Path, description = "As the push was answered"), RecipientParams),
-    responses((status = 200, body = Sent, description = "What became of it"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
+    params(("id" = Uuid, Path, description = "The `id` in the answer to the push"), RecipientParams),
+    responses((status = 200, body = Sent, description = "The status"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn show(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -103,7 +103,7 @@ pub(super) async fn show(
     let limit = limit(params.limit, app.limits.page)?;
     let after = params.after.unwrap_or_default();
     if after.contains('\0') {
-        return Err(Problem::bad_request("invalid_query", "after holds the NUL character"));
+        return Err(Problem::bad_request("invalid_query", "after contains the NUL character"));
     }
     let sent = app.inbox.sent(id, &after, limit).await.map_err(|error| Problem::store(&error))?;
     let store::Sent { content, deliver_at, totals, recipients } = sent.ok_or_else(unknown)?;
@@ -130,15 +130,15 @@ pub(super) async fn show(
     }))
 }
 
-/// Take a push back
+/// Retract a push
 ///
-/// It is gone from every inbox and from the schedule, is never replayed, and live clients are told. Doing it again
-/// changes nothing. Where it became part of a group's row, that has an id of its own, the `groupedInto` of its answer, under
-/// which the whole row is taken back.
+/// Removes it from every inbox and from the schedule; it is never replayed, and connected clients are told. Repeating it
+/// changes nothing. A push that joined a group has the id of the group, the `groupedInto` of its answer; under that id the
+/// whole group is retracted.
 #[utoipa::path(delete, path = "/api/notifications/{id}", tag = "notifications",
     security((), ("apiKey" = ["push"]), ("apiKeyHeader" = ["push"])),
-    params(("id" = Uuid, Path, description = "As the push was answered")),
-    responses((status = 200, body = Retracted, description = "It is taken back"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
+    params(("id" = Uuid, Path, description = "The `id` in the answer to the push")),
+    responses((status = 200, body = Retracted, description = "It is retracted"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn retract(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -153,15 +153,15 @@ pub(super) async fn retract(
     Ok(Json(Retracted { retracted }))
 }
 
-/// Take an actor out of a group
+/// Remove an actor from a group
 ///
-/// The un-like: the group's newest row, read or not, stands for one less, and goes when nobody is left. Older rows of the
-/// group stay as they are.
+/// The un-like: the newest notification of the group, read or unread, loses the actor, and is retracted with its last actor.
+/// Older notifications of the group are not changed.
 #[utoipa::path(delete, path = "/api/groups/{token}/{groupKey}/actors/{actor}", tag = "notifications",
     security((), ("apiKey" = ["push"]), ("apiKeyHeader" = ["push"])),
-    params(("token" = String, Path, description = "Whose inbox"), ("groupKey" = String, Path, description = "Of the pushes"),
-        ("actor" = String, Path, description = "Who no longer acts")),
-    responses((status = 200, body = Removed, description = "It is taken out"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
+    params(("token" = String, Path, description = "The inbox"), ("groupKey" = String, Path, description = "The `groupKey` of the pushes"),
+        ("actor" = String, Path, description = "The `actor` to remove")),
+    responses((status = 200, body = Removed, description = "Whether it was removed"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn ungroup(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,

@@ -11,20 +11,20 @@ use super::problem::ProblemBody;
 use super::{App, Problem};
 use crate::access::{Caller, Scope};
 
-/// What was ended.
+/// Result of disconnecting a user.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Disconnected {
-    /// Sockets on the node that answers; other nodes do the same and are not counted.
+    /// Number of sockets on the node that answers; other nodes close theirs and are not counted.
     disconnected: usize,
 }
 
 /// Disconnect a user
 ///
-/// Every socket of the user is closed, on every node. A login that is still good opens a new one: it is for users who were
-/// locked out where logins are signed.
+/// Closes every socket of the user, on every node. A login that is still valid can open a new one, so stop signing logins for
+/// the user first.
 #[utoipa::path(post, path = "/api/sessions/{token}/disconnect", tag = "inbox",
     security((), ("apiKey" = ["admin"]), ("apiKeyHeader" = ["admin"])),
-    params(("token" = String, Path, description = "Whose sockets")),
+    params(("token" = String, Path, description = "The user")),
     responses((status = 200, body = Disconnected, description = "They are closed"), (status = "4XX", response = ProblemBody), (status = 503, response = ProblemBody)))]
 pub(super) async fn disconnect(
     State(app): State<App>,

@@ -31,7 +31,7 @@ pub enum Outbound<'a> {
     Messages(&'a [Arc<Live>], Delivery),
     /// A change to rows that the client may have.
     Changed(&'a Live),
-    /// The table was taken back to an earlier state: what the client has of this inbox is no longer true.
+    /// The database went back to an earlier state: what the client has of this inbox is no longer true.
     Resync {
         /// The data set as it is now.
         epoch: &'a str,
@@ -401,7 +401,7 @@ impl Pump {
         // An inbox that was not there yet at the login may have got another life than was thought: that is no other table.
         let data_set = |epoch: &str| epoch.split('.').next().map(str::to_owned);
         if head.rev < self.cursor || data_set(&epoch) != data_set(&self.epoch) {
-            warn!(session = self.session().id(), "The table was taken back to an earlier state");
+            warn!(session = self.session().id(), "The database went back to an earlier state");
             // Before the head is read that counts: what is published from here on is newer, and kept.
             self.attachment.channel.forget();
             let (head, epoch) = self.head().await?;
@@ -526,7 +526,7 @@ impl Pump {
             Some(Err(OutletError::Full)) => {
                 let since = *self.stuck.get_or_insert_with(Instant::now);
                 if since.elapsed() > self.inbox.settings.stuck_timeout {
-                    warn!(session = self.session().id(), "A socket takes nothing any more, closing it");
+                    warn!(session = self.session().id(), "Closed a socket that accepted no data");
                     self.outlet.close();
                     return Err(Need::End);
                 }
@@ -545,7 +545,7 @@ impl Pump {
 
     /// After a failed read: says so and waits a moment. The socket stays.
     async fn rest(&self, error: &crate::store::Error) -> Result<(), Ended> {
-        warn!(session = self.session().id(), %error, "Cannot read an inbox, trying again");
+        warn!(session = self.session().id(), %error, "Cannot read an inbox, retrying");
         self.sleep(MAX_PAUSE).await
     }
 
@@ -586,7 +586,7 @@ impl Pump {
             origin: Some(self.session().id()),
         };
         if let Err(error) = self.inbox.writer.receipt(receipt).await {
-            warn!(session = self.session().id(), %error, "Cannot mark rows delivered, trying again");
+            warn!(session = self.session().id(), %error, "Cannot mark rows delivered, retrying");
             self.unconfirmed.push_front((Instant::now(), rev));
         }
     }

@@ -52,7 +52,7 @@ impl Inbox {
             let due = match self.store.due(Utc::now()).await {
                 Ok(due) => due,
                 Err(error) => {
-                    warn!(%error, "Cannot look for what is due, trying again");
+                    warn!(%error, "Cannot look for what is due, retrying");
                     continue;
                 }
             };
@@ -70,7 +70,7 @@ impl Inbox {
         match self.writer.edit(edit, None).await {
             Ok(rows) => rows >= u64::from(TEND_ROWS),
             Err(error) => {
-                warn!(%error, "Cannot do what is due, trying again");
+                warn!(%error, "Cannot process what is due, retrying");
                 false
             }
         }
@@ -88,7 +88,7 @@ impl Inbox {
                 after = match self.retain_after(&token).await {
                     Ok(next) => next,
                     Err(error) => {
-                        warn!(%error, "Cannot remove what is old, the next round will");
+                        warn!(%error, "Retention failed, the next run retries");
                         None
                     }
                 };
@@ -116,10 +116,10 @@ impl Inbox {
             match self.writer.edit(edit, None).await {
                 Ok(removed) => {
                     gone += removed;
-                    debug!(rows = removed, "Removed what is old");
+                    debug!(rows = removed, "Retention removed rows");
                 }
                 Err(error) => {
-                    warn!(%error, "Cannot remove what is old of some inboxes, the next round will");
+                    warn!(%error, "Retention failed for some inboxes, the next run retries them");
                     return Ok(next);
                 }
             }

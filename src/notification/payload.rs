@@ -21,7 +21,7 @@ pub enum PayloadError {
         max: usize,
     },
     /// Arrays and objects nested deeper than the limit.
-    #[error("data nests deeper than {max} levels at byte {at}")]
+    #[error("data is nested deeper than {max} levels at byte {at}")]
     TooDeep {
         /// The configured limit in levels.
         max: usize,
@@ -29,13 +29,13 @@ pub enum PayloadError {
         at: usize,
     },
     /// `\u0000` in a string.
-    #[error("data holds the NUL character (\\u0000) at byte {at}")]
+    #[error("data contains the NUL character (\\u0000) at byte {at}")]
     Nul {
         /// Offset of the escape.
         at: usize,
     },
     /// Half of a UTF-16 pair.
-    #[error("data holds a lone surrogate (half of a UTF-16 pair) at byte {at}")]
+    #[error("data contains a lone surrogate (half of a UTF-16 pair) at byte {at}")]
     LoneSurrogate {
         /// Offset of the escape.
         at: usize,

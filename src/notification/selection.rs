@@ -30,7 +30,7 @@ impl Selection {
                 (Some(Value::Array(list)), None, None) => ids(list),
                 (None, Some(rev), None) if kind != ReceiptKind::Unread => match rev.as_i64() {
                     Some(rev) if rev >= 0 => Ok(Self::UpTo(rev)),
-                    _ => Err("upTo must be a rev: a whole number, 0 or more".to_owned()),
+                    _ => Err("upTo must be a rev: an integer, 0 or more".to_owned()),
                 },
                 (None, None, Some(Value::Bool(true))) if kind == ReceiptKind::Read => Ok(Self::All),
                 _ => Err(needed(kind)),
@@ -55,7 +55,7 @@ fn needed(kind: ReceiptKind) -> String {
         ReceiptKind::Read => "exactly one of {ids: [...]}, {upTo: rev}, {all: true}",
         ReceiptKind::Unread => "{ids: [...]}",
     };
-    format!("{forms}, an id or a list of ids is needed")
+    format!("{forms}, an id or an array of ids is needed")
 }
 
 fn ids(list: &[Value]) -> Result<Selection, String> {
@@ -94,13 +94,13 @@ mod tests {
     fn anything_else_is_refused_with_where() {
         let ack = |payload| Selection::parse(&payload, ReceiptKind::Ack);
         assert_eq!(ack(json!({"ids": [ID, 7]})), Err("ids[1] is not an id".into()));
-        assert_eq!(ack(json!({"upTo": -1})), Err("upTo must be a rev: a whole number, 0 or more".into()));
+        assert_eq!(ack(json!({"upTo": -1})), Err("upTo must be a rev: an integer, 0 or more".into()));
         for payload in [json!(null), json!({}), json!({"all": true}), json!({"ids": [ID], "upTo": 1}), json!(7)] {
-            let wanted = "exactly one of {ids: [...]}, {upTo: rev}, an id or a list of ids is needed";
+            let wanted = "exactly one of {ids: [...]}, {upTo: rev}, an id or an array of ids is needed";
             assert_eq!(ack(payload), Err(wanted.into()));
         }
         for payload in [json!({"upTo": 1}), json!({"all": true})] {
-            let wanted = "{ids: [...]}, an id or a list of ids is needed";
+            let wanted = "{ids: [...]}, an id or an array of ids is needed";
             assert_eq!(Selection::parse(&payload, ReceiptKind::Unread), Err(wanted.into()));
         }
     }

@@ -53,7 +53,7 @@ pub(super) struct State {
     working: bool,
     pub(super) receipts: Receipts,
     session: Option<Arc<Session>>,
-    /// When the login is no longer good, and what ends the session then. It holds the socket, so it must not outlive it.
+    /// When the login has expired, and what ends the session then. It holds the socket, so it must not outlive it.
     expiry: Option<(DateTime<Utc>, AbortHandle)>,
     /// What hangs up if no login comes.
     login_timer: Option<AbortHandle>,
@@ -120,7 +120,7 @@ impl Client {
                 state.session.is_none() && !state.gone
             };
             if silent && let Some(socket) = client.realtime.socket(socket) {
-                debug!("Hung up on a socket that did not log in");
+                debug!("Closed a socket that did not log in in time");
                 client.realtime.hang_up(&socket).await;
             }
         });
@@ -166,14 +166,14 @@ impl Client {
         if events >= self.realtime.settings.event_queue + MAX_REFUSALS {
             state.gone = true;
             drop(state);
-            warn!("A client sends more than it can be answered, closing its socket");
+            warn!("Closed a socket: its client sent more than could be answered");
             let realtime = self.realtime.clone();
             tokio::spawn(async move { realtime.hang_up(&socket).await });
             return;
         }
         let work = match work {
             Work::Do(event) if !is_receipt && events >= self.realtime.settings.event_queue => {
-                let refusal = Refusal::new("too_many_events", "too many events wait, send this one again later");
+                let refusal = Refusal::new("too_many_events", "too many events are waiting, send this one again later");
                 Work::Refuse(Refused { refusal, login: matches!(event, ClientEvent::Login(_)) })
             }
             work => work,
@@ -286,7 +286,7 @@ impl Client {
             Err(denied) => {
                 let address = current_line(socket).and_then(CurrentLine::address);
                 denied.warn(&self.realtime.refusals, &request.token, address);
-                let refusal = Refusal::new("unauthorized", "a signed login that is still good is needed");
+                let refusal = Refusal::new("unauthorized", "a valid signed login is needed");
                 return self.refuse(socket, &refusal, true, callbacks).await;
             }
         };
@@ -352,7 +352,7 @@ impl Client {
                 socket.emit("login_expiring", &json!({"exp": end.timestamp()})).ok();
                 until(end).await;
                 let Some(client) = is_due().filter(|client| client.end_session()) else { return };
-                socket.emit("login_error", &Refusal::new("login_expired", "the login is no longer good")).ok();
+                socket.emit("login_error", &Refusal::new("login_expired", "the login has expired")).ok();
                 Self::expect_login(&client, socket.id);
             };
             (end, tokio::spawn(work).abort_handle())

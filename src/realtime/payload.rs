@@ -50,7 +50,7 @@ pub(super) struct Limits {
 pub(super) enum Refusal {
     #[error("the body or a message in it is larger than --max-message-bytes allows")]
     TooLarge,
-    #[error("the body is no sequence of packets")]
+    #[error("the body is not a sequence of packets")]
     Malformed,
 }
 

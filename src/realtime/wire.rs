@@ -132,7 +132,7 @@ fn login(payload: Option<&RawValue>, max_token_bytes: usize) -> Result<LoginRequ
         rev: Option<Value>,
         epoch: Option<Value>,
     }
-    let needed = || Refusal::invalid("user_login needs an object with tokenId, a text or a number");
+    let needed = || Refusal::invalid("user_login needs an object with tokenId, a string or an integer");
     let fields: Fields<'_> = payload.and_then(|payload| serde_json::from_str(payload.get()).ok()).ok_or_else(needed)?;
     let text = fields.token.and_then(|token| Token::text_of_json(token).ok().flatten()).ok_or_else(needed)?;
     let token = Token::parse(&text, max_token_bytes).map_err(|error| Refusal::invalid(format!("tokenId: {error}")))?;
@@ -145,9 +145,9 @@ fn login(payload: Option<&RawValue>, max_token_bytes: usize) -> Result<LoginRequ
         (None | Some(Value::Null), _) => None,
         (Some(rev), Some(Value::String(epoch))) => {
             let rev = rev.as_i64().filter(|rev| *rev >= 0);
-            Some(Cursor { rev: rev.ok_or_else(|| Refusal::invalid("rev must be a whole number, 0 or more"))?, epoch })
+            Some(Cursor { rev: rev.ok_or_else(|| Refusal::invalid("rev must be an integer, 0 or more"))?, epoch })
         }
-        (Some(_), _) => return Err(Refusal::invalid("rev needs the epoch that it belongs to, a text")),
+        (Some(_), _) => return Err(Refusal::invalid("rev needs the epoch that it belongs to, a string")),
     };
     let payload = payload.and_then(|payload| serde_json::from_str::<Value>(payload.get()).ok());
     Ok(LoginRequest { token, batch, since, credentials: credentials(payload.as_ref()) })

@@ -356,7 +356,7 @@ impl WriterTask {
         }
         self.tell();
         self.committer.close().await;
-        info!("Writer stopped, its queue is empty");
+        info!("Writer stopped with an empty queue");
     }
 
     /// Has acks wait for company from now on, unless some do already or are enough for a transaction.

@@ -411,11 +411,11 @@ async fn unsigned_logins_can_be_let_in_and_counted_while_pages_are_changed() {
     let server = TestServer::with(&[LOGIN_KEYS, "--logins=warn"]).await;
     server.login_empty("1").await;
     assert_eq!(server.metric("tidings_unsigned_logins_total").await, 1.0);
-    assert!(server.stderr().contains("A login without a signature"));
+    assert!(server.stderr().contains("Accepted a login without a signature"));
     let open = TestServer::with(&[LOGIN_KEYS, "--logins=open"]).await;
     open.login_empty("1").await;
     assert_eq!(open.metric("tidings_unsigned_logins_total").await, 1.0);
-    assert!(!open.stderr().contains("A login without a signature"));
+    assert!(!open.stderr().contains("Accepted a login without a signature"));
     let mut wrong = signed("1", &[]).await;
     wrong["sig"] = json!("00");
     let answer = server.connect().await.call(&user_login(&wrong)).await;

@@ -119,7 +119,7 @@ async fn a_redis_with_a_private_ca_is_heard_by_who_knows_the_ca_and_by_nobody_el
         let deaf = node(ca).start().await;
         let told = async {
             // The second line is where its metrics are.
-            while !["Cannot hear the other nodes", "Metrics are at"].iter().all(|line| deaf.stderr().contains(line)) {
+            while !["Lost the bus", "Metrics are at"].iter().all(|line| deaf.stderr().contains(line)) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -132,7 +132,7 @@ async fn a_redis_with_a_private_ca_is_heard_by_who_knows_the_ca_and_by_nobody_el
             }
         };
         tokio::time::timeout(crate::server::PATIENCE, tried).await.expect("it is tried again");
-        assert_eq!(deaf.stderr().matches("Cannot hear the other nodes").count(), 1, "{}", deaf.stderr());
+        assert_eq!(deaf.stderr().matches("Lost the bus").count(), 1, "{}", deaf.stderr());
     }
 }
 

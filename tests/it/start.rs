@@ -95,7 +95,7 @@ async fn a_hang_up_reads_keys_again_and_ends_nothing() {
     std::fs::write(&file, "no key").unwrap();
     server.hang_up().await;
     timeout(PATIENCE, async {
-        while !server.stderr().contains("Cannot read keys or certificate again") {
+        while !server.stderr().contains("Cannot reload keys or certificate") {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })

@@ -59,7 +59,7 @@ pub(super) async fn parts(body: Bytes, boundary: String) -> Result<Vec<Part>, Pr
         let is_json = kind.is_some_and(|kind| kind.essence_str() == "application/json");
         if field.file_name().is_some() && !is_json {
             return Err(invalid(format!(
-                "{name} is a file: send its text as a field, or as a part of application/json"
+                "{name} is a file: send its value as a field, or as a part of type application/json"
             )));
         }
         if let Some(charset) = kind.and_then(|kind| kind.get_param("charset")) {

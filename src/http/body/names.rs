@@ -95,19 +95,19 @@ impl Unknown {
         }
         let warning = |field: String| {
             let hint = meant(&field).map_or_else(
-                || "it is no field of a push and was ignored".to_owned(),
-                |name| format!("it is no field of a push and was ignored: did you mean {name}?"),
+                || "it is not a field of a push and was ignored".to_owned(),
+                |name| format!("it is not a field of a push and was ignored: did you mean {name}?"),
             );
             Warning { field, hint }
         };
         let mut warnings: Vec<_> = self.names.into_iter().map(warning).collect();
         if self.more > 0 {
-            let hint = format!("unknown fields that were ignored as well: {}", self.more);
+            let hint = format!("more unknown fields were ignored: {}", self.more);
             warnings.push(Warning { field: "…".to_owned(), hint });
         }
         if nobody {
             let what = if tokens_are_missing { "missing" } else { "empty" };
-            let hint = format!("it is {what}: nothing was stored, and nobody hears of it");
+            let hint = format!("it is {what}: the push reached nobody and nothing was stored");
             warnings.push(Warning { field: "tokens".to_owned(), hint });
         }
         Ok(warnings)
@@ -176,6 +176,6 @@ mod tests {
         let warnings = unknown.warnings(false, false).unwrap();
         assert_eq!(warnings.len(), MAX_NAMES + 1);
         assert!(warnings.iter().all(|warning| warning.field.chars().count() <= MAX_NAME_CHARS + 1));
-        assert_eq!(warnings[MAX_NAMES].hint, "unknown fields that were ignored as well: 84");
+        assert_eq!(warnings[MAX_NAMES].hint, "more unknown fields were ignored: 84");
     }
 }

@@ -51,7 +51,7 @@ pub enum CopyError {
     #[error("cannot copy: {0}")]
     Sql(#[from] sqlx::Error),
     /// The copy is not what was copied.
-    #[error("the copy does not agree with its source, so it was taken back: {source_sums} there, {copy_sums} here")]
+    #[error("the copy does not agree with its source, so it was rolled back: {source_sums} there, {copy_sums} here")]
     Disagrees {
         /// Counts and sums of the source.
         source_sums: String,

@@ -107,7 +107,7 @@ impl Checkpointer {
             return Ok(());
         }
         if std::mem::take(&mut self.blocked).0.is_some() {
-            info!("The write-ahead log {} can be emptied again, that transaction has ended", self.log.display());
+            info!("The write-ahead log {} can be emptied again: that transaction has ended", self.log.display());
         }
         if is_large && is_unchanged && may_truncate && state.pending() == 0 {
             // If somebody reads or writes just now, the next look tries again.

@@ -59,7 +59,7 @@ impl Committer for SqliteCommitter {
         self.readers.close().await;
         // Leaves one file: the log is copied and removed when the last connection closes.
         if let Err(error) = sqlx::query("pragma wal_checkpoint(truncate)").execute(&mut self.connection).await {
-            warn!(%error, "Cannot copy the write-ahead log into the file, the next start will");
+            warn!(%error, "Cannot checkpoint the write-ahead log, the next start will");
         }
     }
 }

@@ -110,7 +110,7 @@ pub(super) async fn check(
 
     let size = std::fs::metadata(path).map_or(0, |meta| meta.len());
     if size > check_bytes {
-        info!(file.bytes = size, "Skipped the page check, the file is larger than --startup-check-mib");
+        info!(file.bytes = size, "Skipped the page check: the file is larger than --startup-check-mib");
         return Ok(());
     }
     let check =

@@ -146,7 +146,7 @@ async fn what_is_broken_in_one_place_keeps_no_key_of_another_in() {
     write("api", "");
     until(&server, 401, "POST", "/api", "0123456789abcdef").await;
     write("jwks", &set.replace(r#""j""#, r#""other""#));
-    says("is there twice").await;
+    says("occurs twice").await;
     let key = add(&server, "last", &["--scope", "push"]).await;
     add(&server, "bad", &["--scope", "push"]).await;
     until(&server, 200, "POST", "/api", &key).await;
@@ -295,7 +295,7 @@ async fn keys_of_a_set_that_sign_no_logins_are_told_once_and_a_set_without_other
     tokio::time::timeout(PATIENCE, says("The keys were replaced")).await.expect("it takes the new set");
     assert_eq!(told(), 1, "each set is told once, not at each look");
     write(&[unknown]);
-    tokio::time::timeout(PATIENCE, says("no key that can be used")).await.expect("it says what is wrong");
+    tokio::time::timeout(PATIENCE, says("no usable key")).await.expect("it says what is wrong");
 }
 
 #[tokio::test]

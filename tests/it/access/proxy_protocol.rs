@@ -115,7 +115,7 @@ async fn a_balancer_without_a_header_is_cut_off_and_told_of_once_a_second() {
     let wrong = b"PROXY TCP4 nobody 10.0.0.1 51000 4001\r\n";
     assert_eq!(ask(dial(&server, wrong).await, HEALTH).await, "");
     let said = server.stderr();
-    assert!(said.contains("no PROXY header") && said.contains("--proxy-protocol"), "{said}");
+    assert!(said.contains("did not begin with a PROXY header") && said.contains("--proxy-protocol"), "{said}");
     // Half a header does not hold a connection for ever.
     assert_eq!(ask(dial(&server, b"PROXY TCP4 203").await, "").await, "");
 }

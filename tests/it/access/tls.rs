@@ -152,7 +152,7 @@ async fn a_certificate_that_cannot_be_used_is_said_at_the_start() {
     renew(folder.path());
     let file = |name: &str| folder.path().join(name).display().to_string();
     for (flags, said) in [
-        (vec![format!("--tls-cert={}", file("cert.pem"))], "need each other"),
+        (vec![format!("--tls-cert={}", file("cert.pem"))], "must be given together"),
         (vec![format!("--tls-cert={}", file("cert.pem")), format!("--tls-key={}", file("none"))], "cannot read"),
         (vec![format!("--tls-cert={}", file("key.pem")), format!("--tls-key={}", file("key.pem"))], "certificate"),
         (vec![format!("--tls-cert={}", file("cert.pem")), format!("--tls-key={}", file("cert.pem"))], "private key"),

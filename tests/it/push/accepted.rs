@@ -120,7 +120,7 @@ async fn nobody_addressed_is_accepted_for_nobody() {
     {
         let answer = server.api().post(body).await;
         assert_eq!(answer.status, 200, "{body}: {}", answer.text);
-        let hint = format!("it is {why}: nothing was stored, and nobody hears of it");
+        let hint = format!("it is {why}: the push reached nobody and nothing was stored");
         assert_eq!(
             answer.json(),
             json!({"responseCode": 0, "data": "OK!", "accepted": 0, "results": [],
@@ -137,7 +137,7 @@ async fn missing_type_and_data_have_defaults_and_unknown_fields_are_told() {
     let server = TestServer::start().await;
     let told = server.api().post(r#"{"tokens":["1"],"socketId":"x","EntityType":5,"nested":{"a":[1]}}"#).await;
     told.pushed();
-    let ignored = "it is no field of a push and was ignored";
+    let ignored = "it is not a field of a push and was ignored";
     assert_eq!(
         told.json()["warnings"],
         json!([
