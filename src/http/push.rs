@@ -78,7 +78,9 @@ pub(super) struct PushBody {
     tokens: Option<Vec<Token>>,
     /// Kind of the notification; `""` by default.
     entity_type: Option<String>,
-    /// Any JSON, stored and returned byte for byte; `{}` by default.
+    /// Any JSON, stored and returned byte for byte; `{}` by default. The inbox element shows these fields of it, all optional:
+    /// `title`, `body` (or `text`, `message`), `url`, `icon` (or `image`), `actor: {name, avatar}`, `actions: [{label, url}]`
+    /// (at most 2).
     data: Option<Value>,
     /// Seconds until it expires; 0 makes it ephemeral: sent to connected sessions and never stored.
     #[schema(minimum = 0, maximum = 4_294_967_295_i64)]

@@ -29,6 +29,14 @@ export function set(element: Element, attributes: Attributes): void {
   }
 }
 
+/** An image of somebody's choice: it is asked for when it comes into view, and is not told which page shows it. */
+export function image(src: string, onerror: () => void): HTMLImageElement {
+  const element = make("img", { class: "image", alt: "", decoding: "async", loading: "lazy", referrerpolicy: "no-referrer" });
+  element.addEventListener("error", onerror);
+  element.src = src;
+  return element;
+}
+
 /** Sets a text where it differs, so that screen readers and selections are not disturbed. */
 export function say(element: Element, text: string): void {
   if (element.textContent !== text) element.textContent = text;

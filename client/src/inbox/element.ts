@@ -5,10 +5,11 @@
 import { InboxClient } from "../client.js";
 import type { Credential, InboxError, InboxOptions, Item, Status } from "../types.js";
 import { Announcer } from "./announcer.js";
+import { contentOf, plainText } from "./content.js";
 import { button, icon, make, say, set } from "./dom.js";
 import { place } from "./place.js";
 import { type RenderItem, Row, type View } from "./row.js";
-import { type Strings, type StringsPatch, sentenceOf, stringsFor } from "./strings.js";
+import { type Strings, type StringsPatch, stringsFor } from "./strings.js";
 import { style } from "./style.js";
 
 const TICK_MS = 30_000; // the finest unit shown is a minute
@@ -179,7 +180,7 @@ export class TidingsInbox extends Base {
 
   /** What a notification says here, as plain text: for a toast of the page's own. */
   textOf(item: Item): string {
-    return sentenceOf(item, this.#view.strings);
+    return plainText(contentOf(item, this.#view.strings));
   }
 
   show(): void {

@@ -1,8 +1,10 @@
-// One notification in the list: a button over the whole row that opens it, and one that marks it read or unread.
+// One notification in the list: a button over the whole row that opens it, one that marks it read or unread, and one that
+// shows a long text in full.
 
 import type { Item } from "../types.js";
-import { button, icon, iconOf, make, say, set } from "./dom.js";
-import { type Strings, sentenceOf } from "./strings.js";
+import { type Content, contentOf, initialsOf, shortened } from "./content.js";
+import { button, icon, iconOf, image, make, say, set } from "./dom.js";
+import type { Strings } from "./strings.js";
 import { ago, fullTime } from "./time.js";
 
 /** What a page shows instead of the sentence: a text, or a node, which stays in the page's own tree and style. */
@@ -24,20 +26,26 @@ export class Row {
   readonly #host: HTMLElement;
   readonly #mark = make("span", { class: "unseen", part: false });
   readonly #text = make("span", { class: "text", dir: "auto" });
+  readonly #message = make("span", { class: "message", dir: "auto" });
+  readonly #icon = make("span");
+  readonly #expand = button({ class: "quiet expand", part: "expand", hidden: true }, () => this.#setExpanded(!this.#isExpanded));
   readonly #time = make("time", { class: "time" });
   readonly #body = make("div", { class: "body" });
   #item: Item;
   #view: View | undefined;
+  readonly #sizes = new ResizeObserver(() => this.#measure());
   #content: HTMLElement | undefined; // around what the page rendered
+  #slot: HTMLElement | undefined; // where that is shown
+  #isExpanded = false;
+  #image: string | undefined; // what the icon shows
 
   constructor(host: HTMLElement, item: Item, activate: (item: Item) => void, toggle: (item: Item) => void) {
     this.#host = host;
     this.#item = item;
     this.open = button({ class: "open", part: "item" }, () => {}); // its click reaches the row
     this.toggle = button({ class: "toggle" }, () => toggle(this.#item), make("span", { class: "dot" }));
-    const kind = iconOf(item.entityType);
-    this.element.append(make("span", { class: `icon ${kind}`, part: "icon" }, icon(kind)), this.#body, this.toggle);
-    this.#body.append(this.open); // for good: it would lose the focus if it was moved
+    this.element.append(this.#icon, this.#body, this.toggle);
+    this.#body.append(this.open, this.#expand); // for good: they would lose the focus if they were moved
     this.element.addEventListener("click", (event) => {
       const path = event.composedPath();
       const inside = path.slice(0, path.indexOf(this.element));
@@ -53,7 +61,10 @@ export class Row {
     this.#item = item;
     this.#view = view;
     const hadFocus = this.hasFocus;
-    const sentence = this.#show(item, view, isRendered);
+    const content = contentOf(item, view.strings);
+    this.#showIcon(content);
+    const sentence = this.#show(content, view, isRendered);
+    this.#setExpanded(this.#isExpanded);
     if (hadFocus && !this.hasFocus) this.open.focus(); // the page's node had it and is gone
     const { strings, locale } = view;
     this.element.classList.toggle("unread", !item.read);
@@ -71,7 +82,13 @@ export class Row {
 
   /** Whether Tab stops here; arrow keys move between the rows. */
   set current(current: boolean) {
-    this.open.tabIndex = this.toggle.tabIndex = current ? 0 : -1;
+    for (const control of [this.open, this.toggle, this.#expand]) control.tabIndex = current ? 0 : -1;
+  }
+
+  /** Offers to show more where a text is cut. */
+  #measure(): void {
+    const isCut = [this.#text, this.#message].some(({ scrollHeight, clientHeight }) => scrollHeight > clientHeight + 1);
+    this.#expand.hidden = !isCut && !this.#isExpanded;
   }
 
   /** Whether the focus is in it, or in what the page put into it. */
@@ -82,38 +99,68 @@ export class Row {
   }
 
   remove(): void {
+    this.#sizes.disconnect();
     this.element.remove();
     this.#content?.remove();
   }
 
-  /** Puts in what the item says, and returns it as a text. A node of the page that is there stays where it is. */
-  #show(item: Item, view: View, isRendered: boolean): string {
-    const sentence = sentenceOf(item, view.strings);
+  #setExpanded(isExpanded: boolean): void {
+    this.#isExpanded = isExpanded;
+    this.element.classList.toggle("expanded", isExpanded);
+    set(this.#expand, { "aria-expanded": String(isExpanded) });
+    const { showMore = "", showLess = "" } = this.#view?.strings ?? {};
+    say(this.#expand, isExpanded ? showLess : showMore);
+  }
+
+  /** An image, or what stands for it: initials, or the icon of the type. */
+  #showIcon({ image: src, name, title, message }: Content): void {
+    // A name that stands nowhere else is what the image says.
+    const isNew = name !== undefined && !`${title} ${message}`.includes(name);
+    set(this.#icon, { "aria-hidden": !isNew && "true", role: isNew && "img", "aria-label": isNew && name });
+    const wanted = JSON.stringify([src, name]);
+    if (wanted === this.#image) return;
+    this.#image = wanted;
+    const kind = iconOf(this.#item.entityType);
+    const initials = initialsOf(name ?? "");
+    set(this.#icon, { class: `icon ${initials ? "initials" : kind}`, part: "icon" });
+    const instead = initials || icon(kind);
+    this.#icon.replaceChildren(src === undefined ? instead : image(src, () => this.#icon.replaceChildren(instead)));
+  }
+
+  /** Puts in what the item says, and returns it as a short text. A node of the page that is there stays where it is. */
+  #show({ title, message }: Content, view: View, isRendered: boolean): string {
     const shown = this.#content?.firstChild;
-    const own = isRendered && shown ? shown : (render(item, view.renderItem) ?? sentence);
-    if (own === shown) return this.#said(sentence);
+    const rendered = isRendered && shown ? shown : render(this.#item, view.renderItem);
+    if (rendered !== undefined && rendered === shown) return this.#said(title);
     this.#content?.remove();
     this.#content = undefined;
-    while (this.open.nextSibling) this.open.nextSibling.remove();
-    if (typeof own === "string") {
-      say(this.#text, own);
-      this.open.replaceChildren(this.#mark, this.#text, " ", this.#time);
+    this.#slot?.remove();
+    this.#slot = undefined;
+    if (rendered === undefined || typeof rendered === "string") {
+      say(this.#text, rendered ?? title);
+      say(this.#message, rendered === undefined ? message : "");
+      this.#message.hidden = this.#message.textContent === "";
+      this.open.replaceChildren(this.#mark, this.#text, " ", this.#message, " ", this.#time);
       this.open.removeAttribute("aria-labelledby");
-      return own;
+      this.#sizes.disconnect(); // what is observed anew is measured anew
+      for (const text of [this.#text, this.#message]) this.#sizes.observe(text);
+      return shortened(rendered ?? title);
     }
     // A node may hold links and buttons of its own, which must not stand inside a button: the one of the row lies
     // behind it and takes its name from it.
-    const name = `item-${item.id}`;
-    const slot = make("div", { class: "content", id: name }, this.#mark, make("slot", { name }), " ", this.#time);
+    const name = `item-${this.#item.id}`;
+    this.#slot = make("div", { class: "content", id: name }, this.#mark, make("slot", { name }), " ", this.#time);
     this.open.replaceChildren();
     set(this.open, { "aria-labelledby": name });
-    this.#body.append(slot);
-    this.#content = make("div", { slot: name }, own);
+    this.#body.append(this.#slot);
+    this.#sizes.disconnect();
+    this.#expand.hidden = true;
+    this.#content = make("div", { slot: name }, rendered);
     this.#host.append(this.#content);
-    return this.#said(sentence);
+    return this.#said(title);
   }
 
-  readonly #said = (sentence: string) => this.#content?.textContent.trim() || sentence;
+  readonly #said = (title: string) => shortened(this.#content?.textContent.trim() || title);
 }
 
 /** What the page makes of an item; a mistake there is reported and costs the page its own content, not the inbox. */

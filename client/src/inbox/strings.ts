@@ -2,8 +2,11 @@
 // text: nothing here may produce markup, for half of it was written by other users.
 
 import type { InboxError, Item } from "../types.js";
+import { bodyOf, humanized } from "./content.js";
 
-/** Says what happened; undefined if the data is not of the form that this sentence needs. */
+/**
+ * Says what happened; undefined if the data is not of the form that this sentence needs. `who` is "" if nobody is named.
+ */
 export type Sentence = (who: string, item: Item) => string | undefined;
 
 export interface Strings {
@@ -23,6 +26,9 @@ export interface Strings {
   /** Nothing could be loaded yet. */
   notLoaded: string;
   dismiss: string;
+  /** Shows a long text in full, or no more of it than before. */
+  showMore: string;
+  showLess: string;
   /** The button that asks for permission to show browser notifications. */
   notify: string;
   connecting: string;
@@ -37,15 +43,15 @@ export interface Strings {
   who(names: readonly string[], count: number): string;
   /** By `entityType`. */
   sentences: Readonly<Record<string, Sentence>>;
-  /** A notification that no sentence fits. */
+  /** A notification without a title that no sentence fits; `text` is what its data says, or "". */
   other(entityType: string, text: string): string;
 }
 
 /** What may be given to the `strings` property; sentences add to those that are there. */
 export type StringsPatch = Partial<Strings>;
 
-/** What the data says beside the actor, if it is a text. */
-const said = (item: Item): string => textOf(item.data, "text") ?? "";
+/** What one person said; of a group it is not known. */
+const said = (item: Item): string => ((item.group?.count ?? 1) > 1 ? "" : bodyOf(item.data));
 
 /** Why something failed, by the code of the error: for those that users meet. */
 type Reasons = Readonly<Record<string, string>>;
@@ -78,6 +84,8 @@ const english: Strings = {
   empty: "Nothing here yet",
   notLoaded: "This could not be loaded",
   dismiss: "Dismiss",
+  showMore: "Show more",
+  showLess: "Show less",
   notify: "Notify me when this page is hidden",
   connecting: "Connecting…",
   catchingUp: "Catching up…",
@@ -91,14 +99,11 @@ const english: Strings = {
     return `${first} and ${count - 1} others`;
   },
   sentences: {
-    like: (who) => `${who} liked your post`,
-    comment: (who, item) =>
-      said(item) === "" || (item.group?.count ?? 1) > 1
-        ? `${who} commented on your post`
-        : `${who} commented: ${said(item)}`,
-    follow: (who, item) => ((item.group?.count ?? 1) > 1 ? `${who} follow you` : `${who} follows you`),
+    like: (who) => who && `${who} liked your post`,
+    comment: (who, item) => who && (said(item) ? `${who} commented: ${said(item)}` : `${who} commented on your post`),
+    follow: (who, item) => who && ((item.group?.count ?? 1) > 1 ? `${who} follow you` : `${who} follows you`),
   },
-  other: (entityType, text) => [entityType || "Notification", text].filter(Boolean).join(": "),
+  other: (entityType, text) => text || humanized(entityType) || "Notification",
 };
 
 const chinese: Strings = {
@@ -114,6 +119,8 @@ const chinese: Strings = {
   empty: "暂无通知",
   notLoaded: "暂时无法加载",
   dismiss: "关闭",
+  showMore: "展开",
+  showLess: "收起",
   notify: "页面在后台时提醒我",
   connecting: "正在连接…",
   catchingUp: "正在同步…",
@@ -127,12 +134,11 @@ const chinese: Strings = {
     return `${first}等 ${count} 人`;
   },
   sentences: {
-    like: (who) => `${who}赞了你的帖子`,
-    comment: (who, item) =>
-      said(item) === "" || (item.group?.count ?? 1) > 1 ? `${who}评论了你的帖子` : `${who}评论：${said(item)}`,
-    follow: (who) => `${who}关注了你`,
+    like: (who) => who && `${who}赞了你的帖子`,
+    comment: (who, item) => who && (said(item) ? `${who}评论：${said(item)}` : `${who}评论了你的帖子`),
+    follow: (who) => who && `${who}关注了你`,
   },
-  other: (entityType, text) => [entityType || "通知", text].filter(Boolean).join("："),
+  other: (entityType, text) => text || humanized(entityType) || "通知",
 };
 
 const SHIPPED: Readonly<Record<string, Strings>> = { en: english, zh: chinese };
@@ -154,31 +160,4 @@ function canonical(tag: string): string {
   } catch {
     return "en"; // whatever stands in a lang attribute must not break the page
   }
-}
-
-/** What a notification says, as plain text. */
-export function sentenceOf(item: Item, strings: Strings): string {
-  const { group, entityType } = item;
-  const from = textOf(item.data, "from");
-  const names = group && group.actors.length > 0 ? group.actors : from === undefined ? [] : [from];
-  const sentence = Object.hasOwn(strings.sentences, entityType) ? strings.sentences[entityType] : undefined;
-  const known = names.length > 0 ? sentence?.(strings.who(names, group?.count ?? 1), item) : undefined;
-  return known ?? strings.other(entityType, shortText(item.data));
-}
-
-const SHORT = 140;
-
-/** Data that no sentence fits, short enough for a row. */
-function shortText(data: unknown): string {
-  const isEmpty = data === null || data === undefined || (typeof data === "object" && Object.keys(data).length === 0);
-  if (isEmpty) return "";
-  const text = typeof data === "string" ? data : (textOf(data, "text") ?? JSON.stringify(data));
-  const points = [...text.slice(0, 2 * SHORT)]; // whole characters, so that none is cut in half
-  return points.length > SHORT ? `${points.slice(0, SHORT).join("")}…` : points.join("");
-}
-
-function textOf(data: unknown, name: string): string | undefined {
-  if (typeof data !== "object" || data === null || !Object.hasOwn(data, name)) return undefined;
-  const value = (data as Record<string, unknown>)[name];
-  return typeof value === "string" ? value : undefined;
 }

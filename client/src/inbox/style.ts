@@ -70,18 +70,23 @@ button .badge { position: absolute; inset-block-start: 0; inset-inline-start: 1.
 .row.unread { background: var(--_fresh); }
 .row:hover { background: var(--_hover); }
 .row:has(.open:focus-visible) { outline: 2px solid var(--_accent); outline-offset: -3px; }
-.icon { display: grid; place-items: center; inline-size: 2.25rem; block-size: 2.25rem; border-radius: 50%;
+.icon { display: grid; place-items: center; inline-size: 2.25rem; block-size: 2.25rem; border-radius: 50%; overflow: hidden;
   color: var(--_muted); background: light-dark(#596b8a1c, #c3d0ea1c); }
 .icon.like { color: light-dark(#b3254a, #ff93a9); background: light-dark(#d7335f1c, #ff93a926); }
 .icon.comment { color: light-dark(#2f52b8, #9db8ff); background: light-dark(#3d66dd1c, #9db8ff26); }
 .icon.follow { color: light-dark(#1d6b45, #7fd9ab); background: light-dark(#22915a1c, #7fd9ab26); }
+.initials { color: var(--_text); font-size: 0.8125rem; font-weight: 650; }
+.image { inline-size: 100%; block-size: 100%; object-fit: cover; }
 .body { min-inline-size: 0; }
 .open { display: block; inline-size: 100%; outline: none; }
 .open::after { content: ""; position: absolute; inset: 0; }
 .content { position: relative; z-index: 1; }
-.text { display: -webkit-box; overflow: hidden; overflow-wrap: anywhere; -webkit-box-orient: vertical; -webkit-line-clamp: 3;
-  text-align: -webkit-match-parent; text-align: match-parent; }
-.unread .text { font-weight: 600; }
+.text, .message { display: -webkit-box; overflow: hidden; overflow-wrap: anywhere; white-space: pre-line; -webkit-box-orient: vertical;
+  -webkit-line-clamp: 3; text-align: -webkit-match-parent; text-align: match-parent; }
+.expanded :is(.text, .message) { display: block; }
+.unread .text, .text:has(+ .message:not([hidden])) { font-weight: 600; }
+.message { margin-block-start: 0.1rem; }
+.expand { position: relative; z-index: 1; margin-inline: -0.5rem; }
 .time { display: block; margin-block-start: 0.1rem; color: var(--_muted); font-size: 0.8125rem; }
 .toggle { position: relative; z-index: 1; display: grid; place-items: center; inline-size: 1.75rem; block-size: 1.75rem; border-radius: 50%; }
 .dot { inline-size: 0.625rem; block-size: 0.625rem; border: 1.5px solid color-mix(in srgb, var(--_muted) 75%, var(--_surface));

@@ -1,0 +1,96 @@
+// What a notification shows, read from its `data`. A backend may have put texts of other users into it, and any JSON: a
+// field of the wrong type counts as missing, and nothing but text and checked URLs leaves this module.
+
+import type { Item } from "../types.js";
+import type { Strings } from "./strings.js";
+
+export interface Content {
+  /** The first line: never empty. */
+  readonly title: string;
+  /** What stands below it; "" if there is nothing. */
+  readonly message: string;
+  /** An avatar or icon. */
+  readonly image: string | undefined;
+  /** Who it is from: their initials stand where there is no image. */
+  readonly name: string | undefined;
+}
+
+export function contentOf(item: Item, strings: Strings): Content {
+  const { data, group, entityType } = item;
+  const actor = field(data, "actor");
+  const name = textOf(actor, "name") ?? textOf(data, "from");
+  const names = group && group.actors.length > 0 ? group.actors : name === undefined ? [] : [name];
+  const count = group?.count ?? 1;
+  const who = names.length > 0 ? strings.who(names, count) : "";
+  const sentence = Object.hasOwn(strings.sentences, entityType) ? strings.sentences[entityType] : undefined;
+  const said = sentence?.(who, item) || undefined;
+  const own = textOf(data, "title");
+  const body = bodyOf(data);
+  // The data of a group are those of its first push, so they do not speak for the others.
+  const isGroup = count > 1;
+  const title = (isGroup ? (said ?? own) : (own ?? said)) ?? strings.other(entityType, body);
+  const below = !isGroup ? body : title === said ? "" : who;
+  return {
+    title,
+    message: title.includes(below) ? "" : below,
+    image: [textOf(actor, "avatar"), textOf(data, "icon"), textOf(data, "image")].map(urlOf).find(Boolean),
+    name: isGroup ? group?.actors[0] : textOf(actor, "name"),
+  };
+}
+
+const SHORT = 140;
+
+/** The same as one plain text, of which long parts are cut. */
+export function plainText({ title, message }: Content): string {
+  return [title, message].filter(Boolean).map(shortened).join("\n");
+}
+
+export function shortened(text: string): string {
+  const points = [...text.slice(0, 2 * SHORT)]; // whole characters, so that none is cut in half
+  return points.length > SHORT ? `${points.slice(0, SHORT).join("")}…` : points.join("");
+}
+
+/** "order.shipped" as people write it: "Order shipped". What is no identifier stays as it is. */
+export function humanized(entityType: string): string {
+  if (!/^[\p{L}\p{N}._:/-]+$/u.test(entityType)) return entityType;
+  const isUpper = entityType === entityType.toUpperCase();
+  const words = (isUpper ? entityType.toLowerCase() : entityType)
+    .replace(/([\p{Ll}\p{N}])(\p{Lu}\p{Ll})/gu, "$1 $2")
+    .split(/[\s._:/-]+/)
+    .filter(Boolean)
+    .map((word) => (/^\p{Lu}\p{Ll}/u.test(word) ? word.toLowerCase() : word))
+    .join(" ");
+  const [first = "", ...rest] = words;
+  return first.toUpperCase() + rest.join("");
+}
+
+/** "Ada King Lovelace": "AL". */
+export function initialsOf(name: string): string {
+  const words = name.split(/\s+/).map((word) => word.match(/[\p{L}\p{N}]/u)?.[0] ?? "").filter(Boolean);
+  const [first = "", ...rest] = words;
+  return (first + (rest.at(-1) ?? "")).toUpperCase();
+}
+
+/** The text of `data` beside its title. */
+export function bodyOf(data: unknown): string {
+  if (typeof data === "string") return data.trim();
+  return textOf(data, "body") ?? textOf(data, "text") ?? textOf(data, "message") ?? "";
+}
+
+/** An address to open or load: http or https, or a path of this page's origin. */
+function urlOf(url: string | undefined): string | undefined {
+  if (url === undefined || !URL.canParse(url, document.baseURI)) return undefined;
+  const { protocol, username, password, href } = new URL(url, document.baseURI);
+  // What stands before the @ only makes an address look like another.
+  return /^https?:$/.test(protocol) && username + password === "" ? href : undefined;
+}
+
+function field(data: unknown, name: string): unknown {
+  return typeof data === "object" && data !== null && Object.hasOwn(data, name) ? (data as Record<string, unknown>)[name] : undefined;
+}
+
+/** A text that says something. */
+function textOf(data: unknown, name: string): string | undefined {
+  const value = field(data, name);
+  return typeof value === "string" && value.trim() !== "" ? value.trim() : undefined;
+}
