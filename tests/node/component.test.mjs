@@ -660,7 +660,7 @@ function documented(head) {
 }
 
 test("a page styles it by custom properties and parts, and the README has all of them", async (t) => {
-  await server.push("style", { from: "Bob", icon: "/image.svg" }, "like");
+  await server.push("style", { from: "Bob", icon: "/image.svg", actions: [{ label: "Do" }] }, "like");
   const page = await open(t, tag("style", "inline"), { policy: "img-src 'self'" });
   await row(page, "Bob").waitFor();
   await page.evaluate(() => {

@@ -32,7 +32,7 @@ function answer(request, response) {
   const policy = `default-src 'none'; script-src ${server.url} http://127.0.0.1:*; connect-src http://127.0.0.1:* ws://127.0.0.1:*; ${added}`;
   response.setHeader("content-security-policy", policy);
   response.statusCode = html === undefined ? 404 : 200;
-  response.end(html);
+  response.end(html ?? "<!doctype html><title>Elsewhere</title>");
 }
 
 /** Opens a page with this in it; its console must stay silent until the test is over, unless it is not `silent`. `policy` is added to the page's. */

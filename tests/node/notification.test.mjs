@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { expectAccessible, shot } from "./chromium.mjs";
-import { isLive, open, pages, push, row, rows, tag, texts } from "./element.mjs";
+import { isLive, listed, open, pages, push, row, rows, tag, texts, untilRead } from "./element.mjs";
 import { until } from "./server.mjs";
 
 /** The texts of each row: its first line, and what stands below it. */
@@ -182,4 +182,115 @@ test("the first push of the README about data looks as it says", async (t) => {
   await row(page, body.data.title).waitFor();
   assert.deepEqual(await shown(page), [[body.data.title, body.data.body]]);
   assert.deepEqual(await texts(page), [body.data.title]);
+});
+
+/** Where the rows lead, and what may be done beside. */
+const links = (page) =>
+  rows(page).evaluateAll((all) =>
+    all.map((one) => {
+      const [open, ...actions] = one.querySelectorAll("[part=item], [part=action]");
+      const link = (at) => (at.matches("a") ? [new URL(at.href).pathname, at.rel] : at.localName);
+      return [link(open), ...actions.map((action) => [action.textContent, link(action)])];
+    }),
+  );
+
+test("a row is a link where its URL is one to follow, and so are at most two actions", async (t) => {
+  const foreign = "https://example.com/x";
+  const own = ["/orders/7", "noopener"];
+  const page = await show(t, "links", [
+    [{ title: "a path", url: "/orders/7" }],
+    [{ title: "another site", url: foreign, actions: [{ label: "Track", url: "/orders/7" }, { label: "Archive", id: 5 }] }],
+    [{ title: "three", actions: [{ label: "1" }, { label: "2" }, { label: "3" }] }],
+    [{ title: "script", url: "javascript:alert(1)", actions: [{ label: "run", url: " jAvascript:alert(1)" }, { label: "" }, 7, null] }],
+    [{ title: "data", url: "data:text/html,x" }],
+    [{ title: "user", url: "https://bank.example@example.com/" }],
+    [{ title: "no label", url: { href: "/" }, actions: [{ url: "/orders/7" }, { label: "A", url: null }] }],
+  ]);
+  assert.deepEqual(await links(page), [
+    [own],
+    [["/x", "noopener noreferrer"], ["Track", own], ["Archive", "button"]],
+    ["button", ["1", "button"], ["2", "button"]],
+    ["button"],
+    ["button"],
+    ["button"],
+    ["button", ["A", "button"]],
+  ]);
+  await expectAccessible(page, "links and actions");
+  await page.screenshot({ path: shot("actions") });
+});
+
+test("following a link marks the row read, in this tab or another, with the keyboard too", async (t) => {
+  const actions = [{ label: "Track", url: "/track" }];
+  const page = await show(t, "follow", ["Ann", "Bob", "Cid", "Dan"].map((title) => [{ title, url: "/orders/7", actions }]), { silent: false });
+  const home = page.url();
+  const link = (title) => row(page, title).getByRole("link", { name: title });
+  const opened = async (click) => {
+    const [tab] = await Promise.all([page.context().waitForEvent("page"), click()]);
+    await tab.waitForURL("**/orders/7");
+    await tab.close();
+    assert.equal(page.url(), home);
+  };
+  await opened(() => link("Ann").click({ button: "middle" }));
+  await untilRead("follow", 0);
+  await opened(() => link("Bob").click({ modifiers: ["ControlOrMeta"] }));
+  await untilRead("follow", 1);
+  await link("Cid").press("Enter");
+  await page.waitForURL("**/orders/7");
+  await untilRead("follow", 2);
+  await page.goBack();
+  await isLive(page); // else it is kept, and sent by the next page with the inbox
+  await row(page, "Dan").getByRole("link", { name: "Track" }).click();
+  await page.waitForURL("**/track");
+  await untilRead("follow", 3);
+});
+
+test("a page routes by itself, or does something else altogether", async (t) => {
+  const actions = [{ label: "Track", url: "/track" }, { label: "Archive", id: 5 }];
+  const page = await show(t, "route", [[{ title: "Ann", url: "/orders/7", actions }], [{ title: "Bob", url: "/orders/8", actions }]]);
+  const home = page.url();
+  await page.evaluate(() => {
+    globalThis.told = [];
+    document.addEventListener("tidings-navigate", (event) => {
+      event.preventDefault();
+      globalThis.told.push([event.detail.item.data.title, new URL(event.detail.url).pathname]);
+    });
+    document.addEventListener("tidings-action", ({ detail }) => globalThis.told.push([detail.action.label, detail.action.id]));
+  });
+  const told = () => page.evaluate(() => globalThis.told.splice(0));
+  await row(page, "Ann").getByRole("link", { name: "Ann" }).click();
+  await untilRead("route", 0);
+  assert.deepEqual(await told(), [["Ann", "/orders/7"]]);
+  await row(page, "Ann").getByRole("link", { name: "Track" }).click();
+  assert.deepEqual(await told(), [["Track", undefined], ["Ann", "/track"]]);
+  await row(page, "Bob").getByRole("button", { name: "Archive" }).click();
+  await untilRead("route", 1);
+  assert.deepEqual(await told(), [["Archive", 5]]);
+
+  await page.getByRole("button", { name: "Mark unread: Bob" }).click();
+  await untilRead("route", 1, false);
+  await page.evaluate(() => {
+    for (const name of ["tidings-item", "tidings-action"]) document.addEventListener(name, (event) => event.preventDefault());
+  });
+  await row(page, "Bob").getByRole("link", { name: "Bob" }).click();
+  await row(page, "Bob").getByRole("link", { name: "Track" }).click();
+  await push("route", { data: { title: "Later" } }); // behind a read, had one been sent
+  await row(page, "Later").waitFor();
+  assert.deepEqual(await told(), [["Track", undefined]]);
+  assert.deepEqual([(await listed("route"))[2].readAt, page.url()], [null, home]);
+});
+
+test("a panel that led somewhere closes, and a node of the page leads there too", async (t) => {
+  await push("closes", { data: { title: "Ann", url: "#there" } });
+  const page = await open(t, tag("closes"));
+  await page.locator("button.bell", { hasText: "1" }).click();
+  await row(page, "Ann").getByRole("link").click();
+  await page.waitForURL("**#there");
+  await page.getByRole("dialog").waitFor({ state: "detached" });
+  await page.evaluate(() => {
+    location.hash = "";
+    document.querySelector("tidings-inbox").renderItem = ({ data }) => Object.assign(document.createElement("p"), { textContent: `My ${data.title}` });
+  });
+  await page.locator("button.bell").click();
+  await page.getByText("My Ann").click();
+  await page.waitForURL("**#there");
 });

@@ -4,6 +4,14 @@
 import type { Item } from "../types.js";
 import type { Strings } from "./strings.js";
 
+/** What the data offers to do beside opening it, with all that it says of it. */
+export interface Action {
+  readonly label: string;
+  /** Checked, and absolute. Without one the page does what the action says. */
+  readonly url?: string | undefined;
+  readonly [name: string]: unknown;
+}
+
 export interface Content {
   /** The first line: never empty. */
   readonly title: string;
@@ -13,6 +21,9 @@ export interface Content {
   readonly image: string | undefined;
   /** Who it is from: their initials stand where there is no image. */
   readonly name: string | undefined;
+  /** Where it leads. */
+  readonly url: string | undefined;
+  readonly actions: readonly Action[];
 }
 
 export function contentOf(item: Item, strings: Strings): Content {
@@ -35,7 +46,22 @@ export function contentOf(item: Item, strings: Strings): Content {
     message: title.includes(below) ? "" : below,
     image: [textOf(actor, "avatar"), textOf(data, "icon"), textOf(data, "image")].map(urlOf).find(Boolean),
     name: isGroup ? group?.actors[0] : textOf(actor, "name"),
+    url: urlOf(textOf(data, "url")),
+    actions: actionsOf(field(data, "actions")),
   };
+}
+
+const MAX_ACTIONS = 2;
+
+function actionsOf(actions: unknown): Action[] {
+  const all = (Array.isArray(actions) ? actions : []).flatMap((action: object) => {
+    const label = textOf(action, "label");
+    const url = urlOf(textOf(action, "url"));
+    // One that leads to where it must not is none: it would do nothing.
+    if (label === undefined || (url === undefined && (field(action, "url") ?? "") !== "")) return [];
+    return [{ ...action, label, url }];
+  });
+  return all.slice(0, MAX_ACTIONS);
 }
 
 const SHORT = 140;

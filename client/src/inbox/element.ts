@@ -5,10 +5,10 @@
 import { InboxClient } from "../client.js";
 import type { Credential, InboxError, InboxOptions, Item, Status } from "../types.js";
 import { Announcer } from "./announcer.js";
-import { contentOf, plainText } from "./content.js";
+import { type Action, contentOf, plainText } from "./content.js";
 import { button, icon, make, say, set } from "./dom.js";
 import { place } from "./place.js";
-import { type RenderItem, Row, type View } from "./row.js";
+import { type RenderItem, Row, type RowEvents, type View } from "./row.js";
 import { type Strings, type StringsPatch, stringsFor } from "./strings.js";
 import { style } from "./style.js";
 
@@ -370,12 +370,7 @@ export class TidingsInbox extends Base {
   #row(item: Item): Row {
     let row = this.#rows.get(item.id);
     if (!row) {
-      row = new Row(
-        this,
-        item,
-        (item) => this.#activate(item),
-        (item) => this.#toggleRead(item),
-      );
+      row = new Row(this, item, this.#rowEvents);
       row.current = false;
       this.#rows.set(item.id, row);
     }
@@ -396,19 +391,28 @@ export class TidingsInbox extends Base {
 
   // What the user does
 
-  #activate(item: Item): void {
-    if (this.#dispatch("tidings-item", item) && !item.read) void this.#ask((client) => client.markRead(item.id));
-  }
+  readonly #rowEvents: RowEvents = {
+    chosen: (item, url, event) => this.#choose(item, this.#dispatch("tidings-item", item), url, event),
+    acted: (item, action, event) => this.#choose(item, this.#dispatch("tidings-action", { item, action }), action.url, event),
+    toggled: (item) => void this.#ask((client) => (item.read ? client.markUnread(item.id) : client.markRead(item.id))),
+  };
 
-  #toggleRead(item: Item): void {
-    void this.#ask((client) => (item.read ? client.markUnread(item.id) : client.markRead(item.id)));
+  #choose(item: Item, isWanted: boolean, url: string | undefined, event: MouseEvent): void {
+    if (!isWanted) return event.preventDefault();
+    if (!item.read) void this.#ask((client) => client.markRead(item.id));
+    // With another button or a key the browser opens it elsewhere.
+    const isPlain = event.button === 0 && !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey);
+    if (url === undefined || !isPlain) return;
+    this.hide();
+    const isOnLink = event.composedPath().some((at) => at instanceof HTMLAnchorElement);
+    if (!this.#dispatch("tidings-navigate", { item, url })) event.preventDefault();
+    else if (!isOnLink) location.assign(url);
   }
 
   /** Tells the page; false if it prevented what would happen next. */
-  #dispatch(name: string, detail?: Item): boolean {
-    return this.dispatchEvent(
-      new CustomEvent(name, { detail, bubbles: true, composed: true, cancelable: name === "tidings-item" }),
-    );
+  #dispatch(name: keyof InboxElementEvents, detail?: unknown): boolean {
+    const cancelable = name !== "tidings-open" && name !== "tidings-toast";
+    return this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true, composed: true, cancelable }));
   }
 
   #onKey(event: KeyboardEvent): void {
@@ -533,13 +537,17 @@ function statusText({ name, reason }: Status, strings: Strings): string {
   return { connecting: strings.connecting, "catching-up": strings.catchingUp, live: strings.live }[name];
 }
 
+interface InboxElementEvents {
+  "tidings-open": CustomEvent<null>;
+  "tidings-item": CustomEvent<Item>;
+  "tidings-action": CustomEvent<{ item: Item; action: Action }>;
+  "tidings-navigate": CustomEvent<{ item: Item; url: string }>;
+  "tidings-toast": CustomEvent<Item>;
+}
+
 declare global {
   interface HTMLElementTagNameMap {
     "tidings-inbox": TidingsInbox;
   }
-  interface HTMLElementEventMap {
-    "tidings-open": CustomEvent<null>;
-    "tidings-item": CustomEvent<Item>;
-    "tidings-toast": CustomEvent<Item>;
-  }
+  interface HTMLElementEventMap extends InboxElementEvents {}
 }

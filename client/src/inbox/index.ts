@@ -6,5 +6,6 @@ if (globalThis.customElements && !customElements.get("tidings-inbox"))
   customElements.define("tidings-inbox", TidingsInbox);
 
 export { TidingsInbox };
+export type { Action } from "./content.js";
 export type { RenderItem } from "./row.js";
 export type { Sentence, Strings, StringsPatch } from "./strings.js";

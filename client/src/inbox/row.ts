@@ -1,8 +1,8 @@
-// One notification in the list: a button over the whole row that opens it, one that marks it read or unread, and one that
-// shows a long text in full.
+// One notification in the list: a link or button over the whole row that opens it, a button that marks it read or unread,
+// one that shows a long text in full, and the actions that its data offers.
 
 import type { Item } from "../types.js";
-import { type Content, contentOf, initialsOf, shortened } from "./content.js";
+import { type Action, type Content, contentOf, initialsOf, shortened } from "./content.js";
 import { button, icon, iconOf, image, make, say, set } from "./dom.js";
 import type { Strings } from "./strings.js";
 import { ago, fullTime } from "./time.js";
@@ -17,17 +17,27 @@ export interface View {
   readonly renderItem: RenderItem | undefined;
 }
 
+/** What the user does with a row. The event is a click, also one that opens a new tab; `url` is where it leads. */
+export interface RowEvents {
+  chosen(item: Item, url: string | undefined, event: MouseEvent): void;
+  toggled(item: Item): void;
+  acted(item: Item, action: Action, event: MouseEvent): void;
+}
+
 const INTERACTIVE = "a, button, input, select, textarea, label, summary, [tabindex]";
 
 export class Row {
   readonly element = make("li", { class: "row" });
-  readonly open: HTMLButtonElement;
+  open: HTMLElement = button({ class: "open", part: "item" }, () => {}); // its click reaches the row
   readonly toggle: HTMLButtonElement;
   readonly #host: HTMLElement;
+  readonly #events: RowEvents;
   readonly #mark = make("span", { class: "unseen", part: false });
   readonly #text = make("span", { class: "text", dir: "auto" });
   readonly #message = make("span", { class: "message", dir: "auto" });
   readonly #icon = make("span");
+  readonly #actions = make("div", { class: "actions" });
+  #offered = ""; // what #actions are
   readonly #expand = button({ class: "quiet expand", part: "expand", hidden: true }, () => this.#setExpanded(!this.#isExpanded));
   readonly #time = make("time", { class: "time" });
   readonly #body = make("div", { class: "body" });
@@ -36,21 +46,22 @@ export class Row {
   readonly #sizes = new ResizeObserver(() => this.#measure());
   #content: HTMLElement | undefined; // around what the page rendered
   #slot: HTMLElement | undefined; // where that is shown
+  #tabIndex = -1;
   #isExpanded = false;
   #image: string | undefined; // what the icon shows
 
-  constructor(host: HTMLElement, item: Item, activate: (item: Item) => void, toggle: (item: Item) => void) {
+  constructor(host: HTMLElement, item: Item, events: RowEvents) {
     this.#host = host;
     this.#item = item;
-    this.open = button({ class: "open", part: "item" }, () => {}); // its click reaches the row
-    this.toggle = button({ class: "toggle" }, () => toggle(this.#item), make("span", { class: "dot" }));
+    this.#events = events;
+    this.toggle = button({ class: "toggle" }, () => events.toggled(this.#item), make("span", { class: "dot" }));
     this.element.append(this.#icon, this.#body, this.toggle);
-    this.#body.append(this.open, this.#expand); // for good: they would lose the focus if they were moved
-    this.element.addEventListener("click", (event) => {
+    this.#body.append(this.open, this.#expand, this.#actions); // for good: they would lose the focus if they were moved
+    onClick(this.element, (event) => {
       const path = event.composedPath();
       const inside = path.slice(0, path.indexOf(this.element));
       const other = inside.some((one) => one !== this.open && one instanceof Element && one.matches(INTERACTIVE));
-      if (!other) activate(this.#item);
+      if (!other) events.chosen(this.#item, this.open.getAttribute("href") ?? undefined, event);
     });
   }
 
@@ -63,6 +74,7 @@ export class Row {
     const hadFocus = this.hasFocus;
     const content = contentOf(item, view.strings);
     this.#showIcon(content);
+    this.#lead(content.url);
     const sentence = this.#show(content, view, isRendered);
     this.#setExpanded(this.#isExpanded);
     if (hadFocus && !this.hasFocus) this.open.focus(); // the page's node had it and is gone
@@ -82,7 +94,9 @@ export class Row {
 
   /** Whether Tab stops here; arrow keys move between the rows. */
   set current(current: boolean) {
-    for (const control of [this.open, this.toggle, this.#expand]) control.tabIndex = current ? 0 : -1;
+    this.#tabIndex = current ? 0 : -1;
+    const actions = this.#actions.children as Iterable<Element> as Iterable<HTMLElement>;
+    for (const control of [this.open, this.toggle, this.#expand, ...actions]) control.tabIndex = this.#tabIndex;
   }
 
   /** Offers to show more where a text is cut. */
@@ -112,6 +126,34 @@ export class Row {
     say(this.#expand, isExpanded ? showLess : showMore);
   }
 
+  /** Makes the row a link to `url`, or a button. */
+  #lead(url: string | undefined): void {
+    const isLink = url !== undefined;
+    if (isLink !== this.open.hasAttribute("href")) {
+      const { open } = this;
+      this.open = isLink ? make("a", { class: "open", part: "item" }) : button({ class: "open", part: "item" }, () => {});
+      this.open.tabIndex = this.#tabIndex;
+      this.open.append(...open.childNodes);
+      open.replaceWith(this.open);
+    }
+    if (isLink) set(this.open, link(url));
+  }
+
+  #offer(actions: readonly Action[]): void {
+    const offered = JSON.stringify(actions);
+    if (offered === this.#offered) return;
+    this.#offered = offered;
+    this.#actions.replaceChildren(
+      ...actions.map((action) => {
+        const look = { class: "action", dir: "auto" };
+        const element = action.url === undefined ? button(look, () => {}, action.label) : make("a", { ...look, ...link(action.url) }, action.label);
+        element.tabIndex = this.#tabIndex;
+        onClick(element, (event) => this.#events.acted(this.#item, action, event));
+        return element;
+      }),
+    );
+  }
+
   /** An image, or what stands for it: initials, or the icon of the type. */
   #showIcon({ image: src, name, title, message }: Content): void {
     // A name that stands nowhere else is what the image says.
@@ -128,7 +170,7 @@ export class Row {
   }
 
   /** Puts in what the item says, and returns it as a short text. A node of the page that is there stays where it is. */
-  #show({ title, message }: Content, view: View, isRendered: boolean): string {
+  #show({ title, message, actions }: Content, view: View, isRendered: boolean): string {
     const shown = this.#content?.firstChild;
     const rendered = isRendered && shown ? shown : render(this.#item, view.renderItem);
     if (rendered !== undefined && rendered === shown) return this.#said(title);
@@ -136,6 +178,7 @@ export class Row {
     this.#content = undefined;
     this.#slot?.remove();
     this.#slot = undefined;
+    this.#offer(rendered === undefined ? actions : []);
     if (rendered === undefined || typeof rendered === "string") {
       say(this.#text, rendered ?? title);
       say(this.#message, rendered === undefined ? message : "");
@@ -162,6 +205,17 @@ export class Row {
 
   readonly #said = (title: string) => shortened(this.#content?.textContent.trim() || title);
 }
+
+/** The middle button opens a link in a new tab, and is no click. */
+function onClick(element: HTMLElement, clicked: (event: MouseEvent) => void): void {
+  element.addEventListener("click", clicked);
+  element.addEventListener("auxclick", (event) => {
+    if (event.button === 1 && event.composedPath().some((at) => at instanceof HTMLAnchorElement)) clicked(event);
+  });
+}
+
+/** Other sites are not told which page of this one led to them. */
+const link = (href: string) => ({ href, rel: new URL(href).origin === location.origin ? "noopener" : "noopener noreferrer" });
 
 /** What the page makes of an item; a mistake there is reported and costs the page its own content, not the inbox. */
 function render(item: Item, renderItem: RenderItem | undefined): Node | string | undefined {

@@ -78,6 +78,7 @@ button .badge { position: absolute; inset-block-start: 0; inset-inline-start: 1.
 .initials { color: var(--_text); font-size: 0.8125rem; font-weight: 650; }
 .image { inline-size: 100%; block-size: 100%; object-fit: cover; }
 .body { min-inline-size: 0; }
+a { color: inherit; text-decoration: none; }
 .open { display: block; inline-size: 100%; outline: none; }
 .open::after { content: ""; position: absolute; inset: 0; }
 .content { position: relative; z-index: 1; }
@@ -87,6 +88,10 @@ button .badge { position: absolute; inset-block-start: 0; inset-inline-start: 1.
 .unread .text, .text:has(+ .message:not([hidden])) { font-weight: 600; }
 .message { margin-block-start: 0.1rem; }
 .expand { position: relative; z-index: 1; margin-inline: -0.5rem; }
+.actions { position: relative; z-index: 1; display: flex; flex-wrap: wrap; gap: 0.5rem; inline-size: fit-content; }
+.action { min-block-size: 1.75rem; margin-block-start: 0.5rem; padding: 0.15rem 0.75rem; border: 1px solid var(--_line); border-radius: 0.5rem;
+  background: var(--_surface); font-size: 0.875rem; font-weight: 600; overflow-wrap: anywhere; }
+.action:hover { border-color: var(--_accent); color: var(--_accent); }
 .time { display: block; margin-block-start: 0.1rem; color: var(--_muted); font-size: 0.8125rem; }
 .toggle { position: relative; z-index: 1; display: grid; place-items: center; inline-size: 1.75rem; block-size: 1.75rem; border-radius: 50%; }
 .dot { inline-size: 0.625rem; block-size: 0.625rem; border: 1.5px solid color-mix(in srgb, var(--_muted) 75%, var(--_surface));
