@@ -11,7 +11,7 @@ import { fileURLToPath } from "node:url";
 import { transformSync } from "esbuild";
 
 const CORE = ["client", "credentials", "index", "patience", "portable", "react", "session", "state", "storage", "tabs", "types"];
-const INBOX = ["announcer", "content", "dom", "element", "index", "place", "row", "strings", "style", "time"];
+const INBOX = ["announcer", "content", "dom", "element", "index", "isolate", "place", "row", "strings", "style", "time"];
 
 // A page that uses all of it.
 const PAGE = `

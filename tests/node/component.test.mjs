@@ -653,6 +653,9 @@ for (const colorScheme of ["light", "dark"]) {
 
 const README = readFileSync(new URL("../../client/README.md", import.meta.url), "utf8");
 
+/** What stands in that column too, in the same way. */
+const VALUES = ["en", "zh", "light", "dark", "auto", "neutral", "warm", "contrast"];
+
 /** What the first column of the README's table with this head names. */
 function documented(head) {
   const [, table] = README.match(new RegExp(`\\| ${head} \\|.*\\n\\|[-|]+\\n((?:\\|.*\\n)+)`));
@@ -697,10 +700,10 @@ test("the README has every attribute, slot, event and text", async (t) => {
   const [slots, attributes] = await page.evaluate(() => {
     const inbox = document.querySelector("tidings-inbox");
     const slots = [...inbox.shadowRoot.querySelectorAll("slot")].map(({ name }) => name);
-    return [slots, [...inbox.constructor.observedAttributes, "silent"]];
+    return [slots, [...inbox.constructor.observedAttributes, "silent", "mode", "theme"]];
   });
   assert.deepEqual(documented("slot"), slots.sort());
-  assert.deepEqual(documented("attribute").filter((name) => !["en", "zh"].includes(name)), attributes.sort());
+  assert.deepEqual(documented("attribute").filter((name) => !VALUES.includes(name)), attributes.sort());
   const source = (name) => readFileSync(new URL(`../../client/src/inbox/${name}.ts`, import.meta.url), "utf8");
   const [, texts] = source("strings").match(/export interface Strings \{\n(.+?)\n\}/s);
   assert.deepEqual(documented("text"), texts.match(/(?<=^ {2})\w+(?=[:(])/gm).sort());

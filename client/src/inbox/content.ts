@@ -2,6 +2,7 @@
 // field of the wrong type counts as missing, and nothing but text and checked URLs leaves this module.
 
 import type { Item } from "../types.js";
+import { isolated, plain } from "./isolate.js";
 import type { Strings } from "./strings.js";
 
 /** What the data offers to do beside opening it, with all that it says of it. */
@@ -13,7 +14,7 @@ export interface Action {
 }
 
 export interface Content {
-  /** The first line: never empty. */
+  /** The first line: never empty. Names in a sentence are isolated. */
   readonly title: string;
   /** What stands below it; "" if there is nothing. */
   readonly message: string;
@@ -32,7 +33,7 @@ export function contentOf(item: Item, strings: Strings): Content {
   const name = textOf(actor, "name") ?? textOf(data, "from");
   const names = group && group.actors.length > 0 ? group.actors : name === undefined ? [] : [name];
   const count = group?.count ?? 1;
-  const who = names.length > 0 ? strings.who(names, count) : "";
+  const who = names.length > 0 ? strings.who(names.map(isolated), count) : "";
   const sentence = Object.hasOwn(strings.sentences, entityType) ? strings.sentences[entityType] : undefined;
   const said = sentence?.(who, item) || undefined;
   const own = textOf(data, "title");
@@ -72,7 +73,7 @@ export function plainText({ title, message }: Content): string {
 }
 
 export function shortened(text: string): string {
-  const points = [...text.slice(0, 2 * SHORT)]; // whole characters, so that none is cut in half
+  const points = [...plain(text).slice(0, 2 * SHORT)]; // whole characters, so that none is cut in half
   return points.length > SHORT ? `${points.slice(0, SHORT).join("")}…` : points.join("");
 }
 

@@ -1,5 +1,7 @@
 // Makes elements without HTML: text is only ever set as text. The icons are drawn here, 24 units square.
 
+import { ISOLATED } from "./isolate.js";
+
 type Attributes = Readonly<Record<string, string | boolean>>;
 
 /** An element; true sets an empty attribute, false leaves it out. `class` is also its part, unless a part is given or false. */
@@ -40,6 +42,13 @@ export function image(src: string, onerror: () => void): HTMLImageElement {
 /** Sets a text where it differs, so that screen readers and selections are not disturbed. */
 export function say(element: Element, text: string): void {
   if (element.textContent !== text) element.textContent = text;
+}
+
+/** The same, where each isolated part becomes a <bdi>: nothing in it changes the direction of what stands around. */
+export function sayIsolated(element: Element, text: string): void {
+  const parts = text.split(ISOLATED);
+  if (element.textContent === parts.join("")) return;
+  element.replaceChildren(...parts.map((part, at) => (at % 2 === 1 ? make("bdi", {}, part) : part)));
 }
 
 const ICONS = {

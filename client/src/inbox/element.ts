@@ -48,7 +48,8 @@ export class TidingsInbox extends Base {
   readonly #emptyText = make("p");
   readonly #empty = make("div", { class: "empty" }, make("slot", { name: "empty" }, icon("bell"), this.#emptyText));
   readonly #more = button({ class: "quiet more", part: "more" }, () => void this.#loadMore());
-  readonly #status = make("p", { class: "status" });
+  readonly #statusText = make("span");
+  readonly #status = make("p", { class: "status" }, this.#statusText);
   readonly #permit = button({ class: "quiet", part: "notify" }, () => void this.#askToNotify());
   readonly #panel = make(
     "div",
@@ -324,7 +325,7 @@ export class TidingsInbox extends Base {
     this.#empty.hidden = items.length > 0 || hasMore;
     say(this.#emptyText, loaded ? strings.empty : status.name === "offline" ? strings.notLoaded : strings.loading);
     const said = statusText(status, strings);
-    say(this.#status, said);
+    say(this.#statusText, said);
     this.#status.title = status.reason ?? "";
     this.#status.className = `status ${status.name}`;
     const isOffline = status.name === "offline";

@@ -3,7 +3,7 @@
 
 import type { Item } from "../types.js";
 import { type Action, type Content, contentOf, initialsOf, shortened } from "./content.js";
-import { button, icon, iconOf, image, make, say, set } from "./dom.js";
+import { button, icon, iconOf, image, make, say, sayIsolated, set } from "./dom.js";
 import type { Strings } from "./strings.js";
 import { ago, fullTime } from "./time.js";
 
@@ -180,8 +180,8 @@ export class Row {
     this.#slot = undefined;
     this.#offer(rendered === undefined ? actions : []);
     if (rendered === undefined || typeof rendered === "string") {
-      say(this.#text, rendered ?? title);
-      say(this.#message, rendered === undefined ? message : "");
+      sayIsolated(this.#text, rendered ?? title);
+      sayIsolated(this.#message, rendered === undefined ? message : "");
       this.#message.hidden = this.#message.textContent === "";
       this.open.replaceChildren(this.#mark, this.#text, " ", this.#message, " ", this.#time);
       this.open.removeAttribute("aria-labelledby");

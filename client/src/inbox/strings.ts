@@ -3,6 +3,7 @@
 
 import type { InboxError, Item } from "../types.js";
 import { bodyOf, humanized } from "./content.js";
+import { isolated } from "./isolate.js";
 
 /**
  * Says what happened; undefined if the data is not of the form that this sentence needs. `who` is "" if nobody is named.
@@ -100,7 +101,7 @@ const english: Strings = {
   },
   sentences: {
     like: (who) => who && `${who} liked your post`,
-    comment: (who, item) => who && (said(item) ? `${who} commented: ${said(item)}` : `${who} commented on your post`),
+    comment: (who, item) => who && (said(item) ? `${who} commented: ${isolated(said(item))}` : `${who} commented on your post`),
     follow: (who, item) => who && ((item.group?.count ?? 1) > 1 ? `${who} follow you` : `${who} follows you`),
   },
   other: (entityType, text) => text || humanized(entityType) || "Notification",
@@ -135,7 +136,7 @@ const chinese: Strings = {
   },
   sentences: {
     like: (who) => who && `${who}赞了你的帖子`,
-    comment: (who, item) => who && (said(item) ? `${who}评论：${said(item)}` : `${who}评论了你的帖子`),
+    comment: (who, item) => who && (said(item) ? `${who}评论：${isolated(said(item))}` : `${who}评论了你的帖子`),
     follow: (who) => who && `${who}关注了你`,
   },
   other: (entityType, text) => text || humanized(entityType) || "通知",

@@ -4,24 +4,51 @@
 
 const CSS = `
 :host {
-  --_accent: var(--tidings-accent, light-dark(#3451c6, #a3b5ff));
-  --_surface: var(--tidings-surface, light-dark(#fff, #1a1f2a));
-  --_text: var(--tidings-text, light-dark(#1b2130, #e8ebf2));
-  --_muted: var(--tidings-muted, light-dark(#596273, #a2acbf));
-  --_line: var(--tidings-line, light-dark(#e3e6ec, #2f3746));
-  --_hover: var(--tidings-hover, light-dark(#f2f4f8, #242b39));
-  --_fresh: var(--tidings-fresh, light-dark(#f0f4ff, #20283c));
-  --_badge: var(--tidings-badge, light-dark(#c62a47, #ff8fa0));
-  --_on-badge: var(--tidings-on-badge, light-dark(#fff, #33060f));
+  --_default-accent: light-dark(#3451c6, #a3b5ff);
+  --_default-surface: light-dark(#fff, #1a1f2a);
+  --_default-text: light-dark(#1b2130, #e8ebf2);
+  --_default-muted: light-dark(#596273, #a2acbf);
+  --_default-line: light-dark(#e3e6ec, #2f3746);
+  --_default-hover: light-dark(#f2f4f8, #242b39);
+  --_default-fresh: light-dark(#f0f4ff, #20283c);
+  --_default-badge: light-dark(#c62a47, #ff8fa0);
+  --_default-on-badge: light-dark(#fff, #33060f);
+  --_default-radius: 0.875rem;
+  --_accent: var(--tidings-accent, var(--_default-accent));
+  --_surface: var(--tidings-surface, var(--_default-surface));
+  --_text: var(--tidings-text, var(--_default-text));
+  --_muted: var(--tidings-muted, var(--_default-muted));
+  --_line: var(--tidings-line, var(--_default-line));
+  --_hover: var(--tidings-hover, var(--_default-hover));
+  --_fresh: var(--tidings-fresh, var(--_default-fresh));
+  --_badge: var(--tidings-badge, var(--_default-badge));
+  --_on-badge: var(--tidings-on-badge, var(--_default-on-badge));
   --_warn: var(--tidings-warn, light-dark(#8a4b00, #f0b467));
   --_good: var(--tidings-good, light-dark(#14713f, #6fd6a0));
-  --_radius: var(--tidings-radius, 0.875rem);
+  --_radius: var(--tidings-radius, var(--_default-radius));
   --_width: var(--tidings-width, 25rem);
   --_height: var(--tidings-height, 34rem);
   --_shadow: var(--tidings-shadow, 0 0.75rem 2.5rem light-dark(#1b213029, #0009));
   position: relative; display: inline-block; color: var(--_text); text-align: start;
   font: var(--tidings-font, inherit); font-size: var(--tidings-font-size, 0.9375rem); line-height: 1.4;
 }
+:host([theme=neutral]) {
+  --_default-accent: light-dark(#1b2130, #e8ebf2); --_default-fresh: light-dark(#f4f5f7, #232834); --_default-badge: light-dark(#1b2130, #e8ebf2);
+  --_default-on-badge: light-dark(#fff, #1b2130); --_default-radius: 0.375rem;
+}
+:host([theme=warm]) {
+  --_default-accent: light-dark(#9a3d12, #ffb38a); --_default-surface: light-dark(#fffaf3, #1f1a16); --_default-text: light-dark(#2b211a, #f3ebe2);
+  --_default-muted: light-dark(#6b5a4b, #bfae9e); --_default-line: light-dark(#eaddcd, #3d332a); --_default-hover: light-dark(#f8eee1, #2b241d);
+  --_default-fresh: light-dark(#fdf1de, #332718); --_default-radius: 1.25rem;
+}
+:host([theme=contrast]) {
+  --_default-accent: light-dark(#0000b8, #a8d1ff); --_default-surface: light-dark(#fff, #000); --_default-text: light-dark(#000, #fff);
+  --_default-muted: var(--_default-text); --_default-line: var(--_default-text); --_default-hover: light-dark(#e8e8e8, #303030); --_default-fresh: light-dark(#fff3b0, #2a2a00);
+  --_default-badge: var(--_default-text); --_default-on-badge: var(--_default-surface); --_default-radius: 0;
+}
+:host([mode=light]) .panel { color-scheme: light; }
+:host([mode=dark]) .panel { color-scheme: dark; }
+:host([mode=auto]) .panel { color-scheme: light dark; }
 :host([inline]:not([inline="false" i])) { display: flex; flex-direction: column; max-block-size: var(--_height); }
 :host([hidden]), [hidden] { display: none !important; }
 * { box-sizing: border-box; margin: 0; }
@@ -32,18 +59,19 @@ svg { display: block; inline-size: 1.25rem; block-size: 1.25rem; fill: none; str
   stroke-linecap: round; stroke-linejoin: round; }
 .unseen { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
-button.bell { position: relative; display: grid; place-items: center; inline-size: 2.75rem; block-size: 2.75rem; border-radius: 50%; }
+button.bell { display: flex; align-items: center; justify-content: center; min-inline-size: 2.75rem; min-block-size: 2.75rem; border-radius: 1.375rem; }
 button.bell:hover, button.bell[aria-expanded=true] { background: var(--_hover); }
 button.bell svg { inline-size: 1.5rem; block-size: 1.5rem; }
 .badge {
   min-inline-size: 1.25rem; padding: 0 0.3rem; border-radius: 1rem; background: var(--_badge); color: var(--_on-badge);
   font-size: 0.75rem; font-weight: 700; line-height: 1.25rem; text-align: center; font-variant-numeric: tabular-nums;
 }
-button .badge { position: absolute; inset-block-start: 0; inset-inline-start: 1.55rem; box-shadow: 0 0 0 2px var(--_surface); }
+button .badge { align-self: start; margin-inline-start: -0.6rem; box-shadow: 0 0 0 2px var(--_surface); }
 :host([inline]:not([inline="false" i])) button.bell { display: none; }
 
 .panel { flex-direction: column; padding: 0; border: 1px solid var(--_line); border-radius: var(--_radius);
-  background: var(--_surface); color: var(--_text); overflow: hidden; }
+  background: var(--_surface); color: var(--_text); overflow: hidden auto; }
+.header, .error, .footer { flex: none; }
 .panel:focus { outline: none; }
 .panel[popover] { position: fixed; inset: auto; box-shadow: var(--_shadow); inline-size: min(var(--_width), 100vw - 1rem);
   max-block-size: var(--_height); }
@@ -52,17 +80,17 @@ button .badge { position: absolute; inset-block-start: 0; inset-inline-start: 1.
 @starting-style { .panel[popover]:popover-open { opacity: 0; translate: 0 -0.4rem; } }
 .panel[popover] { transition: opacity 0.12s, translate 0.12s; }
 
-.header { display: flex; align-items: center; gap: 0.5rem; min-block-size: 3.25rem; padding: 0.5rem 1rem; border-block-end: 1px solid var(--_line); }
-.header slot { display: flex; flex: 1; align-items: center; gap: 0.5rem; min-inline-size: 0; }
-.title { font-size: 1.0625rem; font-weight: 650; }
+.header { display: flex; flex-wrap: wrap; align-items: center; gap: 0 0.5rem; min-block-size: 3.25rem; padding: 0.5rem 1rem; border-block-end: 1px solid var(--_line); }
+.header slot { display: flex; flex: 1 1 auto; align-items: center; gap: 0.5rem; min-inline-size: 0; }
+.title { font-size: 1.0625rem; font-weight: 650; overflow-wrap: anywhere; }
 .quiet { min-block-size: 1.75rem; padding: 0 0.5rem; margin-inline-end: -0.5rem; border-radius: 0.5rem; color: var(--_accent);
-  font-size: 0.875rem; font-weight: 600; white-space: nowrap; }
+  font-size: 0.875rem; font-weight: 600; }
 .quiet:hover:enabled { background: var(--_hover); }
 .error { display: flex; align-items: center; gap: 0.5rem; padding: 0.5rem 1rem; color: var(--_warn); font-size: 0.875rem;
   border-block-end: 1px solid var(--_line); }
 .error span { flex: 1; min-inline-size: 0; overflow-wrap: anywhere; }
 
-.scroll { position: relative; display: flex; flex: 1; flex-direction: column; overflow-y: auto; overscroll-behavior: contain; scrollbar-width: thin; }
+.scroll { position: relative; display: flex; flex: 1; flex-direction: column; min-block-size: 6rem; overflow-y: auto; overscroll-behavior: contain; scrollbar-width: thin; }
 .list { padding: 0; list-style: none; }
 .row { position: relative; display: grid; grid-template-columns: auto minmax(0, 1fr) auto; align-items: start; gap: 0.75rem;
   padding-block: 0.75rem; padding-inline: 1rem 0.75rem; cursor: pointer; }
@@ -92,6 +120,7 @@ a { color: inherit; text-decoration: none; }
 .action { min-block-size: 1.75rem; margin-block-start: 0.5rem; padding: 0.15rem 0.75rem; border: 1px solid var(--_line); border-radius: 0.5rem;
   background: var(--_surface); font-size: 0.875rem; font-weight: 600; overflow-wrap: anywhere; }
 .action:hover { border-color: var(--_accent); color: var(--_accent); }
+.title, .quiet, .time, .error span, .empty p, .status span { unicode-bidi: plaintext; text-align: -webkit-match-parent; text-align: match-parent; }
 .time { display: block; margin-block-start: 0.1rem; color: var(--_muted); font-size: 0.8125rem; }
 .toggle { position: relative; z-index: 1; display: grid; place-items: center; inline-size: 1.75rem; block-size: 1.75rem; border-radius: 50%; }
 .dot { inline-size: 0.625rem; block-size: 0.625rem; border: 1.5px solid color-mix(in srgb, var(--_muted) 75%, var(--_surface));
@@ -113,7 +142,14 @@ a { color: inherit; text-decoration: none; }
 .status.connecting::before, .status.catching-up::before { animation: wait 1s infinite alternate; }
 @keyframes wait { to { opacity: 0.25; } }
 @media (prefers-reduced-motion: reduce) { *, ::before { transition: none !important; animation: none !important; } }
-@media (forced-colors: active) { .unread .dot { background: CanvasText; } .badge { border: 1px solid; } }
+@media (max-width: 22rem) { .row { gap: 0.5rem; padding-inline: 0.75rem 0.5rem; } .icon { inline-size: 1.75rem; block-size: 1.75rem; } }
+@media (forced-colors: active) {
+  .badge, .icon, .panel { border: 1px solid; }
+  .dot, .action { border-color: ButtonText; }
+  .unread .dot, .status::before { forced-color-adjust: none; background: CanvasText; }
+  .status.offline::before { border-radius: 0; }
+  button:disabled { opacity: 1; color: GrayText; }
+}
 `;
 
 let sheet: CSSStyleSheet | undefined;
