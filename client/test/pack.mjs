@@ -11,7 +11,8 @@ import { fileURLToPath } from "node:url";
 import { transformSync } from "esbuild";
 
 const CORE = ["client", "credentials", "index", "patience", "portable", "react", "session", "state", "storage", "tabs", "types"];
-const INBOX = ["announcer", "content", "dom", "element", "index", "isolate", "place", "row", "strings", "style", "time"];
+const LANGUAGES = ["ar", "de", "es", "fr", "hi", "ja", "ko", "pt-BR", "ru", "zh-Hans", "zh-Hant"];
+const INBOX = ["announcer", "content", "dom", "element", "index", "isolate", "messages", "place", "reasons", "row", "strings", "style", "time"];
 
 // A page that uses all of it.
 const PAGE = `
@@ -56,7 +57,7 @@ export const shown = () => [react.useInbox(client).unread, new inbox.TidingsInbo
 `;
 
 const root = fileURLToPath(new URL("..", import.meta.url));
-const names = [...CORE, ...INBOX.map((name) => `inbox/${name}`)];
+const names = [...CORE, ...INBOX.map((name) => `inbox/${name}`), ...LANGUAGES.map((name) => `inbox/languages/${name}`)];
 const modules = ["lib", "lib/cjs"].flatMap((folder) => names.map((name) => `${folder}/${name}`));
 const folders = ["inbox", "lib/cjs", "react"].map((folder) => `${folder}/package.json`);
 const wanted = ["README.md", "package.json", ...folders, "examples/old-page.js", "examples/redux.ts", "lib/LICENSE-APACHE", "lib/LICENSE-MIT", ...modules.flatMap((name) => [`${name}.d.ts`, `${name}.js`, `${name}.js.map`])];

@@ -654,7 +654,7 @@ for (const colorScheme of ["light", "dark"]) {
 const README = readFileSync(new URL("../../client/README.md", import.meta.url), "utf8");
 
 /** What stands in that column too, in the same way. */
-const VALUES = ["en", "zh", "light", "dark", "auto", "neutral", "warm", "contrast"];
+const VALUES = ["light", "dark", "auto", "neutral", "warm", "contrast"];
 
 /** What the first column of the README's table with this head names. */
 function documented(head) {

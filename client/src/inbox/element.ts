@@ -7,12 +7,14 @@ import type { Credential, InboxError, InboxOptions, Item, Status } from "../type
 import { Announcer } from "./announcer.js";
 import { type Action, contentOf, plainText } from "./content.js";
 import { button, icon, make, say, set } from "./dom.js";
+import { languageOf, load, messagesOf } from "./messages.js";
 import { place } from "./place.js";
 import { type RenderItem, Row, type RowEvents, type View } from "./row.js";
 import { type Strings, type StringsPatch, stringsFor } from "./strings.js";
 import { style } from "./style.js";
 
 const TICK_MS = 30_000; // the finest unit shown is a minute
+const LANGUAGE_MS = 3000; // how long the first texts wait for their language; English stands in for it then
 
 /** What is set before the element is defined would hide the accessors, so it is set once more. */
 const PROPERTIES = ["client", "credential", "strings", "renderItem", "inline", "notify", "silent"] as const;
@@ -67,6 +69,8 @@ export class TidingsInbox extends Base {
   #view: View = { ...stringsFor("en"), renderItem: undefined };
   #strings: StringsPatch | undefined;
   #renderItem: RenderItem | undefined;
+  #tag = ""; // the language tag that was laid out
+  #isLaidOut = false;
 
   #given: InboxClient | undefined; // by the page, which opens and closes it
   #own: InboxClient | undefined; // made here, from the attributes
@@ -79,6 +83,7 @@ export class TidingsInbox extends Base {
   #ticking: ReturnType<typeof setInterval> | undefined;
   #wasOffline = false;
   #loadingMore = false;
+  readonly #languages = new MutationObserver(() => this.#language() !== this.#tag && this.#layOut());
   readonly #place = () => place(this.#panel, this.#bell, "var(--_height)");
 
   constructor() {
@@ -96,12 +101,17 @@ export class TidingsInbox extends Base {
   connectedCallback(): void {
     for (const name of PROPERTIES) this.#setAgain(name);
     this.#ticking = setInterval(() => this.#tick(), TICK_MS);
+    for (let root = this.getRootNode(); ; root = root.host.getRootNode()) {
+      this.#languages.observe(root, { subtree: true, attributeFilter: ["lang"] });
+      if (!(root instanceof ShadowRoot)) break;
+    }
     this.#layOut();
     this.#settle();
   }
 
   disconnectedCallback(): void {
     clearInterval(this.#ticking);
+    this.#languages.disconnect();
     this.#announcer.stop();
     this.#follow(false); // the browser closes the panel without an event
     this.#settle();
@@ -280,9 +290,18 @@ export class TidingsInbox extends Base {
   // What is shown
 
   /** Shows all of it anew: the language, the page's own texts and rows, the place of the list. */
-  #layOut(): void {
+  #layOut(mayLoad = true): void {
     if (!this.isConnected) return;
-    this.#view = { ...stringsFor(this.#language(), this.#strings), renderItem: this.#renderItem };
+    this.#tag = this.#language();
+    const language = languageOf(this.#tag) ?? "en";
+    if (mayLoad && !messagesOf(language)) {
+      const late = new Promise((resolve) => setTimeout(resolve, LANGUAGE_MS));
+      const done = load(language).then(() => this.#layOut(false));
+      void Promise.race([done, late]).then(() => this.#isLaidOut || this.#layOut(false));
+      if (!this.#isLaidOut) return; // English would only be seen to go
+    }
+    this.#isLaidOut = true;
+    this.#view = { ...stringsFor(this.#tag, this.#strings), renderItem: this.#renderItem };
     const { strings, locale } = this.#view;
     const { inline } = this;
     set(this.#panel, { popover: inline ? false : "auto", role: inline ? "group" : "dialog" });
@@ -307,7 +326,7 @@ export class TidingsInbox extends Base {
   }
 
   #render(): void {
-    if (!this.isConnected) return;
+    if (!this.isConnected || !this.#isLaidOut) return;
     const { strings } = this.#view;
     const { items = [], unread = 0, hasMore = false, loaded = false } = this.#client ?? {};
     const status: Status = this.#client?.status ?? { name: "offline" };

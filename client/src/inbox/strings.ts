@@ -1,9 +1,10 @@
-// Every text of <tidings-inbox>, in English and Chinese, and how a notification becomes a sentence. All of it is plain
-// text: nothing here may produce markup, for half of it was written by other users.
+// Every text of <tidings-inbox>, as functions where it has parts, and what a page may put in their place. All of it is
+// plain text: nothing here may produce markup, for half of it was written by other users.
 
 import type { InboxError, Item } from "../types.js";
 import { bodyOf, humanized } from "./content.js";
 import { isolated } from "./isolate.js";
+import { english, languageOf, locale, type Messages, messagesOf, type Plural } from "./messages.js";
 
 /**
  * Says what happened; undefined if the data is not of the form that this sentence needs. `who` is "" if nobody is named.
@@ -51,114 +52,50 @@ export interface Strings {
 /** What may be given to the `strings` property; sentences add to those that are there. */
 export type StringsPatch = Partial<Strings>;
 
-/** What one person said; of a group it is not known. */
-const said = (item: Item): string => ((item.group?.count ?? 1) > 1 ? "" : bodyOf(item.data));
+const fill = (template: string, values: Readonly<Record<string, string>>) => template.replace(/\{(\w+)\}/g, (_, name: string) => values[name] ?? "");
 
-/** Why something failed, by the code of the error: for those that users meet. */
-type Reasons = Readonly<Record<string, string>>;
-
-const ENGLISH_REASONS: Reasons = { network: "the server cannot be reached" };
-
-const CHINESE_REASONS: Reasons = {
-  closed: "连接已关闭",
-  network: "无法连接服务器",
-  outdated: "内容已变化，请重新加载",
-  rate_limited: "请求过于频繁",
-  storage_unavailable: "服务器暂时不可用",
-  timeout: "服务器没有响应",
-  too_many_pending: "待发送的操作过多",
-  unavailable: "服务器暂时不可用",
-};
-
-const reason = (reasons: Reasons, code: string) => (Object.hasOwn(reasons, code) ? reasons[code] : undefined);
-
-const english: Strings = {
-  title: "Notifications",
-  bell: (unread) => (unread === 0 ? "Notifications" : `Notifications, ${unread} unread`),
-  arrived: (count) => `${count} new notifications`,
-  markAllRead: "Mark all read",
-  markRead: (sentence) => `Mark read: ${sentence}`,
-  markUnread: (sentence) => `Mark unread: ${sentence}`,
-  unread: "Unread",
-  loadMore: "Load more",
-  loading: "Loading…",
-  empty: "Nothing here yet",
-  notLoaded: "This could not be loaded",
-  dismiss: "Dismiss",
-  showMore: "Show more",
-  showLess: "Show less",
-  notify: "Notify me when this page is hidden",
-  connecting: "Connecting…",
-  catchingUp: "Catching up…",
-  live: "Up to date",
-  offline: "Offline. What comes meanwhile waits for you.",
-  refused: "Signed out. Sign in again to see what is new.",
-  failed: ({ code, message }) => `That did not work: ${reason(ENGLISH_REASONS, code) ?? message}`,
-  who([first = "Someone", second], count) {
-    if (count <= 1) return first;
-    if (count === 2) return second === undefined ? `${first} and 1 other` : `${first} and ${second}`;
-    return `${first} and ${count - 1} others`;
-  },
-  sentences: {
-    like: (who) => who && `${who} liked your post`,
-    comment: (who, item) => who && (said(item) ? `${who} commented: ${isolated(said(item))}` : `${who} commented on your post`),
-    follow: (who, item) => who && ((item.group?.count ?? 1) > 1 ? `${who} follow you` : `${who} follows you`),
-  },
-  other: (entityType, text) => text || humanized(entityType) || "Notification",
-};
-
-const chinese: Strings = {
-  title: "通知",
-  bell: (unread) => (unread === 0 ? "通知" : `通知，${unread} 条未读`),
-  arrived: (count) => `${count} 条新通知`,
-  markAllRead: "全部标为已读",
-  markRead: (sentence) => `标为已读：${sentence}`,
-  markUnread: (sentence) => `标为未读：${sentence}`,
-  unread: "未读",
-  loadMore: "加载更多",
-  loading: "正在加载…",
-  empty: "暂无通知",
-  notLoaded: "暂时无法加载",
-  dismiss: "关闭",
-  showMore: "展开",
-  showLess: "收起",
-  notify: "页面在后台时提醒我",
-  connecting: "正在连接…",
-  catchingUp: "正在同步…",
-  live: "已是最新",
-  offline: "已离线。期间的通知会为你保留。",
-  refused: "登录已失效。请重新登录以查看新通知。",
-  failed: ({ code }) => `操作失败：${reason(CHINESE_REASONS, code) ?? code}`,
-  who([first = "有人", second], count) {
-    if (count <= 1) return first;
-    if (count === 2 && second !== undefined) return `${first}和${second}`;
-    return `${first}等 ${count} 人`;
-  },
-  sentences: {
-    like: (who) => who && `${who}赞了你的帖子`,
-    comment: (who, item) => who && (said(item) ? `${who}评论：${isolated(said(item))}` : `${who}评论了你的帖子`),
-    follow: (who) => who && `${who}关注了你`,
-  },
-  other: (entityType, text) => text || humanized(entityType) || "通知",
-};
-
-const SHIPPED: Readonly<Record<string, Strings>> = { en: english, zh: chinese };
-
-/** The language that is shown for a language tag, and its strings with `patch` over them. */
-export function stringsFor(tag: string, patch?: StringsPatch): { locale: string; strings: Strings } {
-  const language = tag.toLowerCase().split("-")[0] ?? "";
-  const shipped = Object.hasOwn(SHIPPED, language) ? SHIPPED[language] : undefined;
-  const base = shipped ?? english;
-  // Times follow the sentences: an English sentence with an Arabic time helps nobody, unless the page brings its own.
-  const locale = shipped || patch ? canonical(tag) : "en";
-  if (!patch) return { locale, strings: base };
-  return { locale, strings: { ...base, ...patch, sentences: { ...base.sentences, ...patch.sentences } } };
+function stringsFrom(messages: Messages, tag: string): Strings {
+  const [rules, numbers] = [new Intl.PluralRules(tag), new Intl.NumberFormat(tag)];
+  const count = (plural: Plural, n: number, values: Readonly<Record<string, string>> = {}) => {
+    const template = typeof plural === "string" ? plural : (plural[rules.select(n)] ?? plural.other);
+    return fill(template, { ...values, n: numbers.format(n) });
+  };
+  const countOf = ({ group }: Item) => group?.count ?? 1;
+  const [someone, one, two, many] = messages.who;
+  return {
+    ...messages,
+    bell: (unread) => (unread === 0 ? messages.title : count(messages.bell, unread)),
+    arrived: (n) => count(messages.arrived, n),
+    markRead: (text) => fill(messages.markRead, { text }),
+    markUnread: (text) => fill(messages.markUnread, { text }),
+    failed({ code, message }) {
+      const known = Object.hasOwn(messages.reasons, code) ? messages.reasons[code] : undefined;
+      return fill(messages.failed, { reason: known ?? (messages === english ? message : code) });
+    },
+    who([a, b], total) {
+      if (a === undefined) return someone;
+      if (total <= 1) return fill(one, { a });
+      if (total === 2 && b !== undefined) return fill(two, { a, b });
+      return count(many, total - 1, { a, total: numbers.format(total) });
+    },
+    sentences: {
+      like: (who, item) => who && count(messages.like, countOf(item), { who }),
+      comment(who, item) {
+        const text = countOf(item) > 1 ? "" : bodyOf(item.data); // of a group it is not known
+        return who && (text ? fill(messages.commented, { who, text: isolated(text) }) : count(messages.comment, countOf(item), { who }));
+      },
+      follow: (who, item) => who && count(messages.follow, countOf(item), { who }),
+    },
+    other: (entityType, text) => text || humanized(entityType) || messages.other,
+  };
 }
 
-function canonical(tag: string): string {
-  try {
-    return Intl.getCanonicalLocales(tag)[0] ?? "en";
-  } catch {
-    return "en"; // whatever stands in a lang attribute must not break the page
-  }
+/** The locale that is shown for a language tag, and its strings with `patch` over them: in English until they are loaded. */
+export function stringsFor(tag: string, patch?: StringsPatch): { locale: string; strings: Strings } {
+  const messages = messagesOf(languageOf(tag) ?? "");
+  // Times follow the sentences: an English sentence with a Thai time helps nobody, unless the page brings its own.
+  const shown = (messages ?? patch) ? (locale(tag)?.toString() ?? "en") : "en";
+  const base = stringsFrom(messages ?? english, messages ? shown : "en");
+  if (!patch) return { locale: shown, strings: base };
+  return { locale: shown, strings: { ...base, ...patch, sentences: { ...base.sentences, ...patch.sentences } } };
 }
