@@ -26,49 +26,51 @@ copyFileSync(path("node_modules/rapidoc/dist/rapidoc-min.js"), path("dist/rapido
 // The sheet of the element is a string, which no minifier looks into.
 const withSmallSheet = (code) => {
   const small = (css) => transformSync(css, { loader: "css", minify: true, target: ["chrome123", "firefox125", "safari17.5"] }).code.trim();
-  return code.replace(/`\n(:host[^`]+)`/, (_, css) => JSON.stringify(small(css)));
+  return code.replace(/(?<=const CSS = )`\n([^`]+)`/, (_, css) => JSON.stringify(small(css)));
 };
 const smallSheet = {
   name: "small sheet",
   setup: ({ onLoad }) =>
-    onLoad({ filter: /style\.ts$/ }, ({ path }) => ({ contents: withSmallSheet(readFileSync(path, "utf8")), loader: "ts" })),
+    onLoad({ filter: /(style|alerts)\.ts$/ }, ({ path }) => ({ contents: withSmallSheet(readFileSync(path, "utf8")), loader: "ts" })),
 };
 
 const common = { bundle: true, minify: true, sourcemap: true, target: "es2022", logLevel: "warning" };
 
 await build({ ...common, entryPoints: [path("src/index.ts")], format: "esm", outfile: path("dist/tidings.js") });
 
-// The element takes the client from the file beside it, so that a page that loads both has it once, and its languages from
-// theirs, when they are needed.
+// The element takes the client from the file beside it, so that a page that loads both has it once, and the
+// parts that not every page needs from theirs, when it does.
 const external = (filter, pathOf) => ({
   name: `external ${filter}`,
   setup: ({ onResolve }) => onResolve({ filter }, ({ path }) => ({ path: pathOf(path), external: true })),
 });
 const besides = external(/^\.\.\/client\.js$/, () => "./tidings.js");
-const languages = external(/^\.\/languages\//, (path) => path.replace("./languages/", "./tidings-inbox."));
+const LATER = /^\.\/(languages\/|alerts\.js$)/;
+const later = external(LATER, (path) => path.replace(/^\.\/(languages\/)?/, "./tidings-inbox."));
 const entryPoints = [path("src/inbox/index.ts")];
-await build({ ...common, entryPoints, plugins: [besides, languages, smallSheet], format: "esm", outfile: path("dist/tidings-inbox.js") });
+await build({ ...common, entryPoints, plugins: [besides, later, smallSheet], format: "esm", outfile: path("dist/tidings-inbox.js") });
+
+const LAZY = ["alerts.ts", ...readdirSync(path("src/inbox/languages/")).map((file) => `languages/${file}`)];
+for (const file of LAZY) {
+  const outfile = path(`dist/tidings-inbox.${file.replace(/^languages\//, "").replace(/ts$/, "js")}`);
+  await build({ ...common, entryPoints: [path(`src/inbox/${file}`)], plugins: [smallSheet], format: "esm", outfile });
+}
 
 // A script of another origin that is no module has no address to import from but that of its tag.
-const languagesOfScript = {
-  name: "languages of a script",
+const laterByScript = {
+  name: "later, by the address of the script",
   setup: ({ onLoad }) =>
-    onLoad({ filter: /messages\.ts$/ }, ({ path }) => {
-      const code = readFileSync(path, "utf8").replace(/import\("\.\/languages\/(.+?)"\)/g, 'import(new URL("./tidings-inbox.$1", script).href)');
+    onLoad({ filter: /inbox\/(messages|element)\.ts$/ }, ({ path }) => {
+      const code = readFileSync(path, "utf8").replace(/(?<!typeof )import\("\.\/(?:languages\/)?(.+?)"\)/g, 'import(new URL("./tidings-inbox.$1", script).href)');
       return { contents: `const script = (globalThis.document?.currentScript as HTMLScriptElement | null)?.src;\n${code}`, loader: "ts" };
     }),
 };
-
-for (const file of readdirSync(path("src/inbox/languages/"))) {
-  const outfile = path(`dist/tidings-inbox.${file.replace(/\.ts$/, ".js")}`);
-  await build({ ...common, entryPoints: [path(`src/inbox/languages/${file}`)], format: "esm", outfile });
-}
 
 const all = ["./src/index.ts", "./src/inbox/index.ts"];
 await build({
   ...common,
   stdin: { contents: all.map((file) => `export * from "${file}";`).join("\n"), resolveDir: path("."), loader: "ts" },
-  plugins: [languagesOfScript, smallSheet],
+  plugins: [laterByScript, smallSheet],
   format: "iife",
   globalName: "Tidings",
   outfile: path("dist/tidings.global.js"),
@@ -82,8 +84,10 @@ for (const file of readdirSync(path("dist/"))) {
 rmSync(path("lib/"), { recursive: true, force: true });
 execFileSync(process.execPath, [path("node_modules/typescript/bin/tsc"), "-p", path("tsconfig.lib.json")], { stdio: "inherit" });
 
-const sheet = path("lib/inbox/style.js");
-writeFileSync(sheet, withSmallSheet(readFileSync(sheet, "utf8")));
+for (const file of ["style", "alerts"]) {
+  const sheet = path(`lib/inbox/${file}.js`);
+  writeFileSync(sheet, withSmallSheet(readFileSync(sheet, "utf8")));
+}
 
 // File by file, so that all entries have the same InboxClient. Named .js: React Native's bundler passes over .cjs.
 const sources = readdirSync(path("src/"), { recursive: true }).filter((file) => file.endsWith(".ts"));

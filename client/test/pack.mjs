@@ -12,7 +12,7 @@ import { transformSync } from "esbuild";
 
 const CORE = ["client", "credentials", "index", "patience", "portable", "react", "session", "state", "storage", "tabs", "types"];
 const LANGUAGES = ["ar", "de", "es", "fr", "hi", "ja", "ko", "pt-BR", "ru", "zh-Hans", "zh-Hant"];
-const INBOX = ["announcer", "content", "dom", "element", "index", "isolate", "messages", "place", "reasons", "row", "strings", "style", "time"];
+const INBOX = ["alerts", "announcer", "content", "dom", "element", "index", "isolate", "messages", "place", "reasons", "row", "strings", "style", "time"];
 
 // A page that uses all of it.
 const PAGE = `

@@ -664,8 +664,11 @@ function documented(head) {
 
 test("a page styles it by custom properties and parts, and the README has all of them", async (t) => {
   await server.push("style", { from: "Bob", icon: "/image.svg", actions: [{ label: "Do" }] }, "like");
-  const page = await open(t, tag("style", "inline"), { policy: "img-src 'self'" });
+  const page = await open(t, tag("style", "inline toasts"), { policy: "img-src 'self'" });
   await row(page, "Bob").waitFor();
+  await isLive(page);
+  await server.push("style", { from: "Toast" }, "like");
+  await page.locator("tidings-inbox .toasts").getByText("Toast").waitFor();
   await page.evaluate(() => {
     const sheet = new CSSStyleSheet(); // the page's policy allows no other
     sheet.replaceSync(`
@@ -675,7 +678,7 @@ test("a page styles it by custom properties and parts, and the README has all of
     document.adoptedStyleSheets = [sheet];
   });
   const style = (part, name) =>
-    page.locator(`tidings-inbox [part~=${part}]`).evaluate((element, name) => getComputedStyle(element)[name], name);
+    page.locator(`tidings-inbox [part~=${part}]`).first().evaluate((element, name) => getComputedStyle(element)[name], name);
   assert.equal(await style("mark-all", "color"), "rgb(1, 2, 3)");
   assert.equal(await style("mark-all", "letterSpacing"), "3px");
   assert.equal(await style("panel", "borderTopLeftRadius"), "7px");
@@ -814,8 +817,8 @@ test("a hidden page shows a browser notification, once the user has allowed it b
     globalThis.Notification = class {
       static permission = "default";
       static requestPermission = async () => (this.permission = "granted");
-      constructor(title, { body }) {
-        globalThis.shown.push([title, body]);
+      constructor(title, { body } = {}) {
+        if (globalThis.Notification.permission === "granted") globalThis.shown.push([title, body]);
       }
     };
   };

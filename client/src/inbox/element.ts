@@ -4,8 +4,9 @@
 
 import { InboxClient } from "../client.js";
 import type { Credential, InboxError, InboxOptions, Item, Status } from "../types.js";
+import type { Toasts } from "./alerts.js";
 import { Announcer } from "./announcer.js";
-import { type Action, contentOf, plainText } from "./content.js";
+import { type Action, contentOf, plainText, shortened } from "./content.js";
 import { button, icon, make, say, set } from "./dom.js";
 import { languageOf, load, messagesOf } from "./messages.js";
 import { place } from "./place.js";
@@ -17,7 +18,7 @@ const TICK_MS = 30_000; // the finest unit shown is a minute
 const LANGUAGE_MS = 3000; // how long the first texts wait for their language; English stands in for it then
 
 /** What is set before the element is defined would hide the accessors, so it is set once more. */
-const PROPERTIES = ["client", "credential", "strings", "renderItem", "inline", "notify", "silent"] as const;
+const PROPERTIES = ["client", "credential", "strings", "renderItem", "inline", "notify", "silent", "sound", "toasts"] as const;
 
 /**
  * Whether a boolean attribute or property is on. As in HTML any text is, but for "false": that is what React before 19, Vue
@@ -29,7 +30,7 @@ const isOn = (value: unknown) => value === "" || (Boolean(value) && String(value
 const Base = globalThis.HTMLElement ?? (class {} as typeof HTMLElement);
 
 export class TidingsInbox extends Base {
-  static readonly observedAttributes = ["token", "url", "path", "lang", "inline", "notify"];
+  static readonly observedAttributes = ["token", "url", "path", "lang", "inline", "notify", "sound", "toasts"];
 
   readonly #root = this.attachShadow({ mode: "open" });
   readonly #badge = make("span", { class: "badge", "aria-hidden": "true" });
@@ -83,6 +84,9 @@ export class TidingsInbox extends Base {
   #ticking: ReturnType<typeof setInterval> | undefined;
   #wasOffline = false;
   #loadingMore = false;
+  #alerts: Promise<typeof import("./alerts.js") | undefined> | undefined;
+  #toasts: Toasts | undefined;
+  #isNotifiable = false;
   readonly #languages = new MutationObserver(() => this.#language() !== this.#tag && this.#layOut());
   readonly #place = () => place(this.#panel, this.#bell, "var(--_height)");
 
@@ -118,7 +122,7 @@ export class TidingsInbox extends Base {
   }
 
   attributeChangedCallback(name: string): void {
-    const isLook = name === "inline" || name === "lang" || name === "notify";
+    const isLook = !["token", "url", "path"].includes(name);
     this.#changed ||= !isLook;
     if (!this.isConnected) return;
     if (isLook) return this.#layOut();
@@ -162,7 +166,7 @@ export class TidingsInbox extends Base {
     this.#layOut();
   }
 
-  /** The attribute of that name; so are the next two. */
+  /** The attribute of that name; so are the next four. */
   get inline(): boolean {
     return this.#flag("inline");
   }
@@ -182,6 +186,20 @@ export class TidingsInbox extends Base {
   }
   set silent(on: boolean) {
     this.#setFlag("silent", on);
+  }
+
+  get sound(): boolean {
+    return this.#flag("sound");
+  }
+  set sound(on: boolean) {
+    this.#setFlag("sound", on);
+  }
+
+  get toasts(): boolean {
+    return this.#flag("toasts");
+  }
+  set toasts(on: boolean) {
+    this.#setFlag("toasts", on);
   }
 
   /** Whether the panel is open; inline it always is. */
@@ -260,7 +278,7 @@ export class TidingsInbox extends Base {
       ? [
           client.on("change", () => this.#render()),
           client.on("message", (item) => this.#announce(item)),
-          client.on("toast", (item) => this.#toast(item)),
+          client.on("toast", (item) => void this.#toast(item)),
           client.on("error", (error) => REFUSED.has(error.code) || this.#fail(error)), // the status tells that
         ]
       : [];
@@ -292,6 +310,7 @@ export class TidingsInbox extends Base {
   /** Shows all of it anew: the language, the page's own texts and rows, the place of the list. */
   #layOut(mayLoad = true): void {
     if (!this.isConnected) return;
+    this.#loadAlerts();
     this.#tag = this.#language();
     const language = languageOf(this.#tag) ?? "en";
     if (mayLoad && !messagesOf(language)) {
@@ -352,7 +371,7 @@ export class TidingsInbox extends Base {
       this.#wasOffline = isOffline;
       if (!this.silent) this.#announcer.say(said);
     }
-    const askable = this.notify && globalThis.Notification?.permission === "default";
+    const askable = this.notify && this.#isNotifiable && globalThis.Notification?.permission === "default";
     this.#permit.hidden = !askable;
   }
 
@@ -518,20 +537,51 @@ export class TidingsInbox extends Base {
     if (!this.silent) this.#announcer.arrived(this.textOf(item), (count) => strings.arrived(count));
   }
 
-  #toast(item: Item): void {
-    if (isFirst(item, toasted)) this.#dispatch("tidings-toast", item);
-    const allowed = this.notify && globalThis.Notification?.permission === "granted";
-    if (!allowed || document.visibilityState !== "hidden" || !isFirst(item, notified)) return;
+  /** Called in one tab of the browser. */
+  async #toast(item: Item): Promise<void> {
+    if (isFirst(item, "event")) this.#dispatch("tidings-toast", item);
+    const alerts = await this.#alerts;
+    if (!alerts || !this.isConnected) return;
     const { strings, locale } = this.#view;
-    try {
-      const shown = new Notification(strings.title, { body: this.textOf(item), tag: item.id, lang: locale });
-      shown.onclick = () => {
+    const { title, message, image, url } = contentOf(item, strings);
+    if (document.visibilityState === "hidden") {
+      const isAllowed = this.notify && globalThis.Notification?.permission === "granted";
+      if (!isAllowed || !isFirst(item, "notification")) return;
+      const [head, body] = message ? [shortened(title), message] : [strings.title, title];
+      const options = { body: shortened(body), tag: item.id, lang: locale, data: { id: item.id, url }, ...(image && { icon: image }) };
+      const opened = () => {
         window.focus();
         this.show();
       };
-    } catch {
-      // Browsers on phones have the permission, but show notifications of service workers only.
+      return alerts.notify(head, options, opened);
     }
+    if (this.sound && isFirst(item, "sound")) void alerts.playSound();
+    if (this.toasts && !this.#isPopped() && isFirst(item, "toast")) this.#showToast(item, alerts);
+  }
+
+  #showToast(item: Item, alerts: typeof import("./alerts.js")): void {
+    if (!this.#toasts) {
+      this.#toasts = new alerts.Toasts();
+      this.#root.adoptedStyleSheets.push(this.#toasts.sheet);
+      this.#root.append(this.#toasts.element);
+    }
+    let close = () => {};
+    const events = Object.entries(this.#rowEvents).map(([name, told]) => [name, (...args: unknown[]) => (close(), told(...args))]);
+    const row = new Row(this, item, Object.fromEntries(events) as RowEvents);
+    row.update(item, { ...this.#view, renderItem: undefined });
+    row.current = true;
+    close = this.#toasts.show(row.element, this.#view.strings);
+  }
+
+  /** Loads what the page has asked for. */
+  #loadAlerts(): void {
+    if (this.#alerts || !(this.notify || this.toasts || this.sound)) return;
+    this.#alerts = (async () => import("./alerts.js"))().catch(() => undefined);
+    const offer = () => {
+      this.#isNotifiable = true;
+      this.#render();
+    };
+    void this.#alerts.then((alerts) => alerts?.notifiable().then(offer, () => {}));
   }
 
   async #askToNotify(): Promise<void> {
@@ -541,12 +591,11 @@ export class TidingsInbox extends Base {
 }
 
 // Elements that share a client are given the same item; one of them tells of it.
-const [toasted, notified] = [new WeakSet<Item>(), new WeakSet<Item>()];
+const told: Record<string, WeakSet<Item>> = {};
 
-function isFirst(item: Item, told: WeakSet<Item>): boolean {
-  if (told.has(item)) return false;
-  told.add(item);
-  return true;
+function isFirst(item: Item, how: string): boolean {
+  const items = (told[how] ??= new WeakSet());
+  return !items.has(item) && Boolean(items.add(item));
 }
 
 /** Why a user is offline matters to them only if it is for them to change. */
