@@ -900,3 +900,84 @@ test("nothing moves for those who asked for that", async (t) => {
     assert.equal(moving, moves, reducedMotion);
   }
 });
+
+test("older rows come by themselves at the end of the list, while the button does not have the focus", async (t) => {
+  for (let n = 1; n <= 45; n += 1) await server.push("scrolls", { from: `User ${n}` }, "like");
+  await open(t, tag("scrolls", "inline"));
+  await server.untilDelivered("scrolls"); // so that another browser is given a page of them, and no more
+  const page = await open(t, tag("scrolls", "inline"));
+  await rows(page).nth(19).waitFor();
+  assert.equal(await rows(page).count(), 20);
+  const toEnd = () => page.locator("tidings-inbox .scroll").evaluate((scroll) => scroll.scrollTo({ top: scroll.scrollHeight }));
+  await toEnd();
+  await rows(page).nth(39).waitFor();
+  await toEnd();
+  await rows(page).nth(44).waitFor();
+  await page.getByRole("button", { name: "Load more" }).waitFor({ state: "hidden" });
+});
+
+test("rows that come above a list that is scrolled down are told, until they are seen", async (t) => {
+  for (let n = 1; n <= 15; n += 1) await server.push("fresh", { from: `User ${n}` }, "like");
+  const page = await open(t, tag("fresh", "inline"));
+  await rows(page).nth(14).waitFor();
+  await isLive(page);
+  const fresh = page.locator("tidings-inbox .fresh");
+  await server.push("fresh", { from: "At the top" }, "like");
+  await row(page, "At the top").waitFor();
+  assert.equal(await fresh.isVisible(), false);
+  const scroll = page.locator("tidings-inbox .scroll");
+  await scroll.evaluate((scroll) => scroll.scrollTo({ top: 300 }));
+  for (const from of ["Ann", "Bob"]) await server.push("fresh", { from }, "like");
+  await fresh.getByText("2 new notifications", { exact: true }).waitFor();
+  await expectAccessible(page, "new rows above");
+  await page.screenshot({ path: shot("fresh") });
+  await fresh.click();
+  await expectFocus(page, "Unread: Bob liked your post");
+  await fresh.waitFor({ state: "hidden" });
+  assert.equal(await scroll.evaluate(({ scrollTop }) => scrollTop < 40), true);
+});
+
+test("what failed can be tried again", async (t) => {
+  const page = await open(t, "<tidings-inbox inline></tidings-inbox>");
+  await page.evaluate(refusing);
+  const retry = page.getByRole("button", { name: "Try again" });
+  await page.getByRole("button", { name: "Mark read: Bob liked your post" }).click();
+  await page.getByRole("alert").waitFor();
+  const asked = await page.evaluate(() => {
+    const { client } = document.querySelector("tidings-inbox");
+    return new Promise((resolve) => {
+      client.markRead = async (id) => resolve(id);
+      document.querySelector("tidings-inbox").shadowRoot.querySelector("[role=alert] [part=retry]").click();
+    });
+  });
+  assert.equal(asked, "1");
+  await page.getByRole("alert").waitFor({ state: "hidden" });
+
+  // Nothing is there, and nothing comes: the user may ask for it.
+  await page.evaluate(() => {
+    const inbox = document.querySelector("tidings-inbox");
+    const status = { name: "offline", reason: "network" };
+    const again = { ...inbox.client, status, items: [], unread: 0, hasMore: false, loaded: false };
+    again.checkConnection = () => (globalThis.checked = true);
+    inbox.client = again;
+  });
+  await retry.click();
+  assert.equal(await page.evaluate(() => globalThis.checked), true);
+});
+
+test("a list that is loading shows where its rows will be", async (t) => {
+  const page = await open(t, "<tidings-inbox inline><b slot='empty'>All quiet</b></tidings-inbox>");
+  await page.evaluate(refusing);
+  await page.evaluate(() => {
+    const inbox = document.querySelector("tidings-inbox");
+    inbox.client = { ...inbox.client, status: { name: "connecting" }, items: [], unread: 0, hasMore: false, loaded: false };
+  });
+  await page.locator("tidings-inbox .skeleton").waitFor();
+  assert.equal(await page.getByText("All quiet").isVisible(), false);
+  await page.evaluate(() => {
+    const inbox = document.querySelector("tidings-inbox");
+    inbox.client = { ...inbox.client, status: { name: "live" }, loaded: true };
+  });
+  await page.getByText("All quiet").waitFor();
+  await page.locator("tidings-inbox .skeleton").waitFor({ state: "hidden" });
+});

@@ -80,22 +80,15 @@ export function shortened(text: string): string {
 /** "order.shipped" as people write it: "Order shipped". What is no identifier stays as it is. */
 export function humanized(entityType: string): string {
   if (!/^[\p{L}\p{N}._:/-]+$/u.test(entityType)) return entityType;
-  const isUpper = entityType === entityType.toUpperCase();
-  const words = (isUpper ? entityType.toLowerCase() : entityType)
-    .replace(/([\p{Ll}\p{N}])(\p{Lu}\p{Ll})/gu, "$1 $2")
-    .split(/[\s._:/-]+/)
-    .filter(Boolean)
-    .map((word) => (/^\p{Lu}\p{Ll}/u.test(word) ? word.toLowerCase() : word))
-    .join(" ");
-  const [first = "", ...rest] = words;
-  return first.toUpperCase() + rest.join("");
+  const words = entityType.replace(/(\p{Ll})(\p{Lu})/gu, "$1 $2").split(/[ ._:/-]+/);
+  const text = words.filter(Boolean).join(" ").toLowerCase();
+  return text.replace(/^./u, (first) => first.toUpperCase());
 }
 
 /** "Ada King Lovelace": "AL". */
 export function initialsOf(name: string): string {
-  const words = name.split(/\s+/).map((word) => word.match(/[\p{L}\p{N}]/u)?.[0] ?? "").filter(Boolean);
-  const [first = "", ...rest] = words;
-  return (first + (rest.at(-1) ?? "")).toUpperCase();
+  const firsts = name.match(/(?<!\S)[\p{L}\p{N}]/gu) ?? [];
+  return firsts.filter((_, at) => at % (firsts.length - 1 || 1) === 0).join("").toUpperCase();
 }
 
 /** The text of `data` beside its title. */

@@ -15,10 +15,14 @@ import { type Strings, type StringsPatch, stringsFor } from "./strings.js";
 import { style } from "./style.js";
 
 const TICK_MS = 30_000; // the finest unit shown is a minute
+const DOWN_PX = 40; // a list that is scrolled by less still shows its first row
 const LANGUAGE_MS = 3000; // how long the first texts wait for their language; English stands in for it then
 
+/** Boolean attributes, and the properties of their names. */
+const FLAGS = ["inline", "notify", "silent", "sound", "toasts"] as const;
+
 /** What is set before the element is defined would hide the accessors, so it is set once more. */
-const PROPERTIES = ["client", "credential", "strings", "renderItem", "inline", "notify", "silent", "sound", "toasts"] as const;
+const PROPERTIES = ["client", "credential", "strings", "renderItem", ...FLAGS] as const;
 
 /**
  * Whether a boolean attribute or property is on. As in HTML any text is, but for "false": that is what React before 19, Vue
@@ -26,11 +30,28 @@ const PROPERTIES = ["client", "credential", "strings", "renderItem", "inline", "
  */
 const isOn = (value: unknown) => value === "" || (Boolean(value) && String(value).toLowerCase() !== "false");
 
+type Wish = (client: InboxClient) => Promise<void>;
+
 // In node, where there is no DOM, the module can be loaded all the same.
 const Base = globalThis.HTMLElement ?? (class {} as typeof HTMLElement);
 
+export interface TidingsInbox extends Record<(typeof FLAGS)[number], boolean> {}
+
 export class TidingsInbox extends Base {
   static readonly observedAttributes = ["token", "url", "path", "lang", "inline", "notify", "sound", "toasts"];
+
+  static {
+    for (const name of FLAGS) {
+      const get = function (this: TidingsInbox) {
+        return isOn(this.getAttribute(name));
+      };
+      const set = function (this: TidingsInbox, on: unknown) {
+        if (!isOn(on)) this.removeAttribute(name);
+        else if (!this[name]) this.setAttribute(name, "");
+      };
+      Object.defineProperty(TidingsInbox.prototype, name, { get, set, enumerable: true, configurable: true });
+    }
+  }
 
   readonly #root = this.attachShadow({ mode: "open" });
   readonly #badge = make("span", { class: "badge", "aria-hidden": "true" });
@@ -46,12 +67,17 @@ export class TidingsInbox extends Base {
   readonly #readAll = button({ class: "quiet", part: "mark-all" }, () => void this.#ask((client) => client.markAllRead()));
   readonly #errorText = make("span");
   readonly #dismiss = button({ class: "toggle", part: "dismiss" }, () => this.#fail(), icon("close"));
-  readonly #error = make("div", { class: "error", role: "alert", hidden: true }, this.#errorText, this.#dismiss);
+  readonly #retry = button({ class: "quiet", part: "retry" }, () => this.#failed && void this.#ask(this.#failed));
+  readonly #error = make("div", { class: "error", role: "alert", hidden: true }, this.#errorText, this.#retry, this.#dismiss);
   readonly #list = make("ul", { class: "list", role: "list" });
   readonly #emptyText = make("p");
-  readonly #empty = make("div", { class: "empty" }, make("slot", { name: "empty" }, icon("bell"), this.#emptyText));
+  readonly #reconnect = button({ class: "quiet", part: "retry" }, () => this.#client?.checkConnection());
+  readonly #empty = make("div", { class: "empty" }, make("slot", { name: "empty" }, icon("bell"), this.#emptyText), this.#reconnect);
+  readonly #skeleton = make("div", { class: "skeleton", "aria-hidden": "true" }, ...[1, 2, 3].map(() => make("span")));
+  readonly #fresh = button({ class: "fresh" }, () => this.#order[0] && this.#focusRow(this.#order[0]));
   readonly #more = button({ class: "quiet more", part: "more" }, () => void this.#loadMore());
   readonly #statusText = make("span");
+  readonly #scroll = make("div", { class: "scroll" }, this.#fresh, this.#list, this.#empty, this.#skeleton, this.#more);
   readonly #status = make("p", { class: "status" }, this.#statusText);
   readonly #permit = button({ class: "quiet", part: "notify" }, () => void this.#askToNotify());
   readonly #panel = make(
@@ -59,7 +85,7 @@ export class TidingsInbox extends Base {
     { class: "panel", id: "panel", tabindex: "-1" },
     make("div", { class: "header" }, make("slot", { name: "header" }, this.#title, this.#count), this.#readAll),
     this.#error,
-    make("div", { class: "scroll" }, this.#list, this.#empty, this.#more),
+    this.#scroll,
     make("div", { class: "footer" }, make("slot", { name: "footer" }), this.#status, this.#permit),
   );
   readonly #announcer = new Announcer();
@@ -87,6 +113,14 @@ export class TidingsInbox extends Base {
   #alerts: Promise<typeof import("./alerts.js") | undefined> | undefined;
   #toasts: Toasts | undefined;
   #isNotifiable = false;
+  #failed: Wish | undefined; // what may be tried again
+  #newest = ""; // the id of the first row
+  #freshCount = 0; // rows that came above while the list was scrolled down
+  // Who has the focus on the button loads with it: rows that come by themselves would take the focus away.
+  readonly #end = new IntersectionObserver(([end]) => {
+    const isLive = this.#client?.status.name === "live";
+    if (end?.isIntersecting && isLive && this.#root.activeElement !== this.#more) void this.#loadMore();
+  });
   readonly #languages = new MutationObserver(() => this.#language() !== this.#tag && this.#layOut());
   readonly #place = () => place(this.#panel, this.#bell, "var(--_height)");
 
@@ -99,6 +133,8 @@ export class TidingsInbox extends Base {
     this.#panel.addEventListener("beforetoggle", (event) => this.#beforeToggle(event as ToggleEvent));
     this.#panel.addEventListener("toggle", (event) => this.#toggled(event as ToggleEvent));
     this.#panel.addEventListener("keydown", (event) => this.#onKey(event));
+    this.#scroll.addEventListener("scroll", () => this.#freshCount > 0 && this.#showFresh(), { passive: true });
+    this.#end.observe(this.#more);
     this.#list.addEventListener("focusin", (event) => this.#onFocus(event.target));
   }
 
@@ -166,42 +202,6 @@ export class TidingsInbox extends Base {
     this.#layOut();
   }
 
-  /** The attribute of that name; so are the next four. */
-  get inline(): boolean {
-    return this.#flag("inline");
-  }
-  set inline(on: boolean) {
-    this.#setFlag("inline", on);
-  }
-
-  get notify(): boolean {
-    return this.#flag("notify");
-  }
-  set notify(on: boolean) {
-    this.#setFlag("notify", on);
-  }
-
-  get silent(): boolean {
-    return this.#flag("silent");
-  }
-  set silent(on: boolean) {
-    this.#setFlag("silent", on);
-  }
-
-  get sound(): boolean {
-    return this.#flag("sound");
-  }
-  set sound(on: boolean) {
-    this.#setFlag("sound", on);
-  }
-
-  get toasts(): boolean {
-    return this.#flag("toasts");
-  }
-  set toasts(on: boolean) {
-    this.#setFlag("toasts", on);
-  }
-
   /** Whether the panel is open; inline it always is. */
   get open(): boolean {
     return this.inline || this.#isPopped();
@@ -218,16 +218,6 @@ export class TidingsInbox extends Base {
 
   hide(): void {
     if (this.#isPopped()) this.#panel.hidePopover();
-  }
-
-  #flag(name: string): boolean {
-    return isOn(this.getAttribute(name));
-  }
-
-  #setFlag(name: string, on: unknown): void {
-    if (isOn(on) === this.#flag(name)) return;
-    if (isOn(on)) this.setAttribute(name, "");
-    else this.removeAttribute(name);
   }
 
   // The client
@@ -285,9 +275,15 @@ export class TidingsInbox extends Base {
   }
 
   /** Asks for something, and tells if it is refused: the client's `error` does not tell all of that. */
-  async #ask(wish: (client: InboxClient) => Promise<void>): Promise<void> {
+  async #ask(wish: Wish): Promise<boolean> {
     this.#fail();
-    if (this.#client) await wish(this.#client).catch((error: InboxError) => this.#fail(error));
+    try {
+      if (this.#client) await wish(this.#client);
+      return true;
+    } catch (error) {
+      this.#fail(error as InboxError, wish);
+      return false;
+    }
   }
 
   async #loadMore(): Promise<void> {
@@ -296,9 +292,11 @@ export class TidingsInbox extends Base {
     const hadFocus = this.#root.activeElement === this.#more;
     this.#loadingMore = true;
     this.#render();
-    await this.#ask((client) => client.loadMore());
+    const isLoaded = await this.#ask((client) => client.loadMore());
     this.#loadingMore = false;
     this.#render();
+    this.#end.unobserve(this.#more);
+    if (isLoaded) this.#end.observe(this.#more); // which looks again
     // The first row that came is where reading goes on; the button may be gone.
     const next = last && this.#order[this.#order.indexOf(last) + 1];
     const { activeElement } = this.#root;
@@ -330,6 +328,7 @@ export class TidingsInbox extends Base {
     say(this.#title, strings.title);
     say(this.#readAll, strings.markAllRead);
     say(this.#permit, strings.notify);
+    for (const retry of [this.#retry, this.#reconnect]) say(retry, strings.retry);
     this.#render();
   }
 
@@ -360,13 +359,16 @@ export class TidingsInbox extends Base {
     this.#renderRows(items);
     this.#more.hidden = !hasMore;
     say(this.#more, this.#loadingMore ? strings.loading : strings.loadMore);
-    this.#empty.hidden = items.length > 0 || hasMore;
-    say(this.#emptyText, loaded ? strings.empty : status.name === "offline" ? strings.notLoaded : strings.loading);
+    const isOffline = status.name === "offline";
+    const isEmpty = items.length === 0 && !hasMore;
+    this.#skeleton.hidden = !isEmpty || loaded || isOffline;
+    this.#empty.hidden = !isEmpty || !this.#skeleton.hidden;
+    this.#reconnect.hidden = loaded || !this.#client || REFUSED.has(status.reason);
+    say(this.#emptyText, loaded ? strings.empty : strings.notLoaded);
     const said = statusText(status, strings);
     say(this.#statusText, said);
     this.#status.title = status.reason ?? "";
     this.#status.className = `status ${status.name}`;
-    const isOffline = status.name === "offline";
     if (this.#client && isOffline !== this.#wasOffline && (isOffline || status.name === "live")) {
       this.#wasOffline = isOffline;
       if (!this.silent) this.#announcer.say(said);
@@ -393,17 +395,29 @@ export class TidingsInbox extends Base {
       this.#rows.delete(id);
     }
     this.#order = items.map((item) => this.#row(item));
+    const isDown = this.#scroll.scrollTop > DOWN_PX; // before rows come
+    const above = items.findIndex(({ id }) => id === this.#newest);
+    this.#newest = items[0]?.id ?? "";
     let next = this.#list.firstElementChild;
     for (const { element } of this.#order) {
       if (element === next) next = next.nextElementSibling;
       else this.#list.insertBefore(element, next);
     }
+    if (isDown) this.#freshCount += Math.max(above, 0);
+    this.#showFresh();
     if (!this.#current || !this.#order.includes(this.#current)) {
       this.#setCurrent(this.#order[Math.max(at, 0)] ?? this.#order.at(-1));
     }
     if (!focused || this.#order.includes(focused)) return;
     if (this.#current) this.#focusRow(this.#current);
     else this.#panel.focus();
+  }
+
+  /** Tells of rows above what is seen, until they are. */
+  #showFresh(): void {
+    if (this.#scroll.scrollTop <= DOWN_PX) this.#freshCount = 0;
+    this.#fresh.hidden = this.#freshCount === 0;
+    say(this.#fresh, this.#view.strings.arrived(this.#freshCount));
   }
 
   #row(item: Item): Row {
@@ -423,7 +437,9 @@ export class TidingsInbox extends Base {
   }
 
   /** Shows why something did not work, or nothing more of it. */
-  #fail(error?: InboxError): void {
+  #fail(error?: InboxError, wish?: Wish): void {
+    this.#failed = wish;
+    this.#retry.hidden = !wish;
     this.#error.hidden = error === undefined;
     say(this.#errorText, error ? this.#view.strings.failed(error) : "");
   }

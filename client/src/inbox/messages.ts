@@ -17,6 +17,7 @@ export interface Messages {
   readonly empty: string;
   readonly notLoaded: string;
   readonly dismiss: string;
+  readonly retry: string;
   readonly showMore: string;
   readonly showLess: string;
   readonly notify: string;
@@ -52,6 +53,7 @@ export const english: Messages = {
   empty: "Nothing here yet",
   notLoaded: "This could not be loaded",
   dismiss: "Dismiss",
+  retry: "Try again",
   showMore: "Show more",
   showLess: "Show less",
   notify: "Notify me when this page is hidden",

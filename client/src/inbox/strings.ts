@@ -28,6 +28,8 @@ export interface Strings {
   /** Nothing could be loaded yet. */
   notLoaded: string;
   dismiss: string;
+  /** The button that tries again what failed. */
+  retry: string;
   /** Shows a long text in full, or no more of it than before. */
   showMore: string;
   showLess: string;

@@ -33,18 +33,17 @@ const CSS = `
   font: var(--tidings-font, inherit); font-size: var(--tidings-font-size, 0.9375rem); line-height: 1.4;
 }
 :host([theme=neutral]) {
-  --_default-accent: light-dark(#1b2130, #e8ebf2); --_default-fresh: light-dark(#f4f5f7, #232834); --_default-badge: light-dark(#1b2130, #e8ebf2);
-  --_default-on-badge: light-dark(#fff, #1b2130); --_default-radius: 0.375rem;
+  --_default-accent: var(--_default-text); --_default-fresh: var(--_default-hover); --_default-badge: var(--_default-text);
+  --_default-on-badge: var(--_default-surface); --_default-radius: 0.375rem;
 }
 :host([theme=warm]) {
-  --_default-accent: light-dark(#9a3d12, #ffb38a); --_default-surface: light-dark(#fffaf3, #1f1a16); --_default-text: light-dark(#2b211a, #f3ebe2);
-  --_default-muted: light-dark(#6b5a4b, #bfae9e); --_default-line: light-dark(#eaddcd, #3d332a); --_default-hover: light-dark(#f8eee1, #2b241d);
-  --_default-fresh: light-dark(#fdf1de, #332718); --_default-radius: 1.25rem;
+  --_default-accent: light-dark(#9a3d12, #ffb38a); --_default-surface: light-dark(#fffaf3, #1f1a16); --_default-line: light-dark(#eaddcd, #3d332a);
+  --_default-hover: light-dark(#f8eee1, #2b241d); --_default-fresh: light-dark(#fdf1de, #332718); --_default-radius: 1.25rem;
 }
 :host([theme=contrast]) {
   --_default-accent: light-dark(#0000b8, #a8d1ff); --_default-surface: light-dark(#fff, #000); --_default-text: light-dark(#000, #fff);
-  --_default-muted: var(--_default-text); --_default-line: var(--_default-text); --_default-hover: light-dark(#e8e8e8, #303030); --_default-fresh: light-dark(#fff3b0, #2a2a00);
-  --_default-badge: var(--_default-text); --_default-on-badge: var(--_default-surface); --_default-radius: 0;
+  --_default-muted: var(--_default-text); --_default-line: var(--_default-text); --_default-hover: light-dark(#e8e8e8, #303030);
+  --_default-fresh: var(--_default-hover); --_default-badge: var(--_default-text); --_default-on-badge: var(--_default-surface); --_default-radius: 0;
 }
 :host([mode=light]) .panel { color-scheme: light; }
 :host([mode=dark]) .panel { color-scheme: dark; }
@@ -131,6 +130,10 @@ a { color: inherit; text-decoration: none; }
 .more { flex: none; inline-size: 100%; margin: 0; min-block-size: 2.75rem; border-radius: 0; text-align: center;
   border-block-start: 1px solid var(--_line); }
 .more:focus-visible { outline-offset: -3px; }
+.fresh { position: sticky; z-index: 2; inset-block-start: 0.5rem; flex: none; align-self: center; block-size: 2rem; margin-block-end: -2rem; padding: 0 1rem;
+  border-radius: 1rem; background: var(--_accent); color: var(--_surface); box-shadow: var(--_shadow); font-size: 0.875rem; font-weight: 600; }
+.skeleton { display: grid; padding: 1rem; gap: 1rem; }
+.skeleton * { block-size: 2.25rem; border-radius: 1rem; background: var(--_hover); animation: wait 1s infinite alternate; }
 .empty { display: grid; flex: 1; justify-items: center; align-content: center; gap: 0.75rem; min-block-size: 9rem; padding: 1.5rem; color: var(--_muted); text-align: center; }
 .empty svg { inline-size: 2.25rem; block-size: 2.25rem; stroke-width: 1.3; }
 .footer { display: flex; flex-wrap: wrap; align-items: center; gap: 0.25rem 0.75rem; min-block-size: 2.25rem; padding: 0.25rem 1rem;
@@ -142,7 +145,6 @@ a { color: inherit; text-decoration: none; }
 .status.connecting::before, .status.catching-up::before { animation: wait 1s infinite alternate; }
 @keyframes wait { to { opacity: 0.25; } }
 @media (prefers-reduced-motion: reduce) { *, ::before { transition: none !important; animation: none !important; } }
-@media (max-width: 22rem) { .row { gap: 0.5rem; padding-inline: 0.75rem 0.5rem; } .icon { inline-size: 1.75rem; block-size: 1.75rem; } }
 @media (forced-colors: active) {
   .badge, .icon, .panel { border: 1px solid; }
   .dot, .action { border-color: ButtonText; }

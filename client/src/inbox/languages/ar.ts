@@ -26,6 +26,7 @@ export const messages: Messages = {
   empty: "لا شيء هنا بعد",
   notLoaded: "تعذّر التحميل",
   dismiss: "إغلاق",
+  retry: "إعادة المحاولة",
   showMore: "عرض المزيد",
   showLess: "عرض أقل",
   notify: "أعلمني عندما تكون هذه الصفحة في الخلفية",

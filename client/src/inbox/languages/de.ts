@@ -14,6 +14,7 @@ export const messages: Messages = {
   empty: "Noch nichts hier",
   notLoaded: "Das konnte nicht geladen werden",
   dismiss: "Schließen",
+  retry: "Erneut versuchen",
   showMore: "Mehr anzeigen",
   showLess: "Weniger anzeigen",
   notify: "Benachrichtigen, wenn diese Seite im Hintergrund ist",

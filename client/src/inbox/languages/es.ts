@@ -14,6 +14,7 @@ export const messages: Messages = {
   empty: "Todavía no hay nada",
   notLoaded: "No se ha podido cargar",
   dismiss: "Cerrar",
+  retry: "Reintentar",
   showMore: "Mostrar más",
   showLess: "Mostrar menos",
   notify: "Avisarme cuando esta página esté en segundo plano",

@@ -14,6 +14,7 @@ export const messages: Messages = {
   empty: "Rien pour le moment",
   notLoaded: "Le chargement a échoué",
   dismiss: "Fermer",
+  retry: "Réessayer",
   showMore: "Voir plus",
   showLess: "Voir moins",
   notify: "Me prévenir quand cette page est en arrière-plan",

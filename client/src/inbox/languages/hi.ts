@@ -14,6 +14,7 @@ export const messages: Messages = {
   empty: "अभी यहाँ कुछ नहीं है",
   notLoaded: "लोड नहीं हो सका",
   dismiss: "बंद करें",
+  retry: "फिर से कोशिश करें",
   showMore: "और दिखाएँ",
   showLess: "कम दिखाएँ",
   notify: "यह पेज छिपा होने पर मुझे सूचित करें",

@@ -14,6 +14,7 @@ export const messages: Messages = {
   empty: "通知はまだありません",
   notLoaded: "読み込めませんでした",
   dismiss: "閉じる",
+  retry: "再試行",
   showMore: "もっと見る",
   showLess: "折りたたむ",
   notify: "このページが隠れているときに知らせる",

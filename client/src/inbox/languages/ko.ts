@@ -14,6 +14,7 @@ export const messages: Messages = {
   empty: "아직 알림이 없습니다",
   notLoaded: "불러올 수 없습니다",
   dismiss: "닫기",
+  retry: "다시 시도",
   showMore: "더 보기",
   showLess: "접기",
   notify: "이 페이지가 가려져 있을 때 알려 주기",

@@ -14,6 +14,7 @@ export const messages: Messages = {
   empty: "Nada por aqui ainda",
   notLoaded: "Não foi possível carregar",
   dismiss: "Fechar",
+  retry: "Tentar de novo",
   showMore: "Mostrar mais",
   showLess: "Mostrar menos",
   notify: "Avisar quando esta página estiver em segundo plano",

@@ -19,6 +19,7 @@ export const messages: Messages = {
   empty: "Пока ничего нет",
   notLoaded: "Не удалось загрузить",
   dismiss: "Закрыть",
+  retry: "Повторить",
   showMore: "Показать полностью",
   showLess: "Свернуть",
   notify: "Уведомлять, когда страница скрыта",

@@ -14,6 +14,7 @@ export const messages: Messages = {
   empty: "暂无通知",
   notLoaded: "暂时无法加载",
   dismiss: "关闭",
+  retry: "重试",
   showMore: "展开",
   showLess: "收起",
   notify: "页面在后台时提醒我",

@@ -14,6 +14,7 @@ export const messages: Messages = {
   empty: "目前沒有通知",
   notLoaded: "暫時無法載入",
   dismiss: "關閉",
+  retry: "重試",
   showMore: "顯示更多",
   showLess: "顯示較少",
   notify: "頁面在背景時通知我",
