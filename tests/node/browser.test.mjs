@@ -210,7 +210,7 @@ test("the README's first push comes to the users that its address names", async 
   for (const user of users) await isLive(page, user);
   const headers = { "Content-Type": "application/json" };
   assert.ok((await server.fetch("/api", { method: "POST", headers, body })).ok);
-  for (const user of users) await hears(page, user, "You shall not pass!!!");
+  for (const user of users) await hears(page, user, "Gandalf liked your post");
 });
 
 test("the page works below another socket path", async (t) => {

@@ -173,9 +173,9 @@ test("a long text is cut after three lines, and can be read in full", async (t) 
   assert.ok(label.length < 200, "what is read out of a long text is short");
 });
 
-test("the first push of the README about data looks as it says", async (t) => {
-  const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
-  const body = JSON.parse(readme.match(/What a notification says[^]*?-d '(\{[^']+\})'/)[1].replace(/\n\s*/g, " "));
+test("the documented push with fields for people looks as the page says", async (t) => {
+  const guide = readFileSync(new URL("../../docs/guides/push.md", import.meta.url), "utf8");
+  const body = JSON.parse(guide.match(/## What a notification says[^]*?^ {4}(\{[^]*?\})\n\n/m)[1]);
   const page = await show(t, "readme", []);
   await isLive(page);
   await push("readme", { entityType: body.entityType, data: body.data });
