@@ -33,6 +33,7 @@ mod inbox;
 mod pages;
 mod problem;
 mod push;
+mod query;
 mod sent;
 mod sessions;
 

@@ -24,7 +24,7 @@ use crate::notification::{GroupKey, NewPush, Options, Payload, PayloadError, Tok
 
 mod form;
 mod media;
-mod names;
+pub(super) mod names;
 
 pub(super) use names::Warning;
 

@@ -20,7 +20,9 @@ use super::problem::ProblemBody;
 #[openapi(
     info(
         title = "Tidings",
-        description = "A persistent notification service with an offline inbox. Sockets are described in docs/reference/socketio.md."
+        description = "A persistent notification service with an offline inbox. Sockets are described in docs/reference/socketio.md. \
+            An unknown query parameter is refused with 400 `invalid_query`, which names the one that was perhaps meant; a parameter \
+            without a value counts as absent."
     ),
     components(schemas(ProblemBody), responses(ProblemBody)),
     modifiers(&Credentials),

@@ -1,11 +1,9 @@
 //! The inbox of one user, for backends and for the user's own page: list, count, mark, erase.
 
-use axum::extract::{FromRequestParts, Path, Query, Request, State, rejection::PathRejection};
+use axum::extract::{Path, Request, State, rejection::PathRejection};
 use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
-use http::request::Parts;
 use http::{HeaderMap, Uri};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -15,6 +13,7 @@ use uuid::Uuid;
 
 use super::body::read_json;
 use super::problem::ProblemBody;
+use super::query::{Parameters, Params, without_parameters};
 use super::{App, Limits, Problem};
 use crate::access::{Caller, Scope};
 use crate::notification::{self, ReceiptKind, Rev, Selection, Token, TokenError, timestamp};
@@ -38,6 +37,10 @@ pub(super) struct ListParams {
     /// Most notifications of the page, from 1 up to `--page`.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 4_294_967_295_i64, default = 50)]
     limit: Option<u32>,
+}
+
+impl Parameters for ListParams {
+    const NAMES: &'static [&'static str] = &["unread", "entityType", "before", "limit"];
 }
 
 /// A page of an inbox, newest first.
@@ -210,10 +213,12 @@ pub(super) async fn counts(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
+    uri: Uri,
     token: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Counts>, Problem> {
     let token = path_token(token, &app.limits)?;
     app.owner(&caller, &headers, &token, Scope::Read)?;
+    without_parameters(&uri)?;
     let by_type = app.inbox.counts(&token).await.map_err(|error| Problem::store(&error))?;
     let unread = match i64::try_from(by_type.len()) {
         Ok(types) if types < MAX_TYPES => by_type.iter().map(|count| count.unread).sum(),
@@ -262,6 +267,7 @@ async fn mark(
 ) -> Result<Json<Head>, Problem> {
     let token = path_token(token, &app.limits)?;
     app.owner(caller, request.headers(), &token, Scope::Push)?;
+    without_parameters(request.uri())?;
     let body = read_json(request, &app.limits).await?;
     // A bare id or list is for sockets, whose events have no fields.
     if !body.is_object() {
@@ -286,10 +292,12 @@ async fn mark(
 pub(super) async fn erase(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    uri: Uri,
     token: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Erased>, Problem> {
     let token = path_token(token, &app.limits)?;
     app.producer(&caller, Scope::Admin).map_err(|problem| problem.about(&token))?;
+    without_parameters(&uri)?;
     let erased = app.inbox.erase(token).await.map_err(|error| Problem::write(&error))?;
     Ok(Json(Erased { erased }))
 }
@@ -305,22 +313,6 @@ pub(super) fn parse_token(text: &str, limits: &Limits) -> Result<Token, Problem>
         TokenError::TooLong { .. } => Problem::too_large("token_too_long", error.to_string()),
         TokenError::Nul | TokenError::Empty => Problem::bad_request("invalid_data", error.to_string()),
     })
-}
-
-/// The parameters of a query. One without a value is as good as none: many clients write an absent one like that.
-pub(super) struct Params<T>(pub(super) T);
-
-impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let query = parts.uri.query().unwrap_or_default();
-        let has_value = |pair: &&str| pair.split_once('=').is_some_and(|(_, value)| !value.is_empty());
-        let given: Vec<_> = query.split('&').filter(has_value).collect();
-        let uri = Uri::try_from(format!("/?{}", given.join("&"))).expect("it is a part of a URI");
-        let params = Query::try_from_uri(&uri).map(|Query(params)| Self(params));
-        params.map_err(|error| Problem::bad_request("invalid_query", error.body_text()))
-    }
 }
 
 /// How many rows a page has: what is asked for, but no more than `most`.

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::body::{Parsed, Warning, parse, receive};
 use super::problem::ProblemBody;
+use super::query::without_parameters;
 use super::{App, Problem};
 use crate::access::{Caller, Scope};
 use crate::inbox::PushError;
@@ -158,6 +159,7 @@ pub(super) async fn alive() -> &'static str {
 async fn store(app: &App, caller: &Caller, request: Request) -> Result<Json<Answer>, Problem> {
     let (parts, body) = request.into_parts();
     let owner = app.producer(caller, Scope::Push)?;
+    without_parameters(&parts.uri)?;
     let key = idempotency_key(&parts.headers)?;
     let body = receive(&parts.headers, body, &app.limits).await?;
     let Parsed { push, warnings, is_doubtful } = parse(&body, &app.limits, Utc::now())?;

@@ -2,14 +2,16 @@
 
 use axum::extract::{Path, State, rejection::PathRejection};
 use axum::{Extension, Json};
+use http::Uri;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::body::checked_key;
-use super::inbox::{Params, limit, parse_token, text_of};
+use super::inbox::{limit, parse_token, text_of};
 use super::problem::ProblemBody;
+use super::query::{Parameters, Params, without_parameters};
 use super::{App, Problem};
 use crate::access::{Caller, Scope};
 use crate::notification::timestamp;
@@ -24,6 +26,10 @@ pub(super) struct RecipientParams {
     /// Most recipients of the page, from 1 up to `--page`.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 4_294_967_295_i64, default = 50)]
     limit: Option<u32>,
+}
+
+impl Parameters for RecipientParams {
+    const NAMES: &'static [&'static str] = &["after", "limit"];
 }
 
 /// Status of a push, and a page of its recipients.
@@ -142,9 +148,11 @@ pub(super) async fn show(
 pub(super) async fn retract(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    uri: Uri,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Retracted>, Problem> {
     app.producer(&caller, Scope::Push)?;
+    without_parameters(&uri)?;
     let id = path_id(id)?;
     let retracted = app.inbox.retract(id).await.map_err(|error| Problem::write(&error))?;
     if retracted == 0 && app.inbox.sent(id, "", 1).await.map_err(|error| Problem::store(&error))?.is_none() {
@@ -165,9 +173,11 @@ pub(super) async fn retract(
 pub(super) async fn ungroup(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    uri: Uri,
     path: Result<Path<(String, String, String)>, PathRejection>,
 ) -> Result<Json<Removed>, Problem> {
     app.producer(&caller, Scope::Push)?;
+    without_parameters(&uri)?;
     let Path((token, key, actor)) = path.map_err(|error| Problem::bad_request("invalid_path", error.body_text()))?;
     let token = parse_token(&token, &app.limits)?;
     let key = checked_key(&key, "groupKey", &app.limits)?;

@@ -3,11 +3,13 @@
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
+use http::Uri;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::inbox::path_token;
 use super::problem::ProblemBody;
+use super::query::without_parameters;
 use super::{App, Problem};
 use crate::access::{Caller, Scope};
 
@@ -29,9 +31,11 @@ pub(super) struct Disconnected {
 pub(super) async fn disconnect(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    uri: Uri,
     token: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Disconnected>, Problem> {
     let token = path_token(token, &app.limits)?;
     app.producer(&caller, Scope::Admin).map_err(|problem| problem.about(&token))?;
+    without_parameters(&uri)?;
     Ok(Json(Disconnected { disconnected: app.inbox.disconnect(&token) }))
 }

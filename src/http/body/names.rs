@@ -1,4 +1,5 @@
-//! Names of fields that a push does not have: each is told, with the name that was perhaps meant.
+//! Names of fields that a push does not have: each is told, with the name that was perhaps meant. Names of parameters are
+//! compared in the same way.
 
 use serde::Serialize;
 use strsim::damerau_levenshtein;
@@ -59,10 +60,7 @@ pub(super) struct Unknown {
 
 impl Unknown {
     pub(super) fn add(&mut self, name: &str) {
-        let mut shown: String = name.chars().take(MAX_NAME_CHARS).collect();
-        if shown.len() < name.len() {
-            shown.push('…');
-        }
+        let shown = shortened(name);
         if self.names.len() < MAX_NAMES {
             return self.names.push(shown);
         }
@@ -116,11 +114,16 @@ impl Unknown {
 
 /// The field that a name was perhaps meant to be: the same letters, other words for a recipient, or a slip of the fingers.
 fn meant(name: &str) -> Option<&'static str> {
-    let name = plain(name);
-    if RECIPIENTS.contains(&&*name) {
+    if RECIPIENTS.contains(&&*plain(name)) {
         return Some("tokens");
     }
-    let distances = KNOWN.iter().map(|known| {
+    nearest(name, &KNOWN)
+}
+
+/// The one of these names that another was perhaps meant to be: the same letters, or a slip of the fingers.
+pub(in crate::http) fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
+    let name = plain(name);
+    let distances = known.iter().map(|known| {
         let plain = plain(known);
         (damerau_levenshtein(&plain, &name), plain.len(), *known)
     });
@@ -129,8 +132,17 @@ fn meant(name: &str) -> Option<&'static str> {
     Some(known)
 }
 
+/// A name as it is told, however long it is.
+pub(in crate::http) fn shortened(name: &str) -> String {
+    let mut shown: String = name.chars().take(MAX_NAME_CHARS).collect();
+    if shown.len() < name.len() {
+        shown.push('…');
+    }
+    shown
+}
+
 /// Its letters and digits in lower case: `entity_type`, `Entity-Type` and `entityType` are one.
-fn plain(name: &str) -> String {
+pub(in crate::http) fn plain(name: &str) -> String {
     name.chars().filter(|character| character.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 

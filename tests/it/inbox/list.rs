@@ -62,9 +62,75 @@ async fn bad_questions_are_refused_with_what_is_wrong() {
         let detail = api.get(&format!("/api/inbox/1?{query}")).await.problem(400, "invalid_query");
         assert!(detail.contains(named), "{query}: {detail}");
     }
+    for (query, meant) in [
+        ("unread_only=true", "did you mean unread?"),
+        ("Unread=true", "did you mean unread?"),
+        ("entity_type=like", "did you mean entityType?"),
+        ("offset=0", "offset"),
+        ("unread_only", "did you mean unread?"),
+        ("entityType=%ff", "UTF-8"),
+    ] {
+        let detail = api.get(&format!("/api/inbox/1?{query}")).await.problem(400, "invalid_query");
+        assert!(detail.contains(meant), "{query}: {detail}");
+    }
     api.get(&format!("/api/inbox/{}", "x".repeat(257))).await.problem(413, "token_too_long");
     api.get("/api/inbox/a%00b").await.problem(400, "invalid_data");
     api.get("/api/inbox/%ff").await.problem(400, "invalid_path");
+}
+
+#[tokio::test]
+async fn no_request_is_done_without_a_parameter_that_it_does_not_have() {
+    let server = TestServer::start().await;
+    let api = server.api();
+    let id = api.push("1", "1").await.id;
+    let json = [("content-type", "application/json")];
+    let push = r#"{"tokens":"1","data":2}"#;
+    for (method, path, body) in [
+        ("GET", "/api/inbox/1/counts?entityType=like".to_owned(), ""),
+        ("POST", "/api/inbox/1/read?upTo=1".to_owned(), r#"{"all":true}"#),
+        ("POST", "/api/inbox/1/unread?before=1".to_owned(), r#"{"ids":[]}"#),
+        ("DELETE", "/api/inbox/1?before=1".to_owned(), ""),
+        ("GET", format!("/api/notifications/{id}?token=1"), ""),
+        ("DELETE", format!("/api/notifications/{id}?token=1"), ""),
+        ("DELETE", "/api/groups/1/key/actors/a?before=1".to_owned(), ""),
+        ("POST", "/api/sessions/1/disconnect?node=1".to_owned(), ""),
+        ("POST", "/api?ttl=60".to_owned(), push),
+        ("POST", "/api/?ttl=60".to_owned(), push),
+    ] {
+        let answer = api.send(method, &path, &json, body).await.unwrap();
+        let detail = answer.problem(400, "invalid_query");
+        let name = path.split_once('?').unwrap().1.split_once('=').unwrap().0;
+        assert!(detail.contains(&format!("\"{name}\"")), "{path}: {detail}");
+    }
+    let page = api.list("1", "").await;
+    assert_eq!((seqs(&page), &page["unread"]), (vec![1], &json!(1)), "nothing was done");
+    // Refused, it leaves its key for the right one.
+    let keyed = [json[0], ("idempotency-key", "k")];
+    api.send("POST", "/api?ttl=60", &keyed, push).await.unwrap().problem(400, "invalid_query");
+    assert_eq!(api.post_keyed("k", push).await.pushed().results[0].seq, 2);
+    for fine in
+        ["/api?x=1", "/healthz?x=1", "/readyz?x=1", "/?users=1,2", "/openapi.json?v=1", "/docs?v=1", "/demo.js?v=1"]
+    {
+        assert_eq!(api.get(fine).await.status, 200, "{fine}");
+    }
+}
+
+#[tokio::test]
+async fn every_parameter_that_is_described_is_taken_and_none_else() {
+    let server = TestServer::start().await;
+    let api = server.api();
+    let document = api.get("/openapi.json").await.json();
+    let id = api.push("1", "1").await.id;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let Some(operation) = methods.get("get").filter(|_| path != "/api") else { continue };
+        let path = path.replace("{token}", "1").replace("{id}", &id);
+        for parameter in operation["parameters"].as_array().unwrap().iter().filter(|known| known["in"] == "query") {
+            let name = parameter["name"].as_str().unwrap();
+            let value = if name == "unread" { "true" } else { "1" };
+            assert_eq!(api.get(&format!("{path}?{name}={value}")).await.status, 200, "{path} {name}");
+            api.get(&format!("{path}?x{name}x={value}")).await.problem(400, "invalid_query");
+        }
+    }
 }
 
 #[tokio::test]
