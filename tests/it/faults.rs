@@ -10,4 +10,5 @@ mod packets;
 mod races;
 mod text;
 mod transports;
+mod unread;
 mod wal;

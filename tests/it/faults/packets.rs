@@ -13,20 +13,20 @@ use crate::server::TestServer;
 use crate::socket::{Dial, Engine, Socket};
 
 /// Another client, before and after, that must not notice anything.
-struct Witness {
+pub(super) struct Witness {
     socket: Socket,
     memory: u64,
 }
 
 impl Witness {
-    async fn of(server: &TestServer) -> Self {
+    pub(super) async fn of(server: &TestServer) -> Self {
         let mut socket = server.login_empty("witness").await;
         server.api().push("witness", "0").await;
         socket.expect_message().await;
         Self { socket, memory: server.resident_kib() }
     }
 
-    async fn is_unharmed(&mut self, server: &TestServer) {
+    pub(super) async fn is_unharmed(&mut self, server: &TestServer) {
         let pushed = server.api().push("witness", "1").await;
         assert_eq!(self.socket.expect_message().await.id, pushed.id);
         server.connect().await.login("witness").await;
