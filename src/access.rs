@@ -3,14 +3,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use http::header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use crate::limits::Quiet;
+use crate::limits::log_due;
 use crate::notification::Token;
 
 mod login;
@@ -153,14 +152,39 @@ impl Denied {
         }
     }
 
-    /// Has the log say so, at most a line a second of each reason. The token stands in it as the first eight digits of its
-    /// SHA-256, by which whoever knows it finds the line.
-    pub fn warn(self, refusals: &Quiet, token: &Token, address: Option<ClientAddress>) {
-        if let Some(left_out) = refusals.due(self.reason(), Instant::now()) {
-            let hash = token.short_sha256();
-            let address = address.map_or_else(|| "unknown".to_owned(), |ClientAddress(address)| address.to_string());
-            tracing::warn!(token.sha256 = hash, %address, left_out, "Refused a login: {self}");
-        }
+    /// Has the log say so.
+    pub fn warn(self, token: &Token, address: Option<ClientAddress>) {
+        let (reason, address) = (self.reason(), address.map(|ClientAddress(address)| address));
+        let refused = Refused { what: "a login", code: "unauthorized", kind: reason, why: Some(reason), address };
+        refused.warn(Some(token));
+    }
+}
+
+/// What the log says of somebody who was not let in or not understood.
+#[derive(Debug)]
+pub struct Refused<'r> {
+    /// What was refused.
+    pub what: &'static str,
+    /// What the client was told.
+    pub code: &'static str,
+    /// There is a line a second of each.
+    pub kind: &'static str,
+    /// What the client was not told.
+    pub why: Option<&'r str>,
+    /// Where the client is.
+    pub address: Option<IpAddr>,
+}
+
+impl Refused<'_> {
+    /// Has the log say so, at most a line a second of each kind: whoever may not come in shall not fill the disk either. The
+    /// token stands in it as the first eight digits of its SHA-256, by which whoever knows it finds the line.
+    pub fn warn(&self, token: Option<&Token>) {
+        let Self { what, code, kind, why, address } = self;
+        let Some(left_out) = log_due(kind) else { return };
+        let hash = token.map(Token::short_sha256);
+        let address = address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        tracing::warn!(reason = code, %address, token.sha256 = hash, left_out, "Refused {what}{why}");
     }
 }
 
@@ -317,8 +341,10 @@ impl Access {
             // One that is shown must be good, whatever becomes of those without.
             Err(Denied::Missing) if self.rules.unsigned != Unsigned::Refused => {
                 crate::metrics::unsigned_login();
-                if self.rules.unsigned == Unsigned::Warned {
-                    tracing::warn!(?token, "Accepted a login without a signature");
+                if self.rules.unsigned == Unsigned::Warned
+                    && let Some(left_out) = log_due("unsigned_login")
+                {
+                    tracing::warn!(?token, left_out, "Accepted a login without a signature");
                 }
                 Ok(None)
             }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -33,7 +33,7 @@ use crate::bus::{self, BusError};
 use crate::config::{Config, Logins};
 use crate::http::{self as web, App, Guard};
 use crate::inbox::Inbox;
-use crate::limits::{Rate, Seat, Seats};
+use crate::limits::{Rate, Seat, Seats, log_due};
 use crate::metrics;
 use crate::realtime::{HangUp, Line, Realtime};
 use crate::store::{self, OpenError};
@@ -234,7 +234,6 @@ pub async fn run(
         key_rate: Arc::new(Rate::per_second(config.key_rate)),
         address_rate: Arc::new(Rate::per_second(config.address_rate)),
         sockets: Seats::each(config.max_sockets_per_address),
-        refusals: Arc::default(),
     };
     let engine = from_fn_with_state(guard.clone(), web::seat).layer(realtime.service());
     let router = web::router(app, &config.socket_path)
@@ -380,9 +379,7 @@ impl Front {
                 return None;
             }
             Ok(Err(error)) => {
-                let left_out =
-                    self.guard.as_ref().and_then(|guard| guard.refusals.due("proxy_protocol", Instant::now()));
-                if let Some(left_out) = left_out {
+                if let Some(left_out) = log_due("proxy_protocol") {
                     warn!(%proxy, left_out, "Closed a connection: {error}; --proxy-protocol expects a PROXY header from every one of --trusted-proxies");
                 }
                 return None;
@@ -424,8 +421,8 @@ impl Front {
         if let Ok(Some(quota)) | Err(quota) = quota {
             quota.tell(&mut response);
         }
-        if let Some(guard) = &self.guard {
-            web::trace_refusal(guard, peer, client, &response);
+        if self.guard.is_some() {
+            web::trace_refusal(peer, client, &response);
         }
         web::protect(&mut response, self.tls.is_some());
         response
@@ -488,7 +485,9 @@ async fn accept(
             }
             // Most of all: no descriptor is free. Those who are connected are served on.
             Err(error) => {
-                warn!(%error, "Cannot accept a connection, retrying");
+                if let Some(left_out) = log_due("accept_failed") {
+                    warn!(%error, left_out, "Cannot accept a connection, retrying");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -125,6 +125,17 @@ impl Quiet {
     }
 }
 
+/// The log is one for the whole process, and so is what keeps it small.
+static LOG: LazyLock<Quiet> = LazyLock::new(Quiet::default);
+
+/// Whether a line of this kind is due in the log now, and if so how many were left out before it. Every line above INFO that a
+/// client, or a database that is down, could repeat with each request asks here first and tells the number as `left_out`; a
+/// test looks for those that do not.
+#[must_use]
+pub fn log_due(kind: &'static str) -> Option<u64> {
+    LOG.due(kind, Instant::now())
+}
+
 /// A limit on how many at a time, for each address.
 #[derive(Clone)]
 pub struct Seats {
@@ -220,6 +231,53 @@ mod tests {
         assert_eq!([due("a", 0), due("a", 1), due("a", 999)], [Some(0), None, None]);
         assert_eq!(due("b", 999), Some(0), "another kind");
         assert_eq!([due("a", 1000), due("a", 1001), due("a", 5000)], [Some(2), None, Some(1)]);
+    }
+
+    /// Where the log is told something that no request causes, each with what bounds it.
+    const TOLD_ALWAYS: [(&str, &str); 9] = [
+        ("main.rs", "once, at the end"),
+        ("app.rs", "at the start and at the end"),
+        ("app/credentials.rs", "when a problem with a file is new"),
+        ("bus/retry.rs", "has its own, longer pauses"),
+        ("inbox.rs", "once a sweep"),
+        ("inbox/tend.rs", "once a second, or a round of retention"),
+        ("store/postgres.rs", "at the start"),
+        ("store/sqlite/checkpointer.rs", "once a minute, or a checkpoint"),
+        ("store/sqlite/commit.rs", "at the end"),
+    ];
+
+    fn sources(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => sources(&path, found),
+                false => found.push(path),
+            }
+        }
+    }
+
+    #[test]
+    fn every_line_that_a_request_can_repeat_says_how_many_were_left_out() {
+        let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+        let (mut files, mut throttled) = (Vec::new(), 0);
+        sources(root, &mut files);
+        for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "rs")) {
+            let (text, name) = (std::fs::read_to_string(file).unwrap(), file.strip_prefix(root).unwrap());
+            let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            let is_exempt = TOLD_ALWAYS.iter().any(|(exempt, _)| name == std::path::Path::new(exempt));
+            for level in ["warn", "error"] {
+                for call in product.split(&format!("{level}!(")).skip(1) {
+                    let line = call.split(");").next().unwrap();
+                    throttled += usize::from(line.contains("left_out"));
+                    assert!(
+                        is_exempt || line.contains("left_out"),
+                        "{}: {level}!({line}) may be repeated",
+                        name.display()
+                    );
+                }
+            }
+        }
+        assert!(throttled > 10, "{throttled}");
     }
 
     #[test]

@@ -20,8 +20,9 @@ use tracing_subscriber::{EnvFilter, fmt};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Libraries that would write what passes through them into the log, with the most that they may say whatever --log says:
-/// most of them know payloads and headers, the last one the parameters of a database's URL.
-const DISCREET: [(&str, Level); 11] = [
+/// most of them know payloads and headers, one the parameters of a database's URL. The pool of connections would write a line
+/// a request while the database is slow or down, which the service says itself.
+const DISCREET: [(&str, Level); 13] = [
     ("engineioxide", Level::INFO),
     ("engineioxide_core", Level::INFO),
     ("h2", Level::INFO),
@@ -32,6 +33,8 @@ const DISCREET: [(&str, Level); 11] = [
     ("socketioxide_core", Level::INFO),
     ("tokio_tungstenite", Level::INFO),
     ("tungstenite", Level::INFO),
+    ("sqlx::pool", Level::ERROR),
+    ("sqlx_core::pool", Level::ERROR),
     ("sqlx_postgres::options", Level::ERROR),
 ];
 

@@ -22,7 +22,7 @@ use tower::{Service, ServiceExt, service_fn};
 
 use crate::access::{Access, ClientAddress, Credential};
 use crate::inbox::Inbox;
-use crate::limits::{Quiet, Seat};
+use crate::limits::Seat;
 
 mod announce;
 mod client;
@@ -93,8 +93,6 @@ pub struct Realtime {
     settings: Arc<Settings>,
     early: EarlyLines,
     announcer: Option<Arc<Announcer>>,
-    /// Of refused logins: whoever may not come in shall not fill the disk either.
-    refusals: Arc<Quiet>,
 }
 
 impl Engine {
@@ -126,7 +124,6 @@ impl Realtime {
             announcer: settings.announce.map(|interval| Arc::new(Announcer::new(interval))),
             settings: Arc::new(settings),
             early: EarlyLines::default(),
-            refusals: Arc::default(),
         };
         realtime.engines.iter().for_each(|engine| realtime.open(&engine.io));
         realtime

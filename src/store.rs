@@ -16,6 +16,7 @@ use sqlx::ConnectOptions;
 use tracing::warn;
 use uuid::Uuid;
 
+use crate::limits::log_due;
 use crate::notification::{
     Content, Event, Group, Head, NewPush, Notification, Pushed, ReceiptKind, Rev, Selection, SessionId, Token,
 };
@@ -661,10 +662,13 @@ fn change_event(rev: Rev, text: &str, at: DateTime<Utc>) -> Event {
         return Event::Gone { rev };
     }
     let Ok(change) = serde_json::from_str(text) else {
-        warn!(
-            inbox.rev = rev,
-            "Skipped a change of a kind that this version does not know; clients of the inbox are not told"
-        );
+        if let Some(left_out) = log_due("unknown_change") {
+            warn!(
+                inbox.rev = rev,
+                left_out,
+                "Skipped a change of a kind that this version does not know; clients of the inbox are not told"
+            );
+        }
         return Event::Gone { rev };
     };
     Event::Changed { rev, change, at, origin: None }

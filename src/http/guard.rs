@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -11,14 +10,12 @@ use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use http::header::{HOST, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use tracing::warn;
 
 use super::Problem;
 use super::problem::Refusal;
-use crate::access::{Access, Caller, ClientAddress, Stranger};
-use crate::limits::{Left, Quiet, Rate, Seats, site};
+use crate::access::{Access, Caller, ClientAddress, Refused, Stranger};
+use crate::limits::{Left, Rate, Seats, site};
 use crate::metrics;
-use crate::notification::Token;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -37,8 +34,6 @@ pub struct Guard {
     pub address_rate: Arc<Rate>,
     /// Sockets by address.
     pub sockets: Seats,
-    /// Of refused requests and sockets: whoever may not come in shall not fill the disk either.
-    pub refusals: Arc<Quiet>,
 }
 
 /// Refuses a request that names two hosts: somebody between may have looked at the other one. The host of an absolute URI is
@@ -89,17 +84,16 @@ fn is_bare_health_check(request: &Request) -> bool {
 
 /// Counts a refused request, and says in the log why and whom it is from, at most one line a second for each reason: clients
 /// must not be able to fill the disk. What is not there is counted alone.
-pub fn trace_refusal(guard: &Guard, peer: IpAddr, client: Option<ClientAddress>, response: &Response) {
+pub fn trace_refusal(peer: IpAddr, client: Option<ClientAddress>, response: &Response) {
     let Some(Refusal { reason, token, log }) = response.extensions().get() else { return };
     metrics::refused(reason);
     if matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
         return;
     }
-    let Some(left_out) = guard.refusals.due(reason, Instant::now()) else { return };
     let address = client.map_or(peer, |ClientAddress(address)| address);
-    let token = token.as_ref().map(Token::short_sha256);
-    let log = log.as_ref().map(|log| format!(": {log}")).unwrap_or_default();
-    warn!(reason, %address, token.sha256 = token, left_out, "Refused a request{log}");
+    let why = log.as_deref();
+    let refused = Refused { what: "a request", code: reason, kind: reason, why, address: Some(address) };
+    refused.warn(token.as_ref());
 }
 
 /// How often the caller of a request may still ask, to be told with the answer.

@@ -8,6 +8,7 @@ use tracing::error;
 use utoipa::{ToResponse, ToSchema};
 
 use crate::access::Scope;
+use crate::limits::log_due;
 use crate::notification::Token;
 use crate::store::{self, WriterError};
 
@@ -102,9 +103,16 @@ impl Problem {
         }
     }
 
-    /// What a failure of the database means for the client; logs the failure itself.
+    /// What a failure of the database means for the client; logs the failure itself, at most a line a second of each kind.
     pub(super) fn store(failure: &store::Error) -> Self {
-        error!(error = %failure, "The database failed a request");
+        let problem = Self::of_store(failure);
+        if let Some(left_out) = log_due(problem.code) {
+            error!(error = %failure, left_out, "The database failed a request");
+        }
+        problem
+    }
+
+    fn of_store(failure: &store::Error) -> Self {
         match failure {
             store::Error::StorageFull => {
                 Self::unavailable("storage_full", "the disk is full; nothing was changed, try again later")

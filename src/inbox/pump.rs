@@ -19,6 +19,7 @@ use tracing::{debug, warn};
 use super::Inbox;
 use super::hub::{Attachment, Behind, Live, Next};
 use super::session::Session;
+use crate::limits::log_due;
 use crate::metrics;
 use crate::notification::{Event, Head, Notification, ReceiptKind, Rev, Selection};
 use crate::store::{Page, Receipt, Undelivered};
@@ -401,7 +402,9 @@ impl Pump {
         // An inbox that was not there yet at the login may have got another life than was thought: that is no other table.
         let data_set = |epoch: &str| epoch.split('.').next().map(str::to_owned);
         if head.rev < self.cursor || data_set(&epoch) != data_set(&self.epoch) {
-            warn!(session = self.session().id(), "The database went back to an earlier state");
+            if let Some(left_out) = log_due("table_taken_back") {
+                warn!(session = self.session().id(), left_out, "The database went back to an earlier state");
+            }
             // Before the head is read that counts: what is published from here on is newer, and kept.
             self.attachment.channel.forget();
             let (head, epoch) = self.head().await?;
@@ -526,7 +529,9 @@ impl Pump {
             Some(Err(OutletError::Full)) => {
                 let since = *self.stuck.get_or_insert_with(Instant::now);
                 if since.elapsed() > self.inbox.settings.stuck_timeout {
-                    warn!(session = self.session().id(), "Closed a socket that accepted no data");
+                    if let Some(left_out) = log_due("socket_stuck") {
+                        warn!(session = self.session().id(), left_out, "Closed a socket that accepted no data");
+                    }
                     self.outlet.close();
                     return Err(Need::End);
                 }
@@ -545,7 +550,9 @@ impl Pump {
 
     /// After a failed read: says so and waits a moment. The socket stays.
     async fn rest(&self, error: &crate::store::Error) -> Result<(), Ended> {
-        warn!(session = self.session().id(), %error, "Cannot read an inbox, retrying");
+        if let Some(left_out) = log_due("inbox_unreadable") {
+            warn!(session = self.session().id(), %error, left_out, "Cannot read an inbox, retrying");
+        }
         self.sleep(MAX_PAUSE).await
     }
 
@@ -586,7 +593,9 @@ impl Pump {
             origin: Some(self.session().id()),
         };
         if let Err(error) = self.inbox.writer.receipt(receipt).await {
-            warn!(session = self.session().id(), %error, "Cannot mark rows delivered, retrying");
+            if let Some(left_out) = log_due("heartbeat_unstored") {
+                warn!(session = self.session().id(), %error, left_out, "Cannot mark rows delivered, retrying");
+            }
             self.unconfirmed.push_front((Instant::now(), rev));
         }
     }

@@ -26,6 +26,7 @@ use super::wire::{self, Answer, ClientEvent, Refusal, Refused};
 use super::{Realtime, current_line};
 use crate::access::Credential;
 use crate::inbox::{LoginError, Outbound, Outlet, OutletError, Session};
+use crate::limits::log_due;
 use crate::metrics;
 
 /// A client is told so long before its login ends.
@@ -166,7 +167,9 @@ impl Client {
         if events >= self.realtime.settings.event_queue + MAX_REFUSALS {
             state.gone = true;
             drop(state);
-            warn!("Closed a socket: its client sent more than could be answered");
+            if let Some(left_out) = log_due("too_many_refusals") {
+                warn!(left_out, "Closed a socket: its client sent more than could be answered");
+            }
             let realtime = self.realtime.clone();
             tokio::spawn(async move { realtime.hang_up(&socket).await });
             return;
@@ -285,7 +288,7 @@ impl Client {
             Ok(expires) => expires,
             Err(denied) => {
                 let address = current_line(socket).and_then(CurrentLine::address);
-                denied.warn(&self.realtime.refusals, &request.token, address);
+                denied.warn(&request.token, address);
                 let refusal = Refusal::new("unauthorized", "a valid signed login is needed");
                 return self.refuse(socket, &refusal, true, callbacks).await;
             }
@@ -397,7 +400,9 @@ fn login_refusal(error: &LoginError) -> Refusal {
     match error {
         LoginError::TooManySockets => Refusal::new("too_many_sockets", "this token has too many sockets"),
         LoginError::Store(error) => {
-            warn!(%error, "Login failed");
+            if let Some(left_out) = log_due("login_failed") {
+                warn!(%error, left_out, "Login failed");
+            }
             Refusal::new("unavailable", "the database does not answer, log in again later")
         }
     }
@@ -449,7 +454,9 @@ impl Outlet for SocketOutlet {
             SendError::Socket(SocketError::InternalChannelFull) => OutletError::Full,
             SendError::Socket(SocketError::Closed) => OutletError::Closed,
             SendError::Serialize(error) => {
-                error!(%error, "Cannot serialise a message");
+                if let Some(left_out) = log_due("unserialisable") {
+                    error!(%error, left_out, "Cannot serialise a message");
+                }
                 OutletError::Closed
             }
         })

@@ -22,6 +22,7 @@ use super::client::{Callback, Client};
 use super::current_line;
 use super::wire::{Answer, Refusal};
 use crate::inbox::Session;
+use crate::limits::log_due;
 use crate::notification::{Head, ReceiptKind, Rev, Selection};
 use crate::store::WriterError;
 
@@ -307,7 +308,9 @@ fn why_not_stored(error: &WriterError) -> &'static str {
         WriterError::Busy => "the service is busy, send this again later",
         WriterError::Stopped => "the service is stopping",
         WriterError::Store(error) => {
-            warn!(%error, "Receipt failed");
+            if let Some(left_out) = log_due("receipt_failed") {
+                warn!(%error, left_out, "Receipt failed");
+            }
             "the database does not answer, send this again later"
         }
     }

@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use super::pending::{ACKS_PER_COMMIT, PendingAcks};
 use super::{Batch, Committer, Edit, Edited, Error, IdempotencyKey, KeyName, KeyedPush, PushOutcome, Receipt};
+use crate::limits::log_due;
 use crate::metrics;
 use crate::notification::{Event, Head, NewPush, Options, Payload, ReceiptKind, Rev, Token};
 
@@ -431,7 +432,9 @@ impl WriterTask {
                 metrics::commit_failed();
                 // It may be the fault of what it edits. Whether pushes fail too is to be seen.
                 self.probe_at.get_or_insert_with(Instant::now);
-                error!(%error, "Edit failed");
+                if let Some(left_out) = log_due("edit_failed") {
+                    error!(%error, left_out, "Edit failed");
+                }
                 answer.send(Err(error)).ok();
             }
         }
@@ -489,7 +492,9 @@ impl WriterTask {
             }
             Err(error) => {
                 self.fails();
-                error!(batch.pushes = pushes, batch.receipts = receipts, %error, "Commit failed");
+                if let Some(left_out) = log_due("commit_failed") {
+                    error!(batch.pushes = pushes, batch.receipts = receipts, %error, left_out, "Commit failed");
+                }
                 push_answers.into_iter().for_each(|to| drop(to.send(Err(error.clone()))));
                 receipt_answers.into_iter().for_each(|to| drop(to.send(Err(error.clone()))));
             }

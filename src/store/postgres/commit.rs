@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::readers::Readers;
 use super::unavailable;
+use crate::limits::log_due;
 use crate::notification::{Event, Head, Pushed, ReceiptKind, Rev, Token};
 use crate::store::commit::{self, Changed, EXPIRED_KEYS_PER_COMMIT, Fresh, Selected, Turned, UpTo};
 use crate::store::{
@@ -87,7 +88,9 @@ impl PostgresCommitter {
             None => {
                 let mut connection = self.options.connect().await?;
                 super::prepare_to_write(&mut connection, self.timeout, self.allow_fsync_off).await?;
-                info!("Connected to the database for writing");
+                if let Some(left_out) = log_due("connected_for_writing") {
+                    info!(left_out, "Connected to the database for writing");
+                }
                 connection
             }
         };

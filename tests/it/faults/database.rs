@@ -103,6 +103,31 @@ async fn recovered(server: &TestServer, path: &str) -> Duration {
 }
 
 #[tokio::test]
+async fn a_database_that_is_silent_costs_few_lines_of_the_log_however_many_ask() {
+    const KINDS: usize = 8;
+    let (proxy, server) = behind_a_proxy(&["--store-timeout-secs=1"]).await;
+    let mut socket = server.connect().await;
+    let before = server.stderr().lines().count();
+    proxy.set(|faults| faults.swallow_answers = true);
+    let (began, api) = (Instant::now(), server.api());
+    for _ in 0..2 {
+        let lists = futures_util::future::join_all((0..200).map(|_| api.get("/api/inbox/1")));
+        let pushes = futures_util::future::join_all((0..200).map(|_| api.post(r#"{"tokens":["1"]}"#)));
+        let (lists, pushes) = tokio::join!(lists, pushes);
+        assert!(lists.iter().chain(&pushes).all(|answer| answer.status == 503));
+        assert_eq!(socket.call(r#"["user_login",{"tokenId":"1"}]"#).await["code"], json!("unavailable"));
+    }
+    let seconds = usize::try_from(began.elapsed().as_secs()).expect("not for ever");
+    let said = server.stderr();
+    let lines: Vec<_> =
+        said.lines().skip(before).filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+    assert!(lines.len() <= KINDS * (seconds + 2), "{} lines in {seconds} s", lines.len());
+    for line in ["The database failed a request", "Commit failed"] {
+        assert!(lines.iter().any(|said| said.contains(line) && said.contains("left_out=")), "{line}: {said}");
+    }
+}
+
+#[tokio::test]
 async fn a_database_that_falls_silent_is_said_to_readers_in_time_and_keeps_none_of_them() {
     let (proxy, server) = behind_a_proxy(&["--store-timeout-secs=1", "--readers=2"]).await;
     let mut live = server.login_empty("1").await;

@@ -88,6 +88,43 @@ async fn a_full_disk_is_said_what_is_there_still_flows_and_it_recovers() {
     assert_eq!(server.table().integrity().await, "ok");
 }
 
+/// The number that was left out before a line of the log.
+fn left_out(line: &str) -> usize {
+    let (_, rest) = line.split_once("left_out=").unwrap_or_else(|| panic!("no left_out in {line}"));
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..digits].parse().expect("a number")
+}
+
+#[tokio::test]
+async fn a_full_disk_costs_a_line_a_second_of_the_log_and_not_one_a_request() {
+    const PUSHES: usize = 400;
+    if !small_disks_work().await {
+        println!("skipped: this machine allows no mount namespaces (unshare), so there is no small disk to fill");
+        return;
+    }
+    let server = TestServer::builder().on_small_disk(24 * 1024).start().await;
+    let api = server.api();
+    fill(&server.on_its_disk("filler"));
+    let body = format!(r#"{{"tokens":["1"],"data":"{}"}}"#, "x".repeat(60_000));
+    let full = async { while api.post(&body).await.status == 200 {} };
+    timeout(PATIENCE, full).await.expect("a full disk is noticed in time");
+    let began = std::time::Instant::now();
+    for _ in 0..PUSHES {
+        api.post(&body).await.problem(503, "storage_full");
+    }
+    // One more, a second later, says how many it stands for.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    api.post(&body).await.problem(503, "storage_full");
+    let seconds = usize::try_from(began.elapsed().as_secs()).expect("not for ever");
+    let said = server.stderr();
+    for what in ["The database failed a request", "Commit failed"] {
+        let lines: Vec<_> = said.lines().filter(|line| line.contains(what)).collect();
+        assert!((2..=seconds + 3).contains(&lines.len()), "{what}: {} lines in {seconds} s", lines.len());
+        let told: usize = lines.iter().map(|line| 1 + left_out(line)).sum();
+        assert!(told > PUSHES, "{what}: {told} are told of");
+    }
+}
+
 #[tokio::test]
 async fn acks_that_a_full_disk_refused_can_be_repeated_when_there_is_room() {
     if !small_disks_work().await {
