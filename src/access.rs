@@ -89,6 +89,22 @@ pub enum Stranger {
     /// It comes from a page of elsewhere.
     #[error("its Origin is not allowed: add it to --origins")]
     Origin,
+    /// A page of elsewhere embeds it, opens it, or submits a form to it.
+    #[error(
+        "a page of another site embeds it or navigates to it: it should ask by fetch or a websocket, from one of --origins"
+    )]
+    CrossSite,
+}
+
+/// What a request asks for, as far as it matters who may have a browser ask for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// A file of a client, made to be loaded by pages of elsewhere.
+    ClientFile,
+    /// What a link may lead to: a page, a description, a health check.
+    Page,
+    /// The API, or a socket; whatever is not only read.
+    Action,
 }
 
 impl Stranger {
@@ -98,7 +114,7 @@ impl Stranger {
         match self {
             Self::Proxied => "proxied",
             Self::Host => "foreign_host",
-            Self::Origin => "foreign_origin",
+            Self::Origin | Self::CrossSite => "foreign_origin",
         }
     }
 }
@@ -224,9 +240,15 @@ impl Access {
 
     /// Lets a request in, or not.
     ///
+    /// Which page asks is told by `Origin`, which browsers send with a websocket, with a `fetch` of another origin and with
+    /// every POST. What is embedded (`<script>`, `<img>`, `<link>`) or navigated to has none, so there `Sec-Fetch-Site`
+    /// counts. `cross-site` and `same-site` are alike: a subdomain may be somebody else's, and so may a port. Then only a
+    /// client file is let in, and a page that a link leads to. `same-origin` is the service's own page, and `none` is the user,
+    /// who typed the address or opened a bookmark. Without the header it is no browser, or an old one.
+    ///
     /// # Errors
     /// Says what is foreign about it.
-    pub fn admit(&self, headers: &HeaderMap) -> Result<(), Stranger> {
+    pub fn admit(&self, headers: &HeaderMap, resource: Resource) -> Result<(), Stranger> {
         if self.rules.insecure_open && self.rules.origins.is_empty() {
             return Ok(());
         }
@@ -239,12 +261,21 @@ impl Access {
             if !is_for_this_machine(headers) {
                 return Err(Stranger::Host);
             }
-            if is_embedded_elsewhere(headers) && !self.rules.origins.iter().any(OriginRule::is_any) {
-                return Err(Stranger::Origin);
-            }
+        }
+        if self.rules.origins.iter().any(OriginRule::is_any) {
+            return Ok(());
         }
         match headers.get(ORIGIN) {
+            None if is_of_another_page(headers) => match resource {
+                Resource::ClientFile => Ok(()),
+                Resource::Page if is_followed_link(headers) => Ok(()),
+                Resource::Page | Resource::Action => Err(Stranger::CrossSite),
+            },
             None => Ok(()),
+            // A form of any page that hides where it is; --origins null is for scripts of files and sandboxed frames.
+            Some(origin) if origin == "null" && is_of_another_page(headers) && is_navigation(headers) => {
+                Err(Stranger::CrossSite)
+            }
             Some(origin) if self.is_known(origin, host.filter(|_| exposed)) => Ok(()),
             Some(_) => Err(Stranger::Origin),
         }
@@ -253,9 +284,6 @@ impl Access {
     /// A page of this machine on any port, of the very `host` that it asks, or one that is listed.
     fn is_known(&self, origin: &HeaderValue, host: Option<&str>) -> bool {
         let is_listed = |origin: Option<&Origin>| self.rules.origins.iter().any(|known| known.lets_in(origin));
-        if self.rules.origins.iter().any(OriginRule::is_any) {
-            return true;
-        }
         match origin.to_str() {
             Ok(null) if null.eq_ignore_ascii_case("null") => is_listed(None),
             Ok(text) => Origin::parse(text).is_ok_and(|origin| {
@@ -408,11 +436,18 @@ pub fn is_for_this_machine(headers: &HeaderMap) -> bool {
     text(headers, HOST.as_str()).is_some_and(is_here)
 }
 
-/// Whether a page of elsewhere asks without an `Origin`, as browsers do for what it can only embed. To open the service's
-/// own page and to load its client is fine.
-fn is_embedded_elsewhere(headers: &HeaderMap) -> bool {
-    let meant_for_others = matches!(text(headers, "sec-fetch-dest"), Some("document" | "script"));
-    text(headers, "sec-fetch-site") == Some("cross-site") && !headers.contains_key(ORIGIN) && !meant_for_others
+/// Whether a browser says that another page asks than the service's own, and not the user.
+fn is_of_another_page(headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none")
+}
+
+fn is_navigation(headers: &HeaderMap) -> bool {
+    text(headers, "sec-fetch-mode") == Some("navigate")
+}
+
+/// Whether it becomes a page of its own; not a frame in another.
+fn is_followed_link(headers: &HeaderMap) -> bool {
+    is_navigation(headers) && text(headers, "sec-fetch-dest") == Some("document")
 }
 
 /// As proxies write it: some with a port, an IPv6 one perhaps in brackets.

@@ -234,6 +234,7 @@ pub async fn run(
         key_rate: Arc::new(Rate::per_second(config.key_rate)),
         address_rate: Arc::new(Rate::per_second(config.address_rate)),
         sockets: Seats::each(config.max_sockets_per_address),
+        socket_path: config.socket_path.as_str().into(),
     };
     let engine = from_fn_with_state(guard.clone(), web::seat).layer(realtime.service());
     let router = web::router(app, &config.socket_path)

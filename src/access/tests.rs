@@ -58,17 +58,20 @@ fn without_credentials_only_this_machine_is_let_in() {
     let open = Access::default();
     assert!(!open.may_be_exposed());
     for host in ["localhost:4001", "127.0.0.1:4001", "127.3.2.1", "[::1]:4001", "[::1]", "app.localhost", "LOCALHOST"] {
-        assert_eq!(open.admit(&headers(&[("host", host)])), Ok(()), "{host}");
+        assert_eq!(open.admit(&headers(&[("host", host)]), Resource::Action), Ok(()), "{host}");
     }
     for host in
         ["example.com", "127.0.0.1.example.com", "localhost.example.com:80", "10.0.0.1", "[::2]", "[::1]evil", ""]
     {
-        assert_eq!(open.admit(&headers(&[("host", host)])), Err(Stranger::Host), "{host}");
+        assert_eq!(open.admit(&headers(&[("host", host)]), Resource::Action), Err(Stranger::Host), "{host}");
     }
-    assert_eq!(open.admit(&headers(&[])), Err(Stranger::Host), "no host");
+    assert_eq!(open.admit(&headers(&[]), Resource::Action), Err(Stranger::Host), "no host");
     let proxied = ["forwarded", "via", "x-real-ip", "x-forwarded", "x-forwarded-for", "x-forwarded-server"];
     for name in proxied.into_iter().chain(["x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"]) {
-        assert_eq!(open.admit(&headers(&[("host", "localhost"), (name, "x")])), Err(Stranger::Proxied));
+        assert_eq!(
+            open.admit(&headers(&[("host", "localhost"), (name, "x")]), Resource::Action),
+            Err(Stranger::Proxied)
+        );
     }
     for origin in [
         "http://localhost:3000",
@@ -78,7 +81,11 @@ fn without_credentials_only_this_machine_is_let_in() {
         "ws://127.0.0.1:4001",
         "wss://app.localhost",
     ] {
-        assert_eq!(open.admit(&headers(&[("host", "[::1]"), ("origin", origin)])), Ok(()), "{origin}");
+        assert_eq!(
+            open.admit(&headers(&[("host", "[::1]"), ("origin", origin)]), Resource::Action),
+            Ok(()),
+            "{origin}"
+        );
     }
     for origin in [
         "null",
@@ -90,27 +97,91 @@ fn without_credentials_only_this_machine_is_let_in() {
         "localhost",
     ] {
         let from = headers(&[("host", "[::1]"), ("origin", origin)]);
-        assert_eq!(open.admit(&from), Err(Stranger::Origin), "{origin}");
+        assert_eq!(open.admit(&from, Resource::Action), Err(Stranger::Origin), "{origin}");
     }
     let with_null = Access::new(Rules { origins: origins(&["null"]), ..Rules::default() });
-    assert_eq!(with_null.admit(&headers(&[("host", "[::1]"), ("origin", "null")])), Ok(()));
-    let fetched = |site, dest| headers(&[("host", "[::1]"), ("sec-fetch-site", site), ("sec-fetch-dest", dest)]);
-    for (site, dest) in
-        [("same-origin", "empty"), ("none", "document"), ("cross-site", "document"), ("cross-site", "script")]
-    {
-        assert_eq!(open.admit(&fetched(site, dest)), Ok(()), "{site} {dest}");
-    }
-    for dest in ["empty", "image", "iframe", ""] {
-        assert_eq!(open.admit(&fetched("cross-site", dest)), Err(Stranger::Origin), "{dest}");
-    }
+    assert_eq!(with_null.admit(&headers(&[("host", "[::1]"), ("origin", "null")]), Resource::Action), Ok(()));
     let anybody = Access::new(Rules { insecure_open: true, ..Rules::default() });
-    assert_eq!(anybody.admit(&headers(&[("host", "example.com"), ("origin", "null"), ("forwarded", "x")])), Ok(()));
+    assert_eq!(
+        anybody.admit(&headers(&[("host", "example.com"), ("origin", "null"), ("forwarded", "x")]), Resource::Action),
+        Ok(())
+    );
     let origins = origins(&["https://app.example.com"]);
     let of_pages = Access::new(Rules { insecure_open: true, origins, ..Rules::default() });
-    let from = |origin| of_pages.admit(&headers(&[("host", "example.com"), ("forwarded", "x"), ("origin", origin)]));
+    let from = |origin| {
+        of_pages.admit(&headers(&[("host", "example.com"), ("forwarded", "x"), ("origin", origin)]), Resource::Action)
+    };
     assert_eq!((from("https://app.example.com"), from("https://example.com")), (Ok(()), Ok(())));
     assert_eq!((from("null"), from("https://evil.com")), (Err(Stranger::Origin), Err(Stranger::Origin)));
-    assert_eq!(of_pages.admit(&headers(&[])), Ok(()), "no page");
+    assert_eq!(of_pages.admit(&headers(&[]), Resource::Action), Ok(()), "no page");
+}
+
+/// How a browser describes what a page of elsewhere has it do.
+const EMBEDDED: [(&str, &str); 8] = [
+    ("no-cors", "script"),
+    ("no-cors", "image"),
+    ("no-cors", "style"),
+    ("no-cors", "empty"),
+    ("cors", "script"),
+    ("navigate", "iframe"),
+    ("navigate", "object"),
+    ("", ""),
+];
+
+#[test]
+fn what_a_page_of_elsewhere_embeds_or_opens_is_let_in_where_it_does_nothing() {
+    let listed = with(
+        Rules { origins: origins(&["https://app.example.com", "null"]), ..Rules::default() },
+        Vec::new(),
+        LoginKeys::default(),
+    );
+    let insecure = Rules { insecure_open: true, origins: origins(&["https://app.example.com"]), ..Rules::default() };
+    for access in [Access::default(), secured(), listed, Access::new(insecure)] {
+        let ask = |site: &str, mode: &str, dest: &str, resource| {
+            let pairs =
+                [("host", "[::1]"), ("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest)];
+            access.admit(&headers(&pairs), resource)
+        };
+        for site in ["cross-site", "same-site", "of-another-kind"] {
+            for (mode, dest) in EMBEDDED {
+                for resource in [Resource::Page, Resource::Action] {
+                    assert_eq!(ask(site, mode, dest, resource), Err(Stranger::CrossSite), "{site} {mode} {dest}");
+                }
+                assert_eq!(ask(site, mode, dest, Resource::ClientFile), Ok(()), "{site} {mode} {dest}");
+            }
+            assert_eq!(ask(site, "navigate", "document", Resource::Action), Err(Stranger::CrossSite), "{site}");
+            assert_eq!(ask(site, "navigate", "document", Resource::Page), Ok(()), "{site}");
+        }
+        for site in ["same-origin", "none"] {
+            for (mode, dest) in EMBEDDED.into_iter().chain([("navigate", "document")]) {
+                assert_eq!(ask(site, mode, dest, Resource::Action), Ok(()), "{site} {mode} {dest}");
+            }
+        }
+    }
+    let any = with(Rules { origins: origins(&["*"]), ..Rules::default() }, Vec::new(), LoginKeys::default());
+    let embedded = [("host", "[::1]"), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")];
+    assert_eq!(any.admit(&headers(&embedded), Resource::Action), Ok(()), "whoever lets in all lets in all");
+}
+
+#[test]
+fn a_page_that_is_listed_asks_by_fetch_and_websocket_wherever_it_is() {
+    let rules = Rules { origins: origins(&["https://app.example.com", "null"]), ..Rules::default() };
+    let access = with(rules, Vec::new(), LoginKeys::default());
+    let ask = |origin: &str, site: &str, mode: &str| {
+        let pairs = [("host", "[::1]"), ("origin", origin), ("sec-fetch-site", site), ("sec-fetch-mode", mode)];
+        access.admit(&headers(&pairs), Resource::Action)
+    };
+    for site in ["cross-site", "same-site"] {
+        for mode in ["cors", "websocket"] {
+            for origin in ["https://app.example.com", "null", "http://localhost:3000"] {
+                assert_eq!(ask(origin, site, mode), Ok(()), "{origin} {site} {mode}");
+            }
+            assert_eq!(ask("https://evil.com", site, mode), Err(Stranger::Origin), "{site} {mode}");
+        }
+        assert_eq!(ask("https://app.example.com", site, "navigate"), Ok(()), "its forms too");
+        assert_eq!(ask("https://evil.com", site, "navigate"), Err(Stranger::Origin), "a form");
+        assert_eq!(ask("null", site, "navigate"), Err(Stranger::CrossSite), "a form that hides where it is from");
+    }
 }
 
 #[test]
@@ -122,8 +193,12 @@ fn with_credentials_it_may_be_reached_and_pages_are_known_by_their_origin() {
         with(rules, vec![api_key("backend", "key one")], secrets(&[("k1", "secret one")])).may_be_exposed()
     };
     assert!(unsigned(Unsigned::Warned) && !unsigned(Unsigned::Welcome));
-    let from =
-        |origin| access.admit(&headers(&[("host", "push.example.com"), ("x-forwarded-for", "x"), ("origin", origin)]));
+    let from = |origin| {
+        access.admit(
+            &headers(&[("host", "push.example.com"), ("x-forwarded-for", "x"), ("origin", origin)]),
+            Resource::Action,
+        )
+    };
     for known in [
         "https://app.example.com",
         "https://APP.example.com",

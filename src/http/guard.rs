@@ -13,7 +13,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::Problem;
 use super::problem::Refusal;
-use crate::access::{Access, Caller, ClientAddress, Refused, Stranger};
+use crate::access::{Access, Caller, ClientAddress, Refused, Resource, Stranger};
 use crate::limits::{Left, Rate, Seats, site};
 use crate::metrics;
 
@@ -34,6 +34,24 @@ pub struct Guard {
     pub address_rate: Arc<Rate>,
     /// Sockets by address.
     pub sockets: Seats,
+    /// Where the engine answers: not a page.
+    pub socket_path: Arc<str>,
+}
+
+impl Guard {
+    fn resource(&self, request: &Request) -> Resource {
+        let path = request.uri().path();
+        let below_engine =
+            path.strip_prefix(&*self.socket_path).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        match below_engine {
+            _ if request.method() != Method::GET && request.method() != Method::HEAD => Resource::Action,
+            Some("" | "/") => Resource::Action,
+            Some(_) => Resource::ClientFile,
+            None if path.starts_with("/client/") => Resource::ClientFile,
+            None if path == "/api" || path.starts_with("/api/") => Resource::Action,
+            None => Resource::Page,
+        }
+    }
 }
 
 /// Refuses a request that names two hosts: somebody between may have looked at the other one. The host of an absolute URI is
@@ -65,7 +83,7 @@ fn is_same_host(scheme: Option<&str>, authority: &str, host: &HeaderValue) -> bo
 
 /// Lets a request from the other end of a connection in, or returns the refusal.
 pub fn admit(guard: &Guard, peer: IpAddr, request: &mut Request) -> Option<Response> {
-    if let Err(stranger) = guard.access.admit(request.headers())
+    if let Err(stranger) = guard.access.admit(request.headers(), guard.resource(request))
         && !(stranger == Stranger::Host && is_bare_health_check(request))
     {
         let problem = Problem::new(StatusCode::FORBIDDEN, stranger.code(), stranger.to_string());

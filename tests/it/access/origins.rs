@@ -74,6 +74,71 @@ async fn only_pages_of_known_origins_connect() {
 }
 
 #[tokio::test]
+async fn a_page_of_another_site_takes_no_seat_and_pushes_nothing_by_embedding() {
+    for keys in [&[][..], &KEYS] {
+        let flags = [keys, &["--max-sockets-per-address=2", "--origins=https://app.example.com"]].concat();
+        let server = TestServer::with(&flags).await;
+        let embedded = |site: &str, mode: &str, dest: &str| {
+            format!("sec-fetch-site: {site}\r\nsec-fetch-mode: {mode}\r\nsec-fetch-dest: {dest}\r\n")
+        };
+        for site in ["cross-site", "same-site"] {
+            for (mode, dest) in [
+                ("no-cors", "image"),
+                ("no-cors", "script"),
+                ("no-cors", "style"),
+                ("no-cors", "empty"),
+                ("navigate", "document"),
+                ("navigate", "iframe"),
+            ] {
+                for transport in TRANSPORTS {
+                    let (status, answer) = open(&server, "localhost", &embedded(site, mode, dest), transport).await;
+                    assert!(status == 403 && answer.contains("foreign_origin"), "{site} {mode} {dest}: {answer}");
+                }
+            }
+        }
+        // A form is submitted with an Origin, which a page can hide.
+        let form = |origin: &'static str| {
+            [
+                ("origin", origin),
+                ("sec-fetch-site", "cross-site"),
+                ("sec-fetch-mode", "navigate"),
+                ("sec-fetch-dest", "document"),
+                ("content-type", "application/x-www-form-urlencoded"),
+                ("x-api-key", "0123456789abcdef"),
+            ]
+        };
+        let api = server.api();
+        for origin in ["https://evil.com", "null"] {
+            let answer = api.send("POST", "/api", &form(origin), "tokens=1&data=evil").await.expect("an answer");
+            answer.problem(403, "foreign_origin");
+        }
+        let bare = &form("")[1..];
+        let answer = api.send("POST", "/api", bare, "tokens=1&data=evil").await.expect("an answer");
+        answer.problem(403, "foreign_origin");
+        assert_eq!(server.table().count("select count(*) from notification").await, 0);
+
+        // A link to a page, the client files, and a page that is listed.
+        let link = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+        for page in ["/", "/docs", "/openapi.json", "/healthz"] {
+            assert_eq!(api.send("GET", page, &link, "").await.expect("an answer").status, 200, "{page}");
+        }
+        let frame = [link[0], link[1], ("sec-fetch-dest", "iframe")];
+        api.send("GET", "/", &frame, "").await.expect("an answer").problem(403, "foreign_origin");
+        let script = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "script")];
+        for file in ["/client/tidings.js", "/socket.io/socket.io.js"] {
+            // Where npm is missing there are none.
+            let status = api.send("GET", file, &script, "").await.expect("an answer").status;
+            assert!([200, 404].contains(&status), "{file}: {status}");
+        }
+        let listed = "origin: https://app.example.com\r\n";
+        for (transport, mode, good) in [(TRANSPORTS[0], "cors", 200), (TRANSPORTS[1], "websocket", 101)] {
+            let header = format!("{listed}{}", embedded("cross-site", mode, "empty"));
+            assert_eq!(open(&server, "localhost", &header, transport).await.0, good, "the seats are still there");
+        }
+    }
+}
+
+#[tokio::test]
 async fn without_keys_sockets_are_for_this_machine_alone() {
     let server = TestServer::start().await;
     for transport in TRANSPORTS {
