@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
+use http::header::{CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use socketioxide::extract::{SocketRef, TryData};
@@ -196,6 +197,9 @@ impl Realtime {
     }
 
     async fn answer(&self, request: Request) -> Response {
+        if is_of_another_version(&request) {
+            return version_needed();
+        }
         let query = request.uri().query().unwrap_or_default();
         let opens_polling =
             lean::parameter(query, "sid").is_none() && lean::parameter(query, "transport") == Some("polling");
@@ -325,6 +329,28 @@ impl Realtime {
             engine.io.close().await;
         }
     }
+}
+
+/// The only version of the websocket protocol there is (RFC 6455 section 4.1).
+const WEBSOCKET_VERSION: &str = "13";
+
+/// Whether a client begins a websocket in a version that the engine does not speak. It would not look.
+fn is_of_another_version(request: &Request) -> bool {
+    let mut versions = request.headers().get_all(SEC_WEBSOCKET_VERSION).iter();
+    let is_known = versions.next().is_some_and(|version| version == WEBSOCKET_VERSION) && versions.next().is_none();
+    request.headers().contains_key(SEC_WEBSOCKET_KEY) && !is_known
+}
+
+/// As RFC 6455 section 4.4 has it.
+fn version_needed() -> Response {
+    let headers = [
+        (SEC_WEBSOCKET_VERSION, WEBSOCKET_VERSION),
+        (UPGRADE, "websocket"),
+        (CONNECTION, "Upgrade"),
+        (CONTENT_TYPE, "application/json"),
+    ];
+    let body = r#"{"code":3,"message":"Sec-WebSocket-Version must be 13"}"#;
+    (StatusCode::UPGRADE_REQUIRED, headers, body).into_response()
 }
 
 fn current_line(socket: &SocketRef) -> Option<&CurrentLine> {

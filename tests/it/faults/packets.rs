@@ -314,6 +314,33 @@ async fn malformed_polling_is_refused() {
 }
 
 #[tokio::test]
+async fn a_websocket_of_another_version_is_told_which_one_there_is() {
+    let server = TestServer::start().await;
+    let begin = |path: &str, versions: &str| {
+        format!(
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n{versions}\
+             sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+    };
+    let open = server.api().get("/socket.io/?EIO=4&transport=polling").await.text;
+    let sid = open.split_once(r#""sid":""#).and_then(|(_, rest)| rest.split('"').next()).expect("a session");
+    let upgrade = format!("/socket.io/?EIO=4&transport=websocket&sid={sid}");
+    for path in ["/socket.io/?EIO=4&transport=websocket", "/socket.io/?EIO=3&transport=websocket", &upgrade] {
+        for versions in ["8", "14", "013", "", "13, 8", "13\r\nsec-websocket-version: 8"] {
+            let header = format!("sec-websocket-version: {versions}\r\n");
+            let answer = raw(server.address(), begin(path, &header).as_bytes()).await.to_lowercase();
+            assert!(answer.starts_with("http/1.1 426 "), "{versions}: {answer}");
+            for said in ["sec-websocket-version: 13\r\n", "\r\nupgrade: websocket\r\n", "connection: "] {
+                assert!(answer.contains(said), "{versions}: {answer}");
+            }
+        }
+    }
+    let answer = raw(server.address(), begin("/socket.io/?EIO=4&transport=websocket", "").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 426 "), "without one: {answer}");
+    server.connect().await.login("1").await;
+}
+
+#[tokio::test]
 async fn malformed_http_is_refused_and_survived() {
     let server = TestServer::start().await;
     let mut witness = Witness::of(&server).await;
