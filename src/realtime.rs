@@ -33,6 +33,7 @@ mod lean;
 mod line;
 mod payload;
 mod receipts;
+mod wall_clock;
 mod wire;
 
 pub use line::{HangUp, Line};

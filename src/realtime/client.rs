@@ -22,6 +22,7 @@ use tracing::{Instrument, debug, error, info_span, warn};
 
 use super::line::CurrentLine;
 use super::receipts::Receipts;
+use super::wall_clock::until;
 use super::wire::{self, Answer, ClientEvent, Refusal, Refused};
 use super::{Realtime, current_line};
 use crate::access::Credential;
@@ -336,24 +337,24 @@ impl Client {
         self.refuse(socket, &refusal, true, callbacks).await;
     }
 
-    /// Ends the session when its login is no longer good, unless it is renewed before; the client is told in time.
+    /// Ends the session when its login is no longer good by the wall clock, unless it is renewed before; the client is told in
+    /// time.
     fn expire_at(self: &Arc<Self>, socket: &SocketRef, expires: Option<DateTime<Utc>>) {
         // Locked until the expiry is in its place: only the one that is there may end the session.
         let mut state = self.state();
         state.stop_expiry();
         state.expiry = expires.filter(|_| !state.gone).map(|end| {
             let (client, socket) = (Arc::downgrade(self), socket.clone());
-            let until = |at: DateTime<Utc>| tokio::time::sleep((at - Utc::now()).to_std().unwrap_or_default());
             let work = async move {
                 let is_due = || {
                     client.upgrade().filter(|client| client.state().expiry.as_ref().is_some_and(|(due, _)| *due == end))
                 };
-                until(end - EXPIRY_NOTICE).await;
+                until(end - EXPIRY_NOTICE, Utc::now).await;
                 if is_due().is_none() {
                     return;
                 }
                 socket.emit("login_expiring", &json!({"exp": end.timestamp()})).ok();
-                until(end).await;
+                until(end, Utc::now).await;
                 let Some(client) = is_due().filter(|client| client.end_session()) else { return };
                 socket.emit("login_error", &Refusal::new("login_expired", "the login has expired")).ok();
                 Self::expect_login(&client, socket.id);
