@@ -31,6 +31,33 @@ async fn undelivered(server: &TestServer, token: &str) -> i64 {
 }
 
 #[tokio::test]
+async fn receipts_that_wait_in_memory_are_stored_before_a_stop_ends_the_process() {
+    const ROWS: usize = 1_200;
+    let mut server = TestServer::with(&[PATIENT]).await;
+    insert_rows(&server, "1", ROWS).await;
+    let mut socket = server.login("1").await;
+    socket.replay().await;
+    let lock = RowLock::take(&server, "1").await;
+    // Those without a callback linger for company, the others are merged behind the one that waits for its commit.
+    let acks = (1..=800).map(|seq| format!("42{}", json!(["ack", row_id(seq)])));
+    socket.send_many(acks.collect()).await.unwrap();
+    for seq in 801..=ROWS {
+        let event = if seq % 2 == 0 { "ack" } else { "read" };
+        socket.call_later(&json!([event, {"ids": [row_id(seq)]}]).to_string()).await.unwrap();
+    }
+    let refused = socket.call(r#"["ack",null]"#).await;
+    assert_eq!(refused["code"], json!("invalid_payload"), "all before it was taken: {refused}");
+    assert_eq!(undelivered(&server, "1").await, 1_200, "nothing is committed yet");
+    server.ask_to_stop().await;
+    drop(lock);
+    let (status, _) = server.ended().await;
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(undelivered(&server, "1").await, 0);
+    assert_eq!(server.table().inbox("1").await.unwrap().unread, 1_000);
+    server.table().expect_sound().await;
+}
+
+#[tokio::test]
 async fn later_events_do_not_wait_for_an_ack_whose_commit_waits() {
     let server = TestServer::with(&[PATIENT]).await;
     server.api().push_numbers("1", 3).await;
