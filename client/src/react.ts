@@ -3,15 +3,13 @@
 import { useEffect, useMemo, useRef, useSyncExternalStore } from "react";
 
 import { InboxClient, type Snapshot } from "./client.js";
+import { EMPTY } from "./empty.js";
 import type { Credential, InboxOptions } from "./types.js";
 
 /** What a component shows, and the client to change it by. */
 export interface Inbox extends Snapshot {
   readonly client: InboxClient;
 }
-
-/** Shown while it is not known whose inbox. */
-const NONE: Snapshot = { items: [], unread: 0, hasMore: false, loaded: false, status: { name: "offline", reason: "closed" } };
 
 /** As the user may not be known yet. */
 type Someone = Omit<InboxOptions, "token"> & { token?: string | undefined };
@@ -52,7 +50,7 @@ export function useInbox(source: Someone | InboxClient): Snapshot & { readonly c
   const { subscribe, read } = useMemo(
     () => ({
       subscribe: (changed: () => void) => client?.on("change", changed) ?? (() => {}),
-      read: () => client?.snapshot ?? NONE,
+      read: () => client?.snapshot ?? EMPTY,
     }),
     [client],
   );

@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 
 import { transformSync } from "esbuild";
 
-const CORE = ["client", "credentials", "index", "patience", "portable", "react", "session", "state", "storage", "tabs", "types"];
+const CORE = ["client", "credentials", "empty", "index", "patience", "portable", "react", "react-inbox", "session", "state", "storage", "svelte", "tabs", "types", "vue"];
 const LANGUAGES = ["ar", "de", "es", "fr", "hi", "ja", "ko", "pt-BR", "ru", "zh-Hans", "zh-Hant"];
 const INBOX = ["alerts", "announcer", "content", "dom", "element", "index", "isolate", "messages", "place", "reasons", "row", "strings", "style", "time"];
 
@@ -19,6 +19,9 @@ const PAGE = `
 import { InboxClient, type InboxStorage, type Item } from "tidings-client";
 import { TidingsInbox } from "tidings-client/inbox";
 import { useInbox } from "tidings-client/react";
+import { TidingsInbox as Inbox } from "tidings-client/react/inbox";
+import { inboxStore } from "tidings-client/svelte";
+import { useInbox as useInboxOfVue } from "tidings-client/vue";
 
 const storage: InboxStorage = {
   load: async () => ({ ops: [] }),
@@ -44,6 +47,11 @@ export function Count({ token }: { token: string }) {
   return <b>{unread}</b>;
 }
 
+export const Panel = () => (
+  <Inbox client={client} inline mode="dark" className="mine" onNavigate={({ detail }) => console.log(detail.url)} onToast={({ detail }) => console.log(detail.seq)} />
+);
+export const all: [number, number] = [useInboxOfVue({ token: "alice" }).unread.value, inboxStore(client).client.unread];
+
 export const List = ({ token }: { token: string }) => <tidings-inbox token={token} client={client} inline />;
 `;
 
@@ -56,10 +64,22 @@ const client: tidings.InboxClient = new tidings.InboxClient({ token: "alice" });
 export const shown = () => [react.useInbox(client).unread, new inbox.TidingsInbox().inline];
 `;
 
+// What is exported, and by what.
+const MEMBERS = [
+  ["", "InboxClient"],
+  ["/inbox", "TidingsInbox"],
+  ["/react", "useInbox"],
+  ["/react/inbox", "TidingsInbox"],
+  ["/svelte", "inboxStore"],
+  ["/vue", "useInbox"],
+];
+
+const KIND = /^(function|object)$/; // a component of React may be an object
+
 const root = fileURLToPath(new URL("..", import.meta.url));
 const names = [...CORE, ...INBOX.map((name) => `inbox/${name}`), ...LANGUAGES.map((name) => `inbox/languages/${name}`)];
 const modules = ["lib", "lib/cjs"].flatMap((folder) => names.map((name) => `${folder}/${name}`));
-const folders = ["inbox", "lib/cjs", "react"].map((folder) => `${folder}/package.json`);
+const folders = ["inbox", "lib/cjs", "react", "react/inbox", "svelte", "vue"].map((folder) => `${folder}/package.json`);
 const wanted = ["README.md", "package.json", ...folders, "examples/old-page.js", "examples/redux.ts", "lib/LICENSE-APACHE", "lib/LICENSE-MIT", ...modules.flatMap((name) => [`${name}.d.ts`, `${name}.js`, `${name}.js.map`])];
 
 const listed = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: root, encoding: "utf8" });
@@ -97,7 +117,7 @@ try {
   const [{ filename }] = JSON.parse(String(packed));
   mkdirSync(own, { recursive: true });
   execFileSync("tar", ["-xzf", join(project, filename), "-C", own, "--strip-components=1"]);
-  for (const name of ["socket.io-client", "react", "redux", "@types"]) {
+  for (const name of ["socket.io-client", "react", "redux", "vue", "@types"]) {
     symlinkSync(join(root, "node_modules", name), join(project, "node_modules", name));
   }
   const compilerOptions = {
@@ -134,11 +154,11 @@ try {
   for (const description of [undefined, old]) {
     if (description) writeFileSync(join(own, "package.json"), JSON.stringify(description));
     const require = createRequire(join(project, "page.cjs"));
-    for (const [name, member] of [["", "InboxClient"], ["/inbox", "TidingsInbox"], ["/react", "useInbox"]]) {
+    for (const [name, member] of MEMBERS) {
       const file = require.resolve(`tidings-client${name}`);
       assert.match(file, /lib.cjs/, `${file} is CommonJS`);
-      assert.equal(typeof require(file)[member], "function");
-      assert.equal(typeof (await import(file))[member], "function");
+      assert.match(typeof require(file)[member], KIND);
+      assert.match(typeof (await import(file))[member], KIND);
     }
   }
 } finally {

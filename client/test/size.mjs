@@ -14,7 +14,7 @@ const bundled = async (contents, options) => {
   const resolveDir = fileURLToPath(new URL("..", import.meta.url));
   const { outputFiles } = await build({
     stdin: { contents, resolveDir },
-    external: ["socket.io-client", "react"],
+    external: ["socket.io-client", "react", "vue"],
     bundle: true,
     minify: true,
     format: "esm",
@@ -42,9 +42,9 @@ const element = gzipSync(beside, { level: 9 }).length;
 assert.ok(element < ELEMENT_BUDGET, `the element has ${element} bytes, and may have ${ELEMENT_BUDGET}`);
 
 // Here `sideEffects` counts for nothing, so what is left is what the modules really do.
-for (const entry of ["tidings-client", "tidings-client/react"]) {
+for (const entry of ["tidings-client", "tidings-client/react", "tidings-client/svelte", "tidings-client/vue"]) {
   const left = await bundled(`import "${entry}"`, { ignoreAnnotations: true });
-  const done = left.replaceAll(/import[^"]*"(socket\.io-client|react)";?/g, "").trim();
+  const done = left.replaceAll(/import[^"]*"(socket\.io-client|react|vue)";?/g, "").trim();
   assert.equal(done, "", `importing ${entry} does something`);
 }
 assert.match(await bundled('import "tidings-client/inbox"'), /customElements/, "importing the element registers it");

@@ -27,6 +27,8 @@ const IMAGE = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><rect w
 
 function answer(request, response) {
   if (request.url === "/image.svg") return response.setHeader("content-type", "image/svg+xml").end(IMAGE);
+  const [, at] = request.url.match(/^\/script-(\d+)\.js$/) ?? [];
+  if (at) return response.setHeader("content-type", "text/javascript; charset=utf-8").end(scripts[at]);
   const { html, added } = fixtures.get(request.url) ?? {};
   response.setHeader("content-type", "text/html; charset=utf-8");
   const policy = `default-src 'none'; script-src ${server.url} http://127.0.0.1:*; connect-src http://127.0.0.1:* ws://127.0.0.1:*; ${added}`;
@@ -35,15 +37,20 @@ function answer(request, response) {
   response.end(html ?? "<!doctype html><title>Elsewhere</title>");
 }
 
+const scripts = [];
+
+/** The address of a script with this code. */
+export const script = (code) => `/script-${scripts.push(code) - 1}.js`;
+
 /** Opens a page with this in it; its console must stay silent until the test is over, unless it is not `silent`. `policy` is added to the page's. */
-export async function open(t, body, { from = server, script, lang = "en", dir = "ltr", init, policy = "", silent = true, ...options } = {}) {
-  const load = script
-    ? `<script src="${from.url}/client/${script}" defer>`
-    : `<script type="module" src="${from.url}/client/tidings-inbox.js">`;
+export async function open(t, body, { from = server, script: bundle, lang = "en", dir = "ltr", init, policy = "", silent = true, ...options } = {}) {
+  const load = bundle
+    ? `<script src="${bundle.startsWith("/") ? "" : `${from.url}/client/`}${bundle}" defer></script>`
+    : `<script type="module" src="${from.url}/client/tidings-inbox.js"></script>`;
   const path = `/${fixtures.size}`;
   const html = `<!doctype html><html lang="${lang}" dir="${dir}"><head><meta charset="utf-8"><title>A page</title>
      <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
-     ${load}</script></head>
+     ${load}</head>
      <body><main><h1>A page</h1><p id="outside">Some text.</p>${body}</main></body></html>`;
   fixtures.set(path, { html, added: policy });
   const context = await newContext(t, browser, options);

@@ -622,7 +622,7 @@ function statusText({ name, reason }: Status, strings: Strings): string {
   return { connecting: strings.connecting, "catching-up": strings.catchingUp, live: strings.live }[name];
 }
 
-interface InboxElementEvents {
+export interface InboxElementEvents {
   "tidings-open": CustomEvent<null>;
   "tidings-item": CustomEvent<Item>;
   "tidings-action": CustomEvent<{ item: Item; action: Action }>;

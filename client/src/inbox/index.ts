@@ -7,5 +7,6 @@ if (globalThis.customElements && !customElements.get("tidings-inbox"))
 
 export { TidingsInbox };
 export type { Action } from "./content.js";
+export type { InboxElementEvents } from "./element.js";
 export type { RenderItem } from "./row.js";
 export type { Sentence, Strings, StringsPatch } from "./strings.js";
