@@ -232,6 +232,17 @@ test("the bell that the page embeds shows the first user's inbox", async (t) => 
   await card(page, "Bella").getByRole("button", { name: "Mark unread: Mia liked your post" }).waitFor();
 });
 
+test("an order shows what a notification can be, and leads to the table", async (t) => {
+  const page = await openDemo(t, await newContext(t, browser, wide), ["orla", "other"]);
+  await isLive(page, "Orla");
+  await send(page, { to: ["orla"], what: "Order", from: "Mia" });
+  await hears(page, "Orla", "Your order is on its way");
+  await hears(page, "Orla", "Mia has packed it, and it arrives on Tuesday.");
+  await card(page, "Orla").getByRole("link", { name: "Track it" }).click();
+  await page.waitForURL("**#table-title");
+  await card(page, "Orla").getByRole("button", { name: "Mark unread: Your order is on its way" }).waitFor();
+});
+
 test("a server that restarts loses nothing, and the page comes back by itself", async (t) => {
   // A server that stops asks its clients to stay away for as long as it may take.
   const own = await Server.start("--drain-timeout-secs=1");

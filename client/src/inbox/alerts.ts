@@ -35,7 +35,7 @@ export class Toasts {
     const close = () => {
       clearTimeout(timer);
       row.remove();
-      if (this.element.childElementCount === 0 && this.element.isConnected) this.element.hidePopover();
+      if (this.element.childElementCount === 0) this.#hide();
     };
     const wait = () => {
       clearTimeout(timer);
@@ -46,10 +46,14 @@ export class Toasts {
     row.addEventListener("keydown", (event) => event.key === "Escape" && close());
     this.element.append(row);
     if (this.element.childElementCount > TOASTS) this.element.firstElementChild?.remove();
-    this.element.hidePopover();
+    this.#hide();
     this.element.showPopover(); // above whatever was opened meanwhile
     wait();
     return close;
+  }
+
+  #hide(): void {
+    if (this.element.matches(":popover-open")) this.element.hidePopover();
   }
 }
 
