@@ -64,6 +64,18 @@ test("a toast says what came, leads where it leads, and goes after a while", asy
   assert.equal(await toasts(page).count(), 0);
 });
 
+test("what was sent live only can be followed from its toast, and not be marked", async (t) => {
+  const page = await open(t, tag("live only", "toasts"));
+  await isLive(page);
+  await isReady(page);
+  await push("live only", { data: { title: "Ann is typing", url: "#there" }, ttl: 0 });
+  await toast(page, "Ann is typing").waitFor();
+  assert.equal(await toasts(page).getByRole("button", { name: /^Mark/ }).count(), 0);
+  await toast(page, "Ann is typing").getByRole("link").click();
+  await page.waitForURL("**#there");
+  assert.equal(await page.getByRole("alert").count(), 0);
+});
+
 test("one tab of a browser shows the toast, and one of its elements", async (t) => {
   const first = await open(t, tag("one tab", "toasts") + tag("one tab", "toasts"));
   await isReady(first);

@@ -49,7 +49,7 @@ export class TidingsInbox extends Base {
         if (!isOn(on)) this.removeAttribute(name);
         else if (!this[name]) this.setAttribute(name, "");
       };
-      Object.defineProperty(TidingsInbox.prototype, name, { get, set, enumerable: true, configurable: true });
+      Object.defineProperty(TidingsInbox.prototype, name, { get, set });
     }
   }
 
@@ -454,7 +454,7 @@ export class TidingsInbox extends Base {
 
   #choose(item: Item, isWanted: boolean, url: string | undefined, event: MouseEvent): void {
     if (!isWanted) return event.preventDefault();
-    if (!item.read) void this.#ask((client) => client.markRead(item.id));
+    if (!item.read && item.seq) void this.#ask((client) => client.markRead(item.id)); // what is in the inbox
     // With another button or a key the browser opens it elsewhere.
     const isPlain = event.button === 0 && !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey);
     if (url === undefined || !isPlain) return;
@@ -586,6 +586,7 @@ export class TidingsInbox extends Base {
     const row = new Row(this, item, Object.fromEntries(events) as RowEvents);
     row.update(item, { ...this.#view, renderItem: undefined });
     row.current = true;
+    row.toggle.hidden = item.seq === 0; // it is not in the inbox
     close = this.#toasts.show(row.element, this.#view.strings);
   }
 
