@@ -30,23 +30,25 @@ export interface Content {
 export function contentOf(item: Item, strings: Strings): Content {
   const { data, group, entityType } = item;
   const actor = field(data, "actor");
-  const name = textOf(actor, "name") ?? textOf(data, "from");
+  const own = textOf(actor, "name");
+  const name = own ?? textOf(data, "from");
   const names = group && group.actors.length > 0 ? group.actors : name === undefined ? [] : [name];
   const count = group?.count ?? 1;
   const who = names.length > 0 ? strings.who(names.map(isolated), count) : "";
   const sentence = Object.hasOwn(strings.sentences, entityType) ? strings.sentences[entityType] : undefined;
   const said = sentence?.(who, item) || undefined;
-  const own = textOf(data, "title");
+  const head = textOf(data, "title");
   const body = bodyOf(data);
   // The data of a group are those of its first push, so they do not speak for the others.
   const isGroup = count > 1;
-  const title = (isGroup ? (said ?? own) : (own ?? said)) ?? strings.other(entityType, body);
+  const title = (isGroup ? (said ?? head) : (head ?? said)) ?? strings.other(entityType, body);
   const below = !isGroup ? body : title === said ? "" : who;
+  const shown = own && isGroup ? names[0] : own;
   return {
     title,
     message: title.includes(below) ? "" : below,
-    image: [textOf(actor, "avatar"), textOf(data, "icon"), textOf(data, "image")].map(urlOf).find(Boolean),
-    name: isGroup ? group?.actors[0] : textOf(actor, "name"),
+    image: [shown === own ? textOf(actor, "avatar") : "", textOf(data, "icon"), textOf(data, "image")].map(urlOf).find(Boolean),
+    name: shown,
     url: urlOf(textOf(data, "url")),
     actions: actionsOf(field(data, "actions")),
   };
@@ -99,7 +101,7 @@ export function bodyOf(data: unknown): string {
 
 /** An address to open or load: http or https, or a path of this page's origin. */
 function urlOf(url: string | undefined): string | undefined {
-  if (url === undefined || !URL.canParse(url, document.baseURI)) return undefined;
+  if (!url || !URL.canParse(url, document.baseURI)) return undefined;
   const { protocol, username, password, href } = new URL(url, document.baseURI);
   // What stands before the @ only makes an address look like another.
   return /^https?:$/.test(protocol) && username + password === "" ? href : undefined;

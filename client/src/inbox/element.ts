@@ -321,8 +321,7 @@ export class TidingsInbox extends Base {
     this.#view = { ...stringsFor(this.#tag, this.#strings), renderItem: this.#renderItem };
     const { strings, locale } = this.#view;
     const { inline } = this;
-    set(this.#panel, { popover: inline ? false : "auto", role: inline ? "group" : "dialog" });
-    set(this.#panel, { lang: locale });
+    set(this.#panel, { popover: inline ? false : "auto", role: inline ? "group" : "dialog", lang: locale });
     set(this.#list, { "aria-label": strings.title });
     set(this.#dismiss, { "aria-label": strings.dismiss });
     say(this.#title, strings.title);

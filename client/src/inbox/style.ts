@@ -113,7 +113,6 @@ a { color: inherit; text-decoration: none; }
   -webkit-line-clamp: 3; text-align: -webkit-match-parent; text-align: match-parent; }
 .expanded :is(.text, .message) { display: block; }
 .unread .text, .text:has(+ .message:not([hidden])) { font-weight: 600; }
-.message { margin-block-start: 0.1rem; }
 .expand { position: relative; z-index: 1; margin-inline: -0.5rem; }
 .actions { position: relative; z-index: 1; display: flex; flex-wrap: wrap; gap: 0.5rem; inline-size: fit-content; }
 .action { min-block-size: 1.75rem; margin-block-start: 0.5rem; padding: 0.15rem 0.75rem; border: 1px solid var(--_line); border-radius: 0.5rem;
