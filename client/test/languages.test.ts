@@ -53,8 +53,8 @@ test.each(LANGUAGES)("%s says all that English says", async (language) => {
 test.each(LANGUAGES)("%s has its own words for what the server and the client refuse", async (language) => {
   await load(language);
   const { strings } = stringsFor(language);
-  const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
-  const rows = [...readme.matchAll(/^\| (?:401|403|429|503) \| (.+?) \|/gm)].flatMap(([, codes]) => codes!.match(/\w+/g)!);
+  const page = readFileSync(new URL("../../docs/reference/errors.md", import.meta.url), "utf8");
+  const rows = [...page.matchAll(/^\| (?:401|403|429|503) \| (.+?) \|/gm)].flatMap(([, codes]) => codes!.match(/\w+/g)!);
   expect(rows).toContain("outcome_unknown");
   const own = ["network", "timeout", "credential", "storage", "too_many_pending", "outdated", "closed", "login_expired", "not_logged_in", "too_many_events", "unavailable"];
   for (const code of [...rows, ...own]) {
