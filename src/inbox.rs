@@ -20,13 +20,14 @@ use crate::notification::{
     Content, Event, Head, NewPush, Notification, Placed, Pushed, ReceiptKind, Rev, Selection, Token,
 };
 use crate::store::{
-    self, Committer, Edit, Entry, IdempotencyKey, KeyName, KeyedPush, ListQuery, Page, PushOutcome, Receipt, Sent,
-    Store, StoredKey, TypeCount, Undelivered, Writer, WriterError, WriterTask,
+    self, Committer, Edit, IdempotencyKey, KeyName, KeyedPush, PushOutcome, Receipt, Sent, Store, StoredKey, Writer,
+    WriterError, WriterTask,
 };
 
 mod heads;
 mod hub;
 mod pump;
+mod scan;
 mod session;
 mod tend;
 #[cfg(test)]
@@ -35,11 +36,13 @@ mod tests;
 pub use heads::HeadsTask;
 pub use hub::{Hub, Live, Ring};
 pub use pump::{Delivery, Outbound, Outlet, OutletError, Pump};
+pub use scan::Listed;
 pub use session::Session;
 pub use tend::Retention;
 
 use heads::Heads;
 use pump::Backlog;
+use scan::{Gaps, Step};
 
 /// Heads that a sweep reads with one query.
 const SWEPT_AT_ONCE: usize = 1_000;
@@ -60,6 +63,8 @@ pub struct Settings {
     pub window: usize,
     /// Rows a page of the table holds.
     pub page: u32,
+    /// Bytes of `data` of a list, whatever its rows; the last row may go beyond.
+    pub page_bytes: usize,
     /// Events the hub keeps a token.
     pub ring: Ring,
     /// Sessions a token may have on this node.
@@ -91,6 +96,7 @@ pub struct Inbox {
     readers: Semaphore,
     /// As many again for the first page of logins: a user who comes does not wait behind those who catch up.
     login_readers: Semaphore,
+    gaps: Gaps,
     /// Owner and key of the keyed pushes that wait for their commit.
     pending_keys: Mutex<HashSet<KeyName>>,
     sessions: TaskTracker,
@@ -196,6 +202,7 @@ impl Inbox {
             settings,
             readers,
             login_readers,
+            gaps: Gaps::default(),
             pending_keys: Mutex::default(),
             sessions: TaskTracker::new(),
             gap: Notify::new(),
@@ -258,20 +265,20 @@ impl Inbox {
         let since = since.filter(good).map(|cursor| cursor.rev);
         let upto = since.unwrap_or(head.rev);
 
-        let (mut first, mut undelivered) = (Page { rows: Vec::new(), more: false }, 0);
+        let (mut first, mut undelivered) = (Step { rows: Vec::new(), next: None }, 0);
         if head.rev > head.delivered_upto {
-            let now = Utc::now();
-            let page = Undelivered { token, after: head.delivered_upto, upto, limit: self.settings.page, now };
-            let _turn = self.login_readers.acquire().await.expect("the semaphore is never closed");
-            first = self.store.undelivered(&page).await?;
-            undelivered = match first.more || upto < head.rev {
-                true => self.store.count_undelivered(&Undelivered { upto: head.rev, ..page }).await?,
-                false => first.rows.len() as u64,
-            };
-        }
-        // Rows that were acked since the watermark was moved last would be passed at each login.
-        if head.rev > head.delivered_upto && first.rows.first().is_none_or(|row| row.seq > head.delivered_upto + 1) {
-            self.writer.advance(token, head.rev);
+            let readers = &self.login_readers;
+            first = self.undelivered_step(readers, token, &epoch, head.delivered_upto, upto).await?;
+            while let Some(next) = first.next.filter(|_| first.rows.is_empty()) {
+                first = self.undelivered_step(readers, token, &epoch, next, upto).await?;
+            }
+            let counted = first.next.unwrap_or(upto);
+            undelivered =
+                first.rows.len() as u64 + self.count_undelivered(readers, token, &epoch, counted, head.rev).await?;
+            // Rows that were acked since the watermark was moved last would be passed at each login.
+            if first.rows.first().is_none_or(|row| row.seq > head.delivered_upto + 1) {
+                self.writer.advance(token, head.rev);
+            }
         }
         let session = Arc::clone(&attachment.session);
         // Nothing before the first of them is left to be acked.
@@ -291,8 +298,7 @@ impl Inbox {
     /// [`LoginError::Store`] if the database does not answer.
     pub async fn greeting(&self, token: &Token) -> Result<Greeting, LoginError> {
         let (head, epoch) = self.heads.read(token).await?;
-        let page = Undelivered { token, after: head.delivered_upto, upto: head.rev, limit: 0, now: Utc::now() };
-        let undelivered = self.reading(self.store.count_undelivered(&page)).await?;
+        let undelivered = self.count_undelivered(&self.readers, token, &epoch, head.delivered_upto, head.rev).await?;
         Ok(Greeting { epoch, head, undelivered })
     }
 
@@ -350,22 +356,6 @@ impl Inbox {
     /// [`store::Error::Unavailable`] if the database does not answer.
     pub async fn head(&self, token: &Token) -> Result<(Head, Arc<str>), store::Error> {
         self.heads.read(token).await
-    }
-
-    /// Rows of an inbox, newest first.
-    ///
-    /// # Errors
-    /// [`store::Error::Unavailable`] if the database does not answer.
-    pub async fn list(&self, query: &ListQuery<'_>) -> Result<Page<Entry>, store::Error> {
-        self.reading(self.store.list(query)).await
-    }
-
-    /// The unread rows of an inbox by type.
-    ///
-    /// # Errors
-    /// [`store::Error::Unavailable`] if the database does not answer.
-    pub async fn counts(&self, token: &Token) -> Result<Vec<TypeCount>, store::Error> {
-        self.reading(self.store.counts(token, Utc::now())).await
     }
 
     /// A push and what became of it, a page of its recipients at a time.
@@ -504,8 +494,7 @@ impl Inbox {
 
     /// Runs a read of a page when it is its turn.
     async fn reading<T>(&self, read: impl Future<Output = Result<T, store::Error>>) -> Result<T, store::Error> {
-        let _turn = self.readers.acquire().await.expect("the semaphore is never closed");
-        read.await
+        scan::turn(&self.readers, read).await
     }
 }
 

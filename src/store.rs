@@ -60,7 +60,7 @@ pub trait Store: Send + Sync {
     /// [`Error::Unavailable`] if the database does not answer.
     async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error>;
 
-    /// How many notifications [`Store::undelivered`] would return without its limits.
+    /// How many notifications [`Store::undelivered`] would return without its limits. It looks at all of them.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database does not answer.
@@ -72,17 +72,29 @@ pub trait Store: Send + Sync {
     /// [`Error::Unavailable`] if the database does not answer.
     async fn events(&self, token: &Token, after: Rev, limit: u32, now: DateTime<Utc>) -> Result<Page<Event>, Error>;
 
-    /// Rows of an inbox, newest first, without those that are retracted or expired.
+    /// Rows of an inbox with `above < seq < before`, newest first, without those that are retracted or expired.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database does not answer.
     async fn list(&self, query: &ListQuery<'_>) -> Result<Page<Entry>, Error>;
 
-    /// The unread rows of an inbox by `entityType`, at most [`MAX_TYPES`] types, the most frequent first.
+    /// The unread rows of an inbox with `after < seq <= upto` by `entityType`.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database does not answer.
-    async fn counts(&self, token: &Token, now: DateTime<Utc>) -> Result<Vec<TypeCount>, Error>;
+    async fn counts(&self, token: &Token, after: Rev, upto: Rev, now: DateTime<Utc>) -> Result<Vec<TypeCount>, Error>;
+
+    /// Behind which rev an inbox has unread rows, and its newest; nothing if it has none.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database does not answer.
+    async fn unread_span(&self, token: &Token) -> Result<Option<(Rev, Rev)>, Error>;
+
+    /// The newest row with `seq <= upto`, whatever became of it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database does not answer.
+    async fn newest_row(&self, token: &Token, upto: Rev) -> Result<Option<(Rev, Uuid)>, Error>;
 
     /// A push with the rows that it made, in token order from `after` on; nothing if there are none of that id.
     ///
@@ -96,11 +108,12 @@ pub trait Store: Send + Sync {
     /// [`Error::Unavailable`] if the database does not answer.
     async fn due(&self, now: DateTime<Utc>) -> Result<Due, Error>;
 
-    /// What is not to be kept of the next `inboxes` inboxes behind `after`, in token order, at most `rows` rows of it.
+    /// What is not to be kept behind a token and a rev of it: it looks at the next `rows` rows of that inbox and of up to
+    /// `inboxes` behind it, in token order, and at as many changes.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database does not answer.
-    async fn stale(&self, after: &str, inboxes: u32, rows: u32, keep: &Keep) -> Result<Stale, Error>;
+    async fn stale(&self, after: &Place, inboxes: u32, rows: u32, keep: &Keep) -> Result<Stale, Error>;
 
     /// All API keys, revoked ones last, by their names; at most [`MAX_KEYS`].
     ///
@@ -150,6 +163,9 @@ pub struct Keep {
     pub rows: Option<u32>,
 }
 
+/// A rev of an inbox, in the order of the tables.
+pub type Place = (String, Rev);
+
 /// What is not to be kept of some inboxes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Stale {
@@ -157,8 +173,26 @@ pub struct Stale {
     pub rows: Vec<(Token, Rev)>,
     /// Inboxes with the rev up to which their history is gone, and the one up to which it goes.
     pub history: Vec<(Token, Rev, Rev)>,
-    /// The last inbox that was looked at; none if there are no more behind it.
-    pub last: Option<Token>,
+    /// Where to go on; nothing if there is no more.
+    pub next: Option<Place>,
+}
+
+/// What a statement found of [`Stale`].
+#[derive(serde::Deserialize)]
+struct StaleRows {
+    rows: Vec<(Token, Rev)>,
+    history: Vec<(Token, Rev, Rev)>,
+    /// Of each table that it did not look at to the end: up to where.
+    ends: Vec<Place>,
+}
+
+impl Stale {
+    /// `last` is the last inbox that was looked at, if there are more behind it.
+    fn new(found: StaleRows, last: Option<String>) -> Self {
+        let StaleRows { mut rows, history, ends } = found;
+        rows.sort_unstable();
+        Self { rows, history, next: ends.into_iter().min().or_else(|| last.map(|token| (token, Rev::MAX))) }
+    }
 }
 
 /// So many types of notifications are counted apart in one inbox.
@@ -171,6 +205,8 @@ pub struct ListQuery<'a> {
     pub token: &'a Token,
     /// Only rows below this one.
     pub before: Rev,
+    /// Only rows above this one.
+    pub above: Rev,
     /// Only rows that are unread, or only those that are read.
     pub unread: Option<bool>,
     /// Only rows of this type.

@@ -21,6 +21,7 @@ impl From<&Config> for inbox::Settings {
             store_timeout: Duration::from_secs(config.store_timeout_secs),
             window: config.window,
             page: config.replay_rows,
+            page_bytes: config.page_kib.saturating_mul(1024),
             ring: inbox::Ring { events: config.ring, bytes: config.ring_kib.saturating_mul(1024) },
             max_sockets_per_token: config.max_sockets_per_token,
             replays: config.replays,

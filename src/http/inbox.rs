@@ -16,6 +16,7 @@ use super::problem::ProblemBody;
 use super::query::{Parameters, Params, without_parameters};
 use super::{App, Limits, Problem};
 use crate::access::{Caller, Scope};
+use crate::inbox::Listed;
 use crate::notification::{self, ReceiptKind, Rev, Selection, Token, TokenError, timestamp};
 use crate::store::{Entry, ListQuery, MAX_TYPES};
 
@@ -188,19 +189,17 @@ pub(super) async fn list(
     if params.before.is_some_and(|before| before < 0) {
         return Err(Problem::bad_request("invalid_query", "before must be a seq: an integer, 0 or more"));
     }
-    // The head first: a client that goes on from its rev then misses nothing, and may see a row twice.
-    let (head, epoch) = app.inbox.head(&token).await.map_err(|error| Problem::store(&error))?;
     let query = ListQuery {
         token: &token,
         before: params.before.unwrap_or(Rev::MAX),
+        above: 0,
         unread: params.unread,
         entity_type: params.entity_type.as_deref(),
         limit,
         now: Utc::now(),
     };
-    let page = app.inbox.list(&query).await.map_err(|error| Problem::store(&error))?;
-    let next = page.rows.last().filter(|_| page.more).map(|entry| entry.notification.seq);
-    let items = page.rows.into_iter().map(Item::from).collect();
+    let Listed { head, epoch, rows, next } = app.inbox.list(&query).await.map_err(|error| Problem::store(&error))?;
+    let items = rows.into_iter().map(Item::from).collect();
     Ok(Json(InboxPage { items, next, rev: head.rev, unread: head.unread, epoch: epoch.to_string() }))
 }
 

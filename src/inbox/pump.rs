@@ -18,11 +18,12 @@ use tracing::{debug, warn};
 
 use super::Inbox;
 use super::hub::{Attachment, Behind, Live, Next};
+use super::scan::Step;
 use super::session::Session;
 use crate::limits::log_due;
 use crate::metrics;
-use crate::notification::{Event, Head, Notification, ReceiptKind, Rev, Selection};
-use crate::store::{Page, Receipt, Undelivered};
+use crate::notification::{Event, Head, ReceiptKind, Rev, Selection};
+use crate::store::Receipt;
 
 /// What a pump has for its client.
 pub enum Outbound<'a> {
@@ -157,7 +158,7 @@ enum Need {
 pub(super) struct Backlog {
     pub(super) head: Head,
     /// The first of what is undelivered, up to the cursor if there is one.
-    pub(super) first: Page<Notification>,
+    pub(super) first: Step,
     /// The rev up to which the client knows everything, if that is true.
     pub(super) since: Option<Rev>,
     /// Whether the client thinks it knows what it cannot.
@@ -307,27 +308,28 @@ impl Pump {
         }
     }
 
-    fn queue_undelivered(&mut self, mut replay: Box<Replay>, page: Page<Notification>) {
-        let after = page.rows.last().map(|row| row.seq).filter(|_| page.more);
-        replay.count += page.rows.len() as u64;
-        self.queue.extend(page.rows.into_iter().map(|row| Arc::new(Event::New(row).into())));
-        self.stage = Stage::Undelivered { replay, after };
+    fn queue_undelivered(&mut self, mut replay: Box<Replay>, step: Step) {
+        replay.count += step.rows.len() as u64;
+        self.queue.extend(step.rows.into_iter().map(|row| Arc::new(Event::New(row).into())));
+        self.stage = Stage::Undelivered { replay, after: step.next };
     }
 
     async fn read_undelivered(&mut self, after: Rev) -> Result<(), Ended> {
         let Stage::Undelivered { replay, .. } = &self.stage else { return Ok(()) };
         let upto = replay.since.unwrap_or(replay.head.rev);
-        let page = loop {
+        let step = loop {
+            // A step may find nothing, and then nothing is sent that would notice.
+            if self.session().ended() {
+                return Err(Ended);
+            }
             let token = self.attachment.session.token();
-            let now = Utc::now();
-            let page = Undelivered { token, after, upto, limit: self.inbox.settings.page, now };
-            match self.inbox.reading(self.inbox.store.undelivered(&page)).await {
-                Ok(page) => break page,
+            match self.inbox.undelivered_step(&self.inbox.readers, token, &self.epoch, after, upto).await {
+                Ok(step) => break step,
                 Err(error) => self.rest(&error).await?,
             }
         };
         if let Stage::Undelivered { replay, .. } = std::mem::replace(&mut self.stage, Stage::Live) {
-            self.queue_undelivered(replay, page);
+            self.queue_undelivered(replay, step);
         }
         Ok(())
     }

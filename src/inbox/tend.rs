@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::Inbox;
 use crate::notification::{Rev, Token};
-use crate::store::{self, Edit, Keep, Stale};
+use crate::store::{self, Edit, Keep, Place, Stale};
 
 /// How often to look for what is due: the most that a push for later is late, and that an expired row is still counted.
 const TEND_INTERVAL: Duration = Duration::from_secs(1);
@@ -22,8 +22,15 @@ const TEND_ROWS: u32 = 500;
 /// The history of so many revs is removed in one transaction.
 const TEND_REVS: Rev = 2_000;
 
-/// So many inboxes are looked at in one read for what is too old.
+/// So many inboxes are looked at in one read for what is too old, but fewer if many rows of each are kept: where the oldest
+/// of those is has to be counted.
 const RETAIN_INBOXES: u32 = 200;
+
+/// So many rows are counted in one read.
+const RETAIN_COUNTED_ROWS: u32 = 200_000;
+
+/// So many rows, and as many changes, are looked at in one read.
+const RETAIN_ROWS: u32 = 5_000;
 
 /// Between two of these reads.
 const RETAIN_PAUSE: Duration = Duration::from_millis(50);
@@ -81,11 +88,11 @@ impl Inbox {
         let mut ticks = tokio::time::interval(self.settings.retention.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let mut after = Some(String::new());
-            while let Some(token) = after
+            let mut after = Some(Place::default());
+            while let Some(place) = after
                 && !stop.is_cancelled()
             {
-                after = match self.retain_after(&token).await {
+                after = match self.retain_after(&place).await {
                     Ok(next) => next,
                     Err(error) => {
                         warn!(%error, "Retention failed, the next run retries");
@@ -97,9 +104,8 @@ impl Inbox {
         }
     }
 
-    /// Looks at the inboxes that follow one, and returns the one to go on after. What cannot be removed holds up none of
-    /// those behind.
-    async fn retain_after(&self, after: &str) -> Result<Option<String>, store::Error> {
+    /// Looks at what follows a place, and returns the one to go on after. What cannot be removed holds up nothing behind it.
+    async fn retain_after(&self, after: &Place) -> Result<Option<Place>, store::Error> {
         let (now, retention) = (Utc::now(), &self.settings.retention);
         let before = |age: Option<TimeDelta>| age.and_then(|age| now.checked_sub_signed(age));
         let keep = Keep {
@@ -108,34 +114,28 @@ impl Inbox {
             history_before: before(retention.history),
             rows: retention.rows,
         };
-        let stale = self.store.stale(after, RETAIN_INBOXES, TEND_ROWS, &keep);
-        let Stale { rows, history, last } = self.reading(stale).await?;
-        let (full, mut gone) = (rows.len() >= TEND_ROWS as usize, 0);
-        let next = last.map(|token| token.as_str().to_owned());
-        for edit in purges(rows, history, TEND_REVS, now) {
+        let inboxes =
+            retention.rows.map_or(RETAIN_INBOXES, |rows| (RETAIN_COUNTED_ROWS / rows).clamp(1, RETAIN_INBOXES));
+        let stale = self.store.stale(after, inboxes, RETAIN_ROWS, &keep);
+        let Stale { rows, history, next } = self.reading(stale).await?;
+        for edit in purges(&rows, history, TEND_REVS, now) {
             match self.writer.edit(edit, None).await {
-                Ok(removed) => {
-                    gone += removed;
-                    debug!(rows = removed, "Retention removed rows");
-                }
+                Ok(removed) => debug!(rows = removed, "Retention removed rows"),
                 Err(error) => {
                     warn!(%error, "Retention failed for some inboxes, the next run retries them");
                     return Ok(next);
                 }
             }
         }
-        // More of the same inboxes, or the next ones: also when all that was found changed meanwhile, or was not as old by
-        // another node's clock.
-        Ok(if full && gone > 0 { Some(after.to_owned()) } else { next })
+        Ok(next)
     }
 }
 
-/// The rows in one edit, and the history in as many as it takes that none goes through more than `limit` revs.
-fn purges(rows: Vec<(Token, Rev)>, history: Vec<(Token, Rev, Rev)>, limit: Rev, seen: DateTime<Utc>) -> Vec<Edit> {
-    let mut edits = Vec::new();
-    if !rows.is_empty() {
-        edits.push(Edit::Purge { rows, history: Vec::new(), seen });
-    }
+/// The rows and the history in as many edits as it takes that none has more than [`TEND_ROWS`] rows, or goes through more
+/// than `limit` revs.
+fn purges(rows: &[(Token, Rev)], history: Vec<(Token, Rev, Rev)>, limit: Rev, seen: DateTime<Utc>) -> Vec<Edit> {
+    let some = rows.chunks(TEND_ROWS as usize).map(<[_]>::to_vec);
+    let mut edits: Vec<Edit> = some.map(|rows| Edit::Purge { rows, history: Vec::new(), seen }).collect();
     let (mut some, mut left) = (Vec::new(), limit);
     for (token, mut purged, upto) in history {
         while purged < upto {
@@ -163,7 +163,7 @@ mod tests {
         let token = |text: &str| Token::parse(text, 256).unwrap();
         let rows = vec![(token("1"), 7)];
         let history = vec![(token("1"), 100, 130), (token("2"), 0, 3), (token("3"), 5, 5), (token("4"), 0, 9)];
-        let purges = purges(rows, history, 10, Utc::now());
+        let purges = purges(&rows, history, 10, Utc::now());
         let shown = purges.iter().map(|edit| match edit {
             Edit::Purge { rows, history, .. } => {
                 let shown = |list: &[(Token, Rev)]| {
@@ -174,6 +174,12 @@ mod tests {
             other => panic!("{other:?}"),
         });
         assert_eq!(shown.collect::<Vec<_>>(), ["1 7; ", "; 1 110", "; 1 120", "; 1 130", "; 2 3, 4 7", "; 4 9"]);
-        assert!(super::purges(Vec::new(), Vec::new(), 10, Utc::now()).is_empty());
+        assert!(super::purges(&[], Vec::new(), 10, Utc::now()).is_empty());
+        let many: Vec<_> = (1..=1_100).map(|seq| (token("1"), seq)).collect();
+        let rows = super::purges(&many, Vec::new(), 10, Utc::now()).into_iter().map(|edit| match edit {
+            Edit::Purge { rows, .. } => rows.len(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(rows.collect::<Vec<_>>(), [500, 500, 100]);
     }
 }

@@ -17,7 +17,7 @@ use super::{Cursor, Inbox, Retention, Ring, Session, Settings};
 use crate::bus::LocalBus;
 use crate::notification::{NewPush, Options, Payload, ReceiptKind, Rev, Selection, Token};
 use crate::store::fake::{FakeCommitter, FakeDatabase};
-use crate::store::{Batch, Committer, KeyedPush};
+use crate::store::{Batch, Committer, Edit, KeyedPush, ListQuery};
 
 mod socket;
 
@@ -33,6 +33,7 @@ fn settings() -> Settings {
         store_timeout: Duration::from_secs(5),
         window: WINDOW,
         page: 3,
+        page_bytes: 1000,
         ring: Ring { events: 4, bytes: 1000 },
         max_sockets_per_token: 8,
         replays: 2,
@@ -661,4 +662,94 @@ async fn events_of_a_table_that_is_no_more_are_neither_sent_nor_waited_for() {
         let received = session.socket.received();
         assert_eq!(received.last().and_then(rev_of), Some(2), "{received:?}");
     }
+}
+
+/// An inbox with its first row and its last undelivered, and much in between that is not.
+async fn inbox_with_a_gap(node: &mut Node, rows: usize) {
+    for _ in 0..rows {
+        node.push_elsewhere();
+    }
+    let history = node.database.history(&node.token, Utc::now());
+    let ids = history.values().filter_map(|event| match event {
+        crate::notification::Event::New(new) => Some((node.token.clone(), new.content.id)),
+        _ => None,
+    });
+    let mut ids: Vec<_> = ids.collect();
+    ids.pop();
+    node.database.apply(&Batch { acked: ids.split_off(1), ..Batch::default() }, Utc::now());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_delivered_is_passed_in_steps_once_and_then_skipped() {
+    let mut node = Node::start(settings());
+    inbox_with_a_gap(&mut node, 800).await;
+    let mut reads = Vec::new();
+    for _ in 0..2 {
+        let before = node.database.reads.load(Ordering::Relaxed);
+        assert!(node.login(true, 1000).await);
+        sleep(SWEEP / 60).await;
+        reads.push(node.database.reads.load(Ordering::Relaxed) - before);
+        let socket = &node.sessions.last().unwrap().socket;
+        let revs: Vec<Rev> = socket.received().iter().filter(|item| is_replay(item)).filter_map(rev_of).collect();
+        assert_eq!(revs, [1, 800]);
+    }
+    assert!(reads[0] > 100, "it looks at a step at a time: {reads:?}");
+    assert!(reads[1] < 12, "it seeks: {reads:?}");
+    node.check().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_in_the_place_of_a_gap_are_replayed_after_the_table_went_back() {
+    let mut node = Node::start(settings());
+    inbox_with_a_gap(&mut node, 100).await;
+    assert!(node.login(true, 1000).await);
+    sleep(SWEEP / 60).await;
+    node.sessions.pop().unwrap().session.end();
+    node.database.take_back(&node.token, 50);
+    for _ in 0..80 {
+        node.push_elsewhere();
+    }
+    assert!(node.login(true, 1000).await);
+    node.settle().await;
+    let received = node.sessions[0].socket.received();
+    let revs: Vec<Rev> = received.iter().filter(|item| is_replay(item)).filter_map(rev_of).collect();
+    assert_eq!(revs, [1].into_iter().chain(51..=130).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_passes_what_is_gone_in_steps_and_says_where_to_go_on() {
+    let node = Node::start(settings());
+    for _ in 0..60 {
+        node.push_elsewhere();
+    }
+    let history = node.database.history(&node.token, Utc::now());
+    for event in history.into_values().skip(1) {
+        if let crate::notification::Event::New(new) = event {
+            node.database.edit(&Edit::Retract { id: new.content.id }, Utc::now());
+        }
+    }
+    // Nothing is in the newest revs but changes and retracted rows, in which nothing is remembered that holds no row.
+    let query = |before| ListQuery {
+        token: &node.token,
+        before,
+        above: 0,
+        unread: None,
+        entity_type: None,
+        limit: 10,
+        now: Utc::now(),
+    };
+    for expected_pages in [2.., 1..] {
+        let (mut seqs, mut before, mut pages) = (Vec::new(), Some(Rev::MAX), 0);
+        while let Some(at) = before {
+            let page = node.inbox.list(&query(at)).await.unwrap();
+            seqs.extend(page.rows.iter().map(|entry| entry.notification.seq));
+            assert!(page.next.is_none_or(|next| next < at), "it goes on");
+            before = page.next;
+            pages += 1;
+        }
+        assert_eq!(seqs, [1]);
+        assert!(expected_pages.contains(&pages), "{pages}");
+    }
+    let counts = node.inbox.counts(&node.token).await.unwrap();
+    assert_eq!(counts.iter().map(|count| (&*count.entity_type, count.unread)).collect::<Vec<_>>(), [("like", 1)]);
 }

@@ -251,12 +251,12 @@ fn what_changed<'a>(kind: &'a ChangeKind, at: &'a str) -> WhatChanged<'a> {
 /// As the library's `emit`: its buffer is full or the socket is closed.
 pub(super) fn emit(socket: &SocketRef, outbound: &Outbound<'_>) -> Result<(), SendError> {
     match outbound {
-        Outbound::Message(live, Delivery::Live) => socket.emit("receive_message", encoded(live)),
+        Outbound::Message(live, Delivery::Live) if is_kept(live) => socket.emit("receive_message", encoded(live)),
         Outbound::Message(live, delivery) => match &live.event {
             Event::New(notification) => socket.emit("receive_message", &Message::new(notification, *delivery)),
             Event::Changed { .. } | Event::Gone { .. } => Ok(()),
         },
-        Outbound::Messages(lives, Delivery::Live) => {
+        Outbound::Messages(lives, Delivery::Live) if lives.iter().all(|live| is_kept(live)) => {
             socket.emit("receive_messages", &lives.iter().map(|live| encoded(live)).collect::<Vec<_>>())
         }
         Outbound::Messages(lives, delivery) => {
@@ -273,6 +273,17 @@ pub(super) fn emit(socket: &SocketRef, outbound: &Outbound<'_>) -> Result<(), Se
         Outbound::ReplayComplete { count, head } => {
             socket.emit("replay_complete", &json!({"count": count, "rev": head.rev, "unread": head.unread}))
         }
+    }
+}
+
+/// More bytes of `data` are not kept in their wire form besides: it is made for one token, and a push may have thousands.
+const MAX_ENCODED_DATA: usize = 4096;
+
+/// Whether the wire form is kept. Else it is written for each session, where `data` is all but copied as it is.
+fn is_kept(live: &Live) -> bool {
+    match &live.event {
+        Event::New(notification) => notification.content.data.get().len() <= MAX_ENCODED_DATA,
+        Event::Changed { .. } | Event::Gone { .. } => true,
     }
 }
 

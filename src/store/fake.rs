@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    Batch, Committed, Committer, Due, Edit, Edited, Entry, Error, Heads, Keep, ListQuery, Page, PageBuilder,
+    Batch, Committed, Committer, Due, Edit, Edited, Entry, Error, Heads, Keep, ListQuery, Page, PageBuilder, Place,
     PushOutcome, Receipt, Sent, Stale, Store, StoredKey, TypeCount, Undelivered,
 };
 use crate::notification::{
@@ -437,7 +437,7 @@ impl Store for FakeDatabase {
             let Some(notification) = row.notification() else { continue };
             let wanted = query.unread.is_none_or(|unread| unread != notification.read)
                 && query.entity_type.is_none_or(|entity_type| entity_type == notification.content.entity_type);
-            if notification.seq < query.before && !row.is_gone(query.now) && wanted {
+            if notification.seq < query.before && notification.seq > query.above && !row.is_gone(query.now) && wanted {
                 let expires_at = row.expires_at;
                 builder.add(Entry { notification, delivered_at: None, read_at: None, expires_at }, 1);
             }
@@ -445,17 +445,29 @@ impl Store for FakeDatabase {
         Ok(builder.page)
     }
 
-    async fn counts(&self, token: &Token, now: DateTime<Utc>) -> Result<Vec<TypeCount>, Error> {
+    async fn counts(&self, token: &Token, after: Rev, upto: Rev, now: DateTime<Utc>) -> Result<Vec<TypeCount>, Error> {
         let mut counts: BTreeMap<String, i64> = BTreeMap::new();
         for row in self.tables.lock().unwrap().inboxes.get(token).into_iter().flatten() {
-            if let Some(notification) = row.notification().filter(|new| !new.read && !row.is_gone(now)) {
+            if let Some(notification) = row.notification().filter(|new| !new.read && !row.is_gone(now))
+                && notification.seq > after
+                && notification.seq <= upto
+            {
                 *counts.entry(notification.content.entity_type.clone()).or_default() += 1;
             }
         }
-        let mut counts: Vec<_> =
-            counts.into_iter().map(|(entity_type, unread)| TypeCount { entity_type, unread }).collect();
-        counts.sort_by_key(|count| -count.unread);
-        Ok(counts)
+        Ok(counts.into_iter().map(|(entity_type, unread)| TypeCount { entity_type, unread }).collect())
+    }
+
+    async fn unread_span(&self, token: &Token) -> Result<Option<(Rev, Rev)>, Error> {
+        let head = self.head(token);
+        Ok((head.unread > 0).then_some((0, head.rev)))
+    }
+
+    async fn newest_row(&self, token: &Token, upto: Rev) -> Result<Option<(Rev, Uuid)>, Error> {
+        let tables = self.tables.lock().unwrap();
+        let rows = tables.inboxes.get(token).into_iter().flatten().rev();
+        let mut rows = rows.filter(|row| row.event.rev() <= upto).filter_map(|row| Some((row.event.rev(), row.id()?)));
+        Ok(rows.next())
     }
 
     async fn sent(&self, _id: Uuid, _after: &str, _limit: u32) -> Result<Option<Sent>, Error> {
@@ -466,7 +478,7 @@ impl Store for FakeDatabase {
         Ok(Due { expired: true, scheduled: true })
     }
 
-    async fn stale(&self, _after: &str, _inboxes: u32, _rows: u32, _keep: &Keep) -> Result<Stale, Error> {
+    async fn stale(&self, _after: &Place, _inboxes: u32, _rows: u32, _keep: &Keep) -> Result<Stale, Error> {
         Ok(Stale::default())
     }
 

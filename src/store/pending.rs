@@ -18,8 +18,11 @@ pub(super) const ACKS_PER_COMMIT: usize = 4_096;
 /// Watermarks that may wait. One more is left to the next login of its inbox.
 const MAX_ADVANCES: usize = 10_000;
 
-/// Watermarks that one transaction moves.
-const ADVANCES_PER_COMMIT: usize = 256;
+/// Watermarks that one transaction moves. With what each may move over they hold up the pushes behind it for 60 ms at most.
+const ADVANCES_PER_COMMIT: usize = 32;
+
+/// One watermark moves over so many revs at a time.
+pub(super) const ADVANCE_REVS: Rev = 2_000;
 
 /// What waits.
 #[derive(Default)]

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::schema::Owner;
 use super::{
-    Committer, Due, Entry, Error, Heads, Keep, ListQuery, MAX_TYPES, OpenError, Opened, PURGED, Page, PageBuilder,
+    Committer, Due, Entry, Error, Heads, Keep, ListQuery, OpenError, Opened, PURGED, Page, PageBuilder, Place,
     Recipient, Sent, Settings, Stale, Store, StoredKey, Totals, TypeCount, Undelivered, group, schema, unreadable,
 };
 use crate::notification::{Content, Event, Head, Notification, Rev, Token};
@@ -420,12 +420,9 @@ impl Store for PostgresStore {
                     select seq, id, entity_type, created_at, data::text as data, group_key, group_count,
                         group_actors::text as group_actors, delivered_at, read_at, expires_at
                     from notification
-                    where token = $1 and seq < $2 and retracted_at is null and (expires_at is null or expires_at > $3)
+                    where token = $1 and seq < $2 and seq > $8 and retracted_at is null
+                        and (expires_at is null or expires_at > $3)
                         and ($4::bool is null or (read_at is null) = $4) and ($5::text is null or entity_type = $5)
-                        -- What is unread begins behind the mark; where nothing is, there is nothing to look for. And not
-                        -- knowing where rows begin, Postgres takes them in their order, or it may sort all of an inbox.
-                        and seq > (select case when $4 then read_upto else 0 end from inbox
-                            where token = $1 and (unread > 0 or $4 is distinct from true))
                     order by seq desc limit $6
                 ) as wanted
             ) as page where bytes - octet_length(data) < $7 order by seq desc"#,
@@ -435,7 +432,8 @@ impl Store for PostgresStore {
             query.unread,
             query.entity_type,
             i64::from(query.limit) + 1,
-            self.page_bytes()
+            self.page_bytes(),
+            query.above
         )
         .fetch_all(&self.readers)
         .await
@@ -455,20 +453,41 @@ impl Store for PostgresStore {
         Ok(builder.page)
     }
 
-    async fn counts(&self, token: &Token, now: DateTime<Utc>) -> Result<Vec<TypeCount>, Error> {
+    async fn counts(&self, token: &Token, after: Rev, upto: Rev, now: DateTime<Utc>) -> Result<Vec<TypeCount>, Error> {
         sqlx::query_as!(
             TypeCount,
             r#"select entity_type, count(*) as "unread!" from notification
-            where token = $1 and seq > (select read_upto from inbox where token = $1 and unread > 0)
-                and read_at is null and retracted_at is null and (expires_at is null or expires_at > $2)
-            group by entity_type order by 2 desc, entity_type collate "C" limit $3"#,
+            where token = $1 and seq > $2 and seq <= $3 and read_at is null and retracted_at is null
+                and (expires_at is null or expires_at > $4)
+            group by entity_type"#,
             token.as_str(),
-            now,
-            MAX_TYPES
+            after,
+            upto,
+            now
         )
         .fetch_all(&self.readers)
         .await
         .map_err(unavailable)
+    }
+
+    async fn unread_span(&self, token: &Token) -> Result<Option<(Rev, Rev)>, Error> {
+        let span = sqlx::query!("select read_upto, rev from inbox where token = $1 and unread > 0", token.as_str())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(unavailable)?;
+        Ok(span.map(|span| (span.read_upto, span.rev)))
+    }
+
+    async fn newest_row(&self, token: &Token, upto: Rev) -> Result<Option<(Rev, Uuid)>, Error> {
+        let row = sqlx::query!(
+            "select seq, id from notification where token = $1 and seq <= $2 order by seq desc limit 1",
+            token.as_str(),
+            upto
+        )
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        Ok(row.map(|row| (row.seq, row.id)))
     }
 
     async fn sent(&self, id: Uuid, after: &str, limit: u32) -> Result<Option<Sent>, Error> {
@@ -542,63 +561,71 @@ impl Store for PostgresStore {
         .map_err(unavailable)
     }
 
-    async fn stale(&self, after: &str, inboxes: u32, rows: u32, keep: &Keep) -> Result<Stale, Error> {
+    async fn stale(&self, after: &Place, inboxes: u32, rows: u32, keep: &Keep) -> Result<Stale, Error> {
+        let (after, after_rev) = after;
         let last = sqlx::query!(
             r#"select max(token) as last, count(*) as "inboxes!" from (
-                select token from inbox where token > $1 order by token limit $2) as page"#,
+                select token from inbox where token >= $1 order by token limit $2) as page"#,
             after,
-            i64::from(inboxes)
+            i64::from(inboxes) + 1
         )
         .fetch_one(&self.readers)
         .await
         .map_err(unavailable)?;
         let Some(last_token) = last.last else { return Ok(Stale::default()) };
-        let stale = sqlx::query!(
+        let stale = sqlx::query_scalar!(
             r#"with oldest as materialized (
                 select token, (select seq from notification where notification.token = inbox.token
                     order by seq desc limit 1 offset $7) as seq
-                from inbox where token > $1 and token <= $2 and $7::bigint is not null and rev > $7
-            )
-            select token as "token!", seq as "seq!" from (
-                (select token, seq from notification where token > $1 and token <= $2 and retracted_at < $6
-                order by token, seq limit $3)
-                union all
-                (select notification.token, notification.seq
-                from notification left join oldest on oldest.token = notification.token
+                from inbox where token >= $1 and token <= $2 and $7::bigint is not null and rev > $7
+            ), looked as materialized (
+                select token, seq, created_at, read_at, retracted_at from notification
                 where ($4::timestamptz is not null or $5::timestamptz is not null or $7 is not null)
-                    and notification.token > $1 and notification.token <= $2
-                    and (read_at < $4 or (read_at is null and created_at < $5) or notification.seq <= oldest.seq)
-                    and (retracted_at is null or $6::timestamptz is null or retracted_at >= $6)
-                order by notification.token, notification.seq limit $3)
-            ) as old order by token, seq limit $3"#,
+                    and (token, seq) > ($1, $8) and token <= $2
+                order by token, seq limit $3
+            ), hidden as materialized (
+                select token, seq, retracted_at from notification
+                where $6::timestamptz is not null and retracted_at is not null and (token, seq) > ($1, $8) and token <= $2
+                order by token, seq limit $3
+            ), changed as materialized (
+                select token, rev, at from inbox_change
+                where $6 is not null and (token, rev) > ($1, $8) and token <= $2 order by token, rev limit $3
+            ), old as (
+                select token, seq from hidden where retracted_at < $6
+                union all
+                select looked.token, looked.seq from looked left join oldest on oldest.token = looked.token
+                where (read_at < $4 or (read_at is null and created_at < $5) or looked.seq <= oldest.seq)
+                    and (retracted_at is null or $6 is null or retracted_at >= $6)
+            ), history as (
+                select inbox.token, purged_rev, max(changed.rev) as upto
+                from changed join inbox on inbox.token = changed.token where at < $6 group by inbox.token
+            ), ends as (
+                select * from (select token, seq from looked order by token desc, seq desc limit 1) as end_of_looked
+                    where (select count(*) from looked) = $3
+                union all select * from (select token, seq from hidden order by token desc, seq desc limit 1) as end_of_hidden
+                    where (select count(*) from hidden) = $3
+                union all select * from (select token, rev from changed order by token desc, rev desc limit 1) as end_of_changed
+                    where (select count(*) from changed) = $3
+            )
+            select json_build_object(
+                'rows', (select coalesce(json_agg(json_build_array(token, seq)), '[]') from old),
+                'history', (select coalesce(json_agg(json_build_array(token, purged_rev, upto)), '[]') from history),
+                'ends', (select coalesce(json_agg(json_build_array(token, seq)), '[]') from ends)
+            )::text as "stale!""#,
             after,
             last_token,
             i64::from(rows),
             keep.read_before,
             keep.unread_before,
             keep.history_before,
-            keep.rows.map(i64::from)
+            keep.rows.map(i64::from),
+            after_rev
         )
-        .fetch_all(&self.readers)
+        .fetch_one(&self.readers)
         .await
         .map_err(unavailable)?;
-        let changes = sqlx::query!(
-            r#"select inbox.token, purged_rev, max(change.rev) as "upto!"
-            from inbox join inbox_change as change on change.token = inbox.token
-            where change.token > $1 and change.token <= $2 and at < $3
-            group by inbox.token order by inbox.token"#,
-            after,
-            last_token,
-            keep.history_before
-        )
-        .fetch_all(&self.readers)
-        .await
-        .map_err(unavailable)?;
-        Ok(Stale {
-            rows: stale.into_iter().map(|row| (Token::stored(&row.token), row.seq)).collect(),
-            history: changes.into_iter().map(|row| (Token::stored(&row.token), row.purged_rev, row.upto)).collect(),
-            last: Some(Token::stored(&last_token)).filter(|_| last.inboxes >= i64::from(inboxes)),
-        })
+        let found = serde_json::from_str(&stale).map_err(|error| unreadable("row", &error.to_string()))?;
+        Ok(Stale::new(found, Some(last_token).filter(|_| last.inboxes > i64::from(inboxes))))
     }
 
     async fn api_keys(&self) -> Result<Vec<StoredKey>, Error> {

@@ -18,8 +18,8 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::{
-    Due, Entry, Error, Heads, Keep, ListQuery, MAX_TYPES, OpenError, Opened, PURGED, Page, PageBuilder, Recipient,
-    Sent, Settings, Stale, Store, StoredKey, Totals, TypeCount, Undelivered, group, json, schema, unreadable,
+    Due, Entry, Error, Heads, Keep, ListQuery, OpenError, Opened, PURGED, Page, PageBuilder, Place, Recipient, Sent,
+    Settings, Stale, Store, StoredKey, Totals, TypeCount, Undelivered, group, json, schema, unreadable,
 };
 use crate::notification::{Content, Event, Head, Notification, Rev, Token, timestamp};
 
@@ -359,11 +359,10 @@ impl Store for SqliteStore {
                 delivered_at, read_at, expires_at)) as "rows!: String"
             from (
                 select *, sum(octet_length(data)) over (order by seq desc rows unbounded preceding) as bytes from (
-                    -- What is unread begins behind the mark; where nothing is, there is nothing to look for.
                     select * from notification
-                    where token = ?1 and seq < ?2 and retracted_at is null and (expires_at is null or expires_at > ?3)
+                    where token = ?1 and seq < ?2 and seq > ?8 and retracted_at is null
+                        and (expires_at is null or expires_at > ?3)
                         and (?4 is null or (read_at is null) = ?4) and (?5 is null or entity_type = ?5)
-                        and seq > iif(?4, coalesce((select read_upto from inbox where token = ?1 and unread > 0), ?2), 0)
                     order by seq desc limit ?6
                 )
             ) where bytes - octet_length(data) < ?7"#,
@@ -373,7 +372,8 @@ impl Store for SqliteStore {
             query.unread,
             query.entity_type,
             limit,
-            bytes
+            bytes,
+            query.above
         )
         .fetch_one(&self.readers)
         .await
@@ -394,21 +394,47 @@ impl Store for SqliteStore {
         Ok(builder.page)
     }
 
-    async fn counts(&self, token: &Token, now: DateTime<Utc>) -> Result<Vec<TypeCount>, Error> {
+    async fn counts(&self, token: &Token, after: Rev, upto: Rev, now: DateTime<Utc>) -> Result<Vec<TypeCount>, Error> {
         let (token, now) = (token.as_str(), timestamp(now));
-        sqlx::query_as!(
-            TypeCount,
-            r#"select entity_type, count(*) as unread from notification
-            where token = ?1 and seq > (select read_upto from inbox where token = ?1 and unread > 0)
-                and read_at is null and retracted_at is null and (expires_at is null or expires_at > ?2)
-            group by entity_type order by 2 desc, 1 limit ?3"#,
+        let counts = sqlx::query_scalar!(
+            r#"select json_group_array(json_array(entity_type, unread)) as "rows!: String" from (
+                select entity_type, count(*) as unread from notification
+                where token = ?1 and seq > ?2 and seq <= ?3 and read_at is null and retracted_at is null
+                    and (expires_at is null or expires_at > ?4)
+                group by entity_type)"#,
             token,
-            now,
-            MAX_TYPES
+            after,
+            upto,
+            now
         )
-        .fetch_all(&self.readers)
+        .fetch_one(&self.readers)
         .await
-        .map_err(unavailable)
+        .map_err(unavailable)?;
+        let counts: Vec<(String, i64)> = parse(&counts)?;
+        Ok(counts.into_iter().map(|(entity_type, unread)| TypeCount { entity_type, unread }).collect())
+    }
+
+    async fn unread_span(&self, token: &Token) -> Result<Option<(Rev, Rev)>, Error> {
+        let token = token.as_str();
+        let span = sqlx::query!("select read_upto, rev from inbox where token = ?1 and unread > 0", token)
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(unavailable)?;
+        Ok(span.map(|span| (span.read_upto, span.rev)))
+    }
+
+    async fn newest_row(&self, token: &Token, upto: Rev) -> Result<Option<(Rev, Uuid)>, Error> {
+        let token = token.as_str();
+        let row = sqlx::query!(
+            "select seq, id from notification where token = ?1 and seq <= ?2 order by seq desc limit 1",
+            token,
+            upto
+        )
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let id = |id: &str| Uuid::parse_str(id).map_err(|_| unreadable("notification.id", id));
+        row.map(|row| Ok((row.seq, id(&row.id)?))).transpose()
     }
 
     async fn sent(&self, id: Uuid, after: &str, limit: u32) -> Result<Option<Sent>, Error> {
@@ -480,10 +506,11 @@ impl Store for SqliteStore {
         Ok(Due { expired: due.expired, scheduled: due.scheduled })
     }
 
-    async fn stale(&self, after: &str, inboxes: u32, rows: u32, keep: &Keep) -> Result<Stale, Error> {
+    async fn stale(&self, after: &Place, inboxes: u32, rows: u32, keep: &Keep) -> Result<Stale, Error> {
+        let (after, after_rev) = after;
         let last = sqlx::query!(
             r#"select max(token) as last, count(*) as inboxes from (
-                select token from inbox where token > ?1 order by token limit ?2)"#,
+                select token from inbox where token >= ?1 order by token limit ?2 + 1)"#,
             after,
             inboxes
         )
@@ -497,45 +524,51 @@ impl Store for SqliteStore {
             r#"with oldest as materialized (
                 select token, (select seq from notification where notification.token = inbox.token
                     order by seq desc limit 1 offset ?7) as seq
-                from inbox where token > ?1 and token <= ?2 and ?7 is not null and rev > ?7
+                from inbox where token >= ?1 and token <= ?2 and ?7 is not null and rev > ?7
+            ), looked as materialized (
+                select token, seq, created_at, read_at, retracted_at from notification
+                where (?4 is not null or ?5 is not null or ?7 is not null) and (token, seq) > (?1, ?8) and token <= ?2
+                order by token, seq limit ?3
+            ), hidden as materialized (
+                select token, seq, retracted_at from notification
+                where ?6 is not null and retracted_at is not null and (token, seq) > (?1, ?8) and token <= ?2
+                order by token, seq limit ?3
+            ), changed as materialized (
+                select token, rev, at from inbox_change
+                where ?6 is not null and (token, rev) > (?1, ?8) and token <= ?2 order by token, rev limit ?3
             )
-            select json_group_array(json_array(token, seq)) as "rows!: String" from (
-                select token, seq from notification where token > ?1 and token <= ?2 and retracted_at < ?6
-                union all
-                select notification.token, notification.seq
-                from notification left join oldest on oldest.token = notification.token
-                where (?4 is not null or ?5 is not null or ?7 is not null)
-                    and notification.token > ?1 and notification.token <= ?2
-                    and (read_at < ?4 or (read_at is null and created_at < ?5) or notification.seq <= oldest.seq)
-                    and (retracted_at is null or ?6 is null or retracted_at >= ?6)
-                limit ?3)"#,
+            select json_object(
+                'rows', (select json_group_array(json_array(token, seq)) from (
+                    select token, seq from hidden where retracted_at < ?6
+                    union all
+                    select looked.token, looked.seq from looked left join oldest on oldest.token = looked.token
+                    where (read_at < ?4 or (read_at is null and created_at < ?5) or looked.seq <= oldest.seq)
+                        and (retracted_at is null or ?6 is null or retracted_at >= ?6))),
+                'history', (select json_group_array(json_array(token, purged_rev, upto)) from (
+                    select inbox.token, purged_rev, max(changed.rev) as upto
+                    from changed cross join inbox on inbox.token = changed.token where at < ?6 group by inbox.token)),
+                'ends', (select json_group_array(json_array(token, seq)) from (
+                    select * from (select token, seq from looked order by token desc, seq desc limit 1)
+                        where (select count(*) from looked) = ?3
+                    union all select * from (select token, seq from hidden order by token desc, seq desc limit 1)
+                        where (select count(*) from hidden) = ?3
+                    union all select * from (select token, rev from changed order by token desc, rev desc limit 1)
+                        where (select count(*) from changed) = ?3))
+            ) as "stale!: String""#,
             after,
             last_token,
             rows,
             read,
             unread,
             history,
-            keep.rows
+            keep.rows,
+            after_rev
         )
         .fetch_one(&self.readers)
         .await
         .map_err(unavailable)?;
-        let changes = sqlx::query_scalar!(
-            r#"select json_group_array(json_array(token, purged_rev, upto)) as "rows!: String" from (
-                select inbox.token, purged_rev, max(change.rev) as upto
-                from inbox join inbox_change as change on change.token = inbox.token
-                where change.token > ?1 and change.token <= ?2 and at < ?3
-                group by inbox.token)"#,
-            after,
-            last_token,
-            history
-        )
-        .fetch_one(&self.readers)
-        .await
-        .map_err(unavailable)?;
-        let more = last.inboxes >= i64::from(inboxes);
-        let last = Some(Token::stored(&last_token)).filter(|_| more);
-        Ok(Stale { rows: parse(&stale)?, history: parse(&changes)?, last })
+        let more = last.inboxes > i64::from(inboxes);
+        Ok(Stale::new(parse(&stale)?, Some(last_token).filter(|_| more)))
     }
 
     async fn api_keys(&self) -> Result<Vec<StoredKey>, Error> {

@@ -15,8 +15,8 @@ mod postgres;
 
 use super::fake::FakeDatabase;
 use super::{
-    Batch, Edit, Error, IdempotencyKey, Keep, KeyedPush, ListQuery, OpenError, Opened, PushOutcome, Receipt, Settings,
-    Stale, Store, Undelivered,
+    Batch, Edit, Error, IdempotencyKey, Keep, KeyedPush, ListQuery, OpenError, Opened, Place, PushOutcome, Receipt,
+    Settings, Stale, Store, Undelivered,
 };
 use crate::notification::{
     ChangeKind, Event, Group, GroupKey, Head, NewPush, Options, Payload, Pushed, ReceiptKind, Rev, Selection, Token,
@@ -171,7 +171,7 @@ async fn undelivered(opened: &Opened, token: &Token, upto: Rev, now: DateTime<Ut
 async fn list(store: &dyn Store, token: &Token, unread: Option<bool>, now: DateTime<Utc>) -> Vec<String> {
     let (mut rows, mut before) = (Vec::new(), Rev::MAX);
     loop {
-        let query = ListQuery { token, before, unread, entity_type: Some("like"), limit: 2, now };
+        let query = ListQuery { token, before, above: 0, unread, entity_type: Some("like"), limit: 2, now };
         let page = store.list(&query).await.unwrap();
         before = page.rows.last().map_or(0, |entry| entry.notification.seq);
         rows.extend(page.rows.into_iter().map(|entry| {
@@ -182,6 +182,15 @@ async fn list(store: &dyn Store, token: &Token, unread: Option<bool>, now: DateT
             return rows;
         }
     }
+}
+
+/// The unread rows by type.
+async fn counts(store: &dyn Store, token: &Token, now: DateTime<Utc>) -> Vec<(String, i64)> {
+    let Some((after, upto)) = store.unread_span(token).await.unwrap() else { return Vec::new() };
+    let counts = store.counts(token, after, upto, now).await.unwrap();
+    let mut counts: Vec<_> = counts.into_iter().map(|count| (count.entity_type, count.unread)).collect();
+    counts.sort();
+    counts
 }
 
 /// An event without the parts that differ from database to database.
@@ -415,10 +424,12 @@ async fn agrees_with_the_reference(database: &Database, steps: Vec<Step>) -> Res
                 list(&reference, &token, unread, time).await
             );
         }
-        prop_assert_eq!(
-            opened.store.counts(&token, time).await.unwrap(),
-            reference.counts(&token, time).await.unwrap()
-        );
+        prop_assert_eq!(counts(&*opened.store, &token, time).await, counts(&reference, &token, time).await);
+        let mut rows = wanted.iter().filter(|event| matches!(event, Event::New(_))).map(Event::rev);
+        if let Some(live) = rows.next_back() {
+            let newest = opened.store.newest_row(&token, live).await.unwrap();
+            prop_assert_eq!(newest.map(|(seq, _)| seq), Some(live));
+        }
     }
     let audit = super::check(&database.url()).await.unwrap();
     prop_assert!(audit.violations.is_empty(), "{:?}", audit.violations);
@@ -553,7 +564,7 @@ async fn what_is_not_to_be_kept_goes_and_the_rest_still_holds(make: fn() -> Data
         let before = |days: Option<i64>| days.map(day);
         Keep { read_before: before(read), unread_before: before(unread), history_before: before(history), rows }
     };
-    let stale = async |opened: &Opened, keep| opened.store.stale("", 10, 100, &keep).await.unwrap();
+    let stale = async |opened: &Opened, keep| opened.store.stale(&Place::default(), 10, 100, &keep).await.unwrap();
     let row = |token: &str, seq| (super::tests::token(token), seq);
     assert_eq!(stale(&opened, keep(None, None, None, None)).await, Stale::default());
     assert_eq!(stale(&opened, keep(Some(6), None, Some(6), None)).await, Stale::default(), "all is young enough");
@@ -561,8 +572,27 @@ async fn what_is_not_to_be_kept_goes_and_the_rest_still_holds(make: fn() -> Data
     assert_eq!(stale(&opened, keep(None, Some(1), None, None)).await.rows, [row("2", 1)], "read ones are not unread");
     let excess = [row("1", 1), row("1", 2), row("2", 1), row("2", 2)];
     assert_eq!(stale(&opened, keep(None, None, None, Some(4))).await.rows, excess);
-    let page = opened.store.stale("", 1, 100, &keep(None, None, None, Some(4))).await.unwrap();
-    assert_eq!((page.rows.len(), page.last), (2, Some(token("1"))));
+    // However few rows and inboxes it looks at a time.
+    for (inboxes, rows) in [(1, 100), (10, 1), (1, 2), (3, 5)] {
+        for (keep, expected) in [
+            (keep(None, None, None, Some(4)), &excess[..]),
+            (keep(Some(7), None, None, None), &excess[..2]),
+            (keep(None, Some(1), None, None), &excess[2..3]),
+            (keep(None, None, Some(6), None), &[]),
+        ] {
+            let (mut found, mut after, mut reads) = (Vec::new(), Some(Place::default()), 0);
+            while let Some(place) = after {
+                let page = opened.store.stale(&place, inboxes, rows, &keep).await.unwrap();
+                assert!(page.rows.len() <= 2 * rows as usize, "no more than it looks at");
+                found.extend(page.rows);
+                after = page.next;
+                reads += 1;
+                assert!(reads < 30, "it gets to the end");
+            }
+            found.dedup();
+            assert_eq!(found, expected, "{inboxes} inboxes, {rows} rows at a time");
+        }
+    }
     assert_eq!(stale(&opened, keep(None, None, Some(7), None)).await.history, [(token("1"), 0, 7)]);
 
     let rows = excess.to_vec();
@@ -642,9 +672,13 @@ async fn what_is_unread_is_found_behind_the_mark(make: fn() -> Database) {
         opened.committers[0].commit(&batch, now()).await.unwrap().receipts[0].unwrap().unread
     };
     let unread = async |opened: &Opened| {
-        let rows = list(&*opened.store, &token("1"), Some(true), now()).await.len() as i64;
-        let counts = opened.store.counts(&token("1"), now()).await.unwrap();
-        assert_eq!(counts.iter().map(|count| count.unread).sum::<i64>(), rows);
+        let span = opened.store.unread_span(&token("1")).await.unwrap();
+        let rows = list(&*opened.store, &token("1"), Some(true), now()).await;
+        let seqs = rows.iter().map(|row| row.split(' ').next().unwrap().parse::<Rev>().unwrap());
+        assert!(seqs.min().is_none_or(|first| span.unwrap().0 < first), "the mark is below what is unread");
+        let rows = rows.len() as i64;
+        let counts = counts(&*opened.store, &token("1"), now()).await;
+        assert_eq!(counts.iter().map(|(_, unread)| unread).sum::<i64>(), rows);
         rows
     };
     let ids = |at: usize| Selection::Ids(vec![pushed[at].id]);
@@ -966,6 +1000,108 @@ fn migrations_are_paired_by_number_and_name() {
     let names =
         |migrator: sqlx::migrate::Migrator| -> Vec<String> { migrator.iter().map(super::schema::name).collect() };
     assert_eq!(names(sqlx::migrate!("migrations/sqlite")), names(sqlx::migrate!("migrations/postgres")));
+}
+
+/// The statements of `.sqlx` for one database that only read an inbox, each with the number of its parameters.
+fn reading_statements(database: &str) -> Vec<(String, usize)> {
+    #[derive(serde::Deserialize)]
+    struct Query {
+        db_name: String,
+        query: String,
+        describe: Describe,
+    }
+    #[derive(serde::Deserialize)]
+    struct Describe {
+        parameters: serde_json::Value,
+    }
+
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.sqlx")).unwrap();
+    let queries =
+        files.map(|file| serde_json::from_str(&std::fs::read_to_string(file.unwrap().path()).unwrap()).unwrap());
+    let reading = queries.filter_map(|Query { db_name, query, describe }| {
+        // What the checks and the copy read is all there is.
+        let everything = ["violation", "counts!", "total!", "sums!", "(token, seq) > (?1, ?2)"];
+        // A write's own reads are planned with the writes.
+        let everything = everything.into_iter().chain(["from notification_key", "from notification_actor"]);
+        let reads = !["insert", "update ", "delete", "begin"].iter().any(|word| query.contains(word))
+            && query.contains("from notification")
+            && query.contains("token = ")
+            && !everything.clone().any(|word| query.contains(word));
+        let parameters = &describe.parameters;
+        let count = parameters["Right"].as_u64().and_then(|count| usize::try_from(count).ok());
+        let count = count.or_else(|| parameters["Left"].as_array().map(Vec::len)).unwrap_or_default();
+        (db_name == database && reads).then_some((query, count))
+    });
+    reading.collect()
+}
+
+/// Whatever an inbox holds, a read seeks to its first row and looks at none beyond its last.
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn what_reads_an_inbox_in_sqlite_seeks() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = Database::Sqlite(folder);
+    drop(database.open().await);
+    let connection = rusqlite::Connection::open(database.url().replacen("sqlite://", "", 1)).unwrap();
+    let statements = reading_statements("SQLite");
+    for (query, parameters) in &statements {
+        let mut explained = connection.prepare(&format!("explain query plan {query}")).unwrap();
+        let nothing = vec![rusqlite::types::Null; *parameters];
+        let lines = explained.query_map(rusqlite::params_from_iter(nothing), |row| row.get::<_, String>(3)).unwrap();
+        let lines: Vec<String> = lines.map(Result::unwrap).collect();
+        let whole = lines.iter().find(|line| line.starts_with("SCAN notification") || line.starts_with("SCAN inbox"));
+        assert_eq!(whole, None, "{query}: {lines:#?}");
+        let bounded = lines.iter().filter(|line| line.starts_with("SEARCH notification") && line.contains("(token=?"));
+        for line in bounded {
+            // How many rows an inbox keeps is counted.
+            let counts = query.contains("offset ?7") && line.contains("COVERING INDEX");
+            assert!(line.contains("seq") || counts, "{query}: {line}");
+        }
+    }
+    assert!(statements.len() >= 6, "{}", statements.len());
+}
+
+/// The same in Postgres, with a plan for any inbox.
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn what_reads_an_inbox_in_postgres_seeks() {
+    use sqlx::{AssertSqlSafe, Connection, Row};
+
+    /// The scans of a plan without a bound on the rev.
+    fn unbounded(node: &serde_json::Value, found: &mut Vec<String>) {
+        let condition = node["Index Cond"].as_str().unwrap_or_default();
+        let bounded = ["seq", "rev", "id = "].iter().any(|column| condition.contains(column));
+        // How many rows an inbox keeps is counted.
+        let counts = node["Node Type"] == "Index Only Scan" && node["Scan Direction"] == "Backward";
+        if let Some(table @ ("notification" | "inbox_change")) = node["Relation Name"].as_str()
+            && !bounded
+            && !counts
+            && !node["Recheck Cond"].as_str().unwrap_or_default().contains("id = ")
+        {
+            found.push(format!("{} on {table} where {condition}", node["Node Type"]));
+        }
+        node["Plans"].as_array().into_iter().flatten().for_each(|plan| unbounded(plan, found));
+    }
+
+    let database = postgres::Database::create();
+    drop(super::open(&database.url(), &settings()).await.unwrap());
+    let mut connection = sqlx::PgConnection::connect(&database.url()).await.unwrap();
+    super::postgres::prepare_to_write(&mut connection, Duration::from_secs(5), false).await.unwrap();
+    let statements = reading_statements("PostgreSQL");
+    for (query, parameters) in &statements {
+        let prepare = AssertSqlSafe(format!("prepare checked as {query}"));
+        sqlx::raw_sql(prepare).execute(&mut connection).await.unwrap_or_else(|error| panic!("{query}: {error}"));
+        let explain =
+            AssertSqlSafe(format!("explain (format json) execute checked ({})", vec!["null"; *parameters].join(", ")));
+        let row = sqlx::query(explain).persistent(false).fetch_one(&mut connection).await.unwrap();
+        let plan: String = row.try_get_unchecked(0).unwrap();
+        sqlx::raw_sql("deallocate checked").execute(&mut connection).await.unwrap();
+        let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+        let mut found = Vec::new();
+        unbounded(&plan[0]["Plan"], &mut found);
+        assert!(found.is_empty(), "{query}: {found:?}");
+    }
+    assert!(statements.len() >= 5, "{}", statements.len());
 }
 
 /// A plan that is made before anything is known about a table is kept for long.

@@ -2,6 +2,7 @@
 
 mod announce;
 mod flow;
+mod gaps;
 mod heartbeat;
 mod list;
 mod login;

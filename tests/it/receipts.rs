@@ -18,7 +18,7 @@ fn row_id(seq: usize) -> String {
 }
 
 /// Gives a token an inbox of undelivered rows with one statement: as many pushes would take far longer.
-async fn insert_rows(server: &TestServer, token: &str, count: usize) {
+pub(crate) async fn insert_rows(server: &TestServer, token: &str, count: usize) {
     let (id, at, data) = match server.place() {
         Place::File(_) => ("printf('01900000-0000-7000-8000-%012x', n)", "'2026-01-02T03:04:05.678Z'", "'{}'"),
         Place::Postgres(_) => (

@@ -89,7 +89,9 @@ impl Unknown {
         }
         let mut names = self.names.iter().chain(&self.meant_for_tokens);
         if tokens_are_missing && let Some(name) = names.find(|name| meant(name) == Some("tokens")) {
-            return Err(invalid(format!("{name:?} is not a field of a push and tokens is missing: did you mean tokens?")));
+            return Err(invalid(format!(
+                "{name:?} is not a field of a push and tokens is missing: did you mean tokens?"
+            )));
         }
         let warning = |field: String| {
             let hint = meant(&field).map_or_else(

@@ -24,6 +24,7 @@ use super::unavailable;
 use crate::limits::log_due;
 use crate::notification::{Event, Head, Pushed, ReceiptKind, Rev, Token};
 use crate::store::commit::{self, Changed, EXPIRED_KEYS_PER_COMMIT, Fresh, Selected, Turned, UpTo};
+use crate::store::pending::ADVANCE_REVS;
 use crate::store::{
     Batch, Committed, Committer, Edit, Edited, Error, HeadRow, KeyName, KeyedPush, PushOutcome, Receipt, Settings,
     json, plan,
@@ -190,9 +191,6 @@ impl Committer for PostgresCommitter {
         self.readers.close().await;
     }
 }
-
-/// A watermark moves over so many revs at a time.
-const ADVANCE_REVS: i64 = 10_000;
 
 /// Rows in the order in which everybody locks them.
 fn in_order<'r>(ids: &HashSet<(&'r str, Uuid)>) -> (Vec<&'r str>, Vec<Uuid>) {

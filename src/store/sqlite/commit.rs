@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::{result_code, unavailable};
 use crate::notification::{Event, Head, Pushed, ReceiptKind, Rev, Token, timestamp};
 use crate::store::commit::{self, Changed, EXPIRED_KEYS_PER_COMMIT, Fresh, Selected, Turned};
+use crate::store::pending::ADVANCE_REVS;
 use crate::store::{
     Batch, Committed, Committer, Edit, Edited, Error, HeadRow, KeyName, KeyedPush, PushOutcome, json, plan, unreadable,
 };
@@ -28,9 +29,6 @@ pub(super) struct SqliteCommitter {
     /// Held for its lock.
     pub(super) _lock: File,
 }
-
-/// A watermark moves over so many revs at a time.
-const ADVANCE_REVS: i64 = 10_000;
 
 #[async_trait]
 impl Committer for SqliteCommitter {
