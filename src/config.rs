@@ -429,6 +429,10 @@ pub struct Config {
     /// Most rows of one transaction.
     #[arg(long, env = "TIDINGS_COMMIT_ROWS", default_value_t = 50_000, value_parser = positive, global = true, help_heading = "Storage", value_name = "N")]
     pub commit_rows: usize,
+    /// Most data of one transaction, in KiB. A push that has more for all its tokens has its data stored once instead of in
+    /// each row.
+    #[arg(long, env = "TIDINGS_COMMIT_KIB", default_value_t = 8192, value_parser = positive, global = true, help_heading = "Storage", value_name = "KIB")]
+    pub commit_kib: usize,
     /// Seconds that a push waits for the database; then 503.
     #[arg(long, env = "TIDINGS_STORE_TIMEOUT_SECS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Storage", value_name = "SECONDS")]
     pub store_timeout_secs: u64,

@@ -57,6 +57,8 @@ pub struct Settings {
     pub write_queue: usize,
     /// Rows that one transaction takes.
     pub commit_rows: usize,
+    /// Bytes of `data` that one transaction takes.
+    pub commit_bytes: usize,
     /// How long a push or receipt waits for its commit.
     pub store_timeout: Duration,
     /// Messages that an acking client may have unacked.
@@ -188,8 +190,14 @@ impl Inbox {
                 hub.publish(events);
             }
         };
-        let (writer, writers) =
-            Writer::new(committers, settings.write_queue, settings.commit_rows, settings.store_timeout, publish);
+        let (writer, writers) = Writer::new(
+            committers,
+            settings.write_queue,
+            settings.commit_rows,
+            settings.commit_bytes,
+            settings.store_timeout,
+            publish,
+        );
         let (heads, heads_task) = Heads::new(Arc::clone(&store));
         let (readers, login_readers) = (Semaphore::new(settings.replays), Semaphore::new(settings.replays));
         let inbox = Self {

@@ -339,6 +339,47 @@ impl<T> PageBuilder<T> {
     }
 }
 
+/// The pushes of those rows whose `data` is stored elsewhere; `slot` has the id of such a row and where its `data` belongs.
+fn shared_ids<R>(rows: &mut [R], slot: impl Fn(&mut R) -> Option<(Uuid, &mut String)>) -> Vec<Uuid> {
+    rows.iter_mut().filter_map(|row| slot(row).map(|(id, _)| id)).collect()
+}
+
+/// Fills in the `data` of rows whose push has it stored once. Rows from the first on that would go beyond the bytes of a page
+/// are left out: those before it fill the page. Returns false if something is not there: the last row of a push went since
+/// the rows were read, and its payload with it.
+fn fill_in<R>(
+    rows: &mut Vec<R>,
+    mut payloads: HashMap<Uuid, String>,
+    page_bytes: usize,
+    slot: impl Fn(&mut R) -> Option<(Uuid, &mut String)>,
+) -> bool {
+    let is_cut = payloads.values().map(String::len).sum::<usize>() >= page_bytes;
+    let mut missing = None;
+    for (at, row) in rows.iter_mut().enumerate() {
+        if let Some((id, data)) = slot(row) {
+            match payloads.remove(&id) {
+                Some(payload) => *data = payload,
+                None => {
+                    missing = Some(at);
+                    break;
+                }
+            }
+        }
+    }
+    if let Some(at) = missing.filter(|_| is_cut) {
+        rows.truncate(at);
+    }
+    missing.is_none() || is_cut
+}
+
+/// So often rows are read whose payloads went meanwhile.
+const READS: u32 = 3;
+
+/// A payload is still missing then: somebody removed it by hand.
+fn lost_payload(token: &Token) -> Error {
+    unreadable("notification without its payload in the inbox of", &token.short_sha256())
+}
+
 /// The writing connection of one database. It is used by one task at a time.
 #[async_trait]
 pub trait Committer: Send {

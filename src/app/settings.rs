@@ -18,6 +18,7 @@ impl From<&Config> for inbox::Settings {
         Self {
             write_queue: config.write_queue,
             commit_rows: config.commit_rows,
+            commit_bytes: config.commit_kib.saturating_mul(1024),
             store_timeout: Duration::from_secs(config.store_timeout_secs),
             window: config.window,
             page: config.replay_rows,

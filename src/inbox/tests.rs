@@ -30,6 +30,7 @@ fn settings() -> Settings {
     Settings {
         write_queue: 64,
         commit_rows: 64,
+        commit_bytes: 1000,
         store_timeout: Duration::from_secs(5),
         window: WINDOW,
         page: 3,

@@ -7,7 +7,10 @@ use serde_json::value::RawValue;
 
 /// JSON text that SQLite and Postgres both store and read back unchanged.
 #[derive(Debug, Clone)]
-pub struct Payload(Box<RawValue>);
+pub struct Payload {
+    json: Box<RawValue>,
+    is_shared: bool,
+}
 
 /// What is wrong with a payload, and at which byte of it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,24 +55,37 @@ impl Payload {
             return Err(PayloadError::TooLarge { len: json.get().len(), max: max_bytes });
         }
         scan(json.get().as_bytes(), max_depth)?;
-        Ok(Self(json))
+        Ok(Self { json, is_shared: false })
     }
 
     /// A payload read back from the database, where only checked ones stand.
     pub(crate) fn stored(json: String) -> Result<Self, serde_json::Error> {
-        RawValue::from_string(json).map(Self)
+        RawValue::from_string(json).map(|json| Self { json, is_shared: false })
     }
 
     /// The JSON text.
     #[must_use]
     pub fn into_raw(self) -> Box<RawValue> {
-        self.0
+        self.json
     }
 
     /// The JSON text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        self.0.get()
+        self.json.get()
+    }
+
+    /// Has it stored once for all rows of its push.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.is_shared = true;
+        self
+    }
+
+    /// Whether it is stored once for all rows of its push.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
     }
 }
 

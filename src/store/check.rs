@@ -154,6 +154,27 @@ macro_rules! violations {
         );
         violations.extend(
             sqlx::query_scalar!(
+                r#"select 'inbox ' || token || ', seq ' || cast(seq as text) || ': its data should be in notification_payload, but is not'
+                    as "violation!: String"
+                from notification_with_payload where data is null limit $1 "# + $dialect,
+                SHOWN
+            )
+            .fetch_all(&mut $connection)
+            .await?,
+        );
+        violations.extend(
+            sqlx::query_scalar!(
+                r#"select 'payload ' || cast(payload.id as text) || ': no row has it' as "violation!: String"
+                from notification_payload as payload
+                where not exists (select 1 from notification where notification.id = payload.id)
+                    and not exists (select 1 from scheduled where scheduled.id = payload.id) limit $1 "# + $dialect,
+                SHOWN
+            )
+            .fetch_all(&mut $connection)
+            .await?,
+        );
+        violations.extend(
+            sqlx::query_scalar!(
                 r#"select 'meta: ' || cast(count(*) as text) || ' epochs instead of one' as "violation!: String"
                 from meta having count(*) <> 1 "# + $dialect
             )

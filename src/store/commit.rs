@@ -163,6 +163,10 @@ pub(super) fn told(receipts: &[Receipt], heads: &HashMap<String, Head>) -> Vec<O
     receipts.iter().map(head).collect()
 }
 
+/// Stands in place of the `data` of a row whose push has it stored once, in `notification_payload`. The space tells it from what a push
+/// says, which has none at its end.
+pub(super) const SHARED: &str = "null ";
+
 /// A push with its id and the time of the commit.
 pub(super) struct Fresh<'p> {
     pub(super) push: &'p KeyedPush,
@@ -180,9 +184,20 @@ impl<'p> Fresh<'p> {
         Self { push, content: Arc::new(content) }
     }
 
+    /// What the rows of the push have as their `data`.
+    pub(super) fn row_data(&self) -> &str {
+        if self.push.push.data.is_shared() { SHARED } else { self.content.data.get() }
+    }
+
     pub(super) fn is_for_later(&self, now: DateTime<Utc>) -> bool {
         self.push.push.options.deliver_at.is_some_and(|at| at > now)
     }
+}
+
+/// The payloads that are stored apart from their rows, with the ids of their pushes.
+pub(super) fn shared<'p>(pushes: &'p [Fresh<'_>]) -> Vec<(Uuid, &'p str)> {
+    let shared = pushes.iter().filter(|fresh| fresh.push.push.data.is_shared());
+    shared.map(|fresh| (fresh.content.id, fresh.content.data.get())).collect()
 }
 
 /// How many rows each inbox gets.

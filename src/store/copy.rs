@@ -66,6 +66,12 @@ pub(super) struct ScheduledRow {
     pub(super) data: String,
 }
 
+/// A row of `notification_payload`.
+pub(super) struct PayloadRow {
+    pub(super) id: String,
+    pub(super) data: String,
+}
+
 /// A row of `inbox_change`.
 pub(super) struct ChangeRow {
     pub(super) token: String,

@@ -139,6 +139,15 @@ pub(super) fn actors(pushes: &[Fresh<'_>], open: &HashMap<Slot, OpenRow>) -> BTr
 }
 
 impl Plan {
+    /// The payloads that are stored apart from their rows, of pushes that have any.
+    pub(super) fn payloads<'p>(&self, pushes: &'p [Fresh<'_>]) -> Vec<(Uuid, &'p str)> {
+        let with_rows: HashSet<usize> =
+            self.rows.iter().map(|row| row.push).chain(self.scheduled.iter().copied()).collect();
+        let shared =
+            pushes.iter().enumerate().filter(|(at, push)| push.push.push.data.is_shared() && with_rows.contains(at));
+        shared.map(|(_, fresh)| (fresh.content.id, fresh.content.data.get())).collect()
+    }
+
     /// Goes through the pushes in their order.
     pub(super) fn new(pushes: &[Fresh<'_>], found: Found, now: DateTime<Utc>) -> Self {
         let mut planner = Planner { plan: Self::default(), found, rows: HashMap::new() };

@@ -4,6 +4,7 @@
 //! lock of its row until the commit, so revs are gapless and in commit order; whoever takes several locks takes them in
 //! token order, so nobody deadlocks.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +17,12 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use tracing::warn;
 use uuid::Uuid;
 
+use super::commit::SHARED;
 use super::schema::Owner;
 use super::{
-    Committer, Due, Entry, Error, Heads, Keep, ListQuery, OpenError, Opened, PURGED, Page, PageBuilder, Place,
-    Recipient, Sent, Settings, Stale, Store, StoredKey, Totals, TypeCount, Undelivered, group, schema, unreadable,
+    Committer, Due, Entry, Error, Heads, Keep, ListQuery, OpenError, Opened, PURGED, Page, PageBuilder, Place, READS,
+    Recipient, Sent, Settings, Stale, Store, StoredKey, Totals, TypeCount, Undelivered, fill_in, group, lost_payload,
+    schema, shared_ids, unreadable,
 };
 use crate::notification::{Content, Event, Head, Notification, Rev, Token};
 
@@ -303,8 +306,9 @@ impl Store for PostgresStore {
     }
 
     async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error> {
-        let rows = sqlx::query!(
-            r#"select seq as "seq!", id as "id!", entity_type as "entity_type!", created_at as "created_at!",
+        for _ in 0..READS {
+            let mut rows = sqlx::query!(
+                r#"select seq as "seq!", id as "id!", entity_type as "entity_type!", created_at as "created_at!",
                 data as "data!", read as "read!", group_key as "group_key?", group_count as "group_count?",
                 group_actors as "group_actors?"
             from (
@@ -317,28 +321,34 @@ impl Store for PostgresStore {
                     order by seq limit $5
                 ) as wanted
             ) as page where bytes - octet_length(data) < $6 order by seq"#,
-            page.token.as_str(),
-            page.after,
-            page.upto,
-            page.now,
-            i64::from(page.limit) + 1,
-            self.page_bytes()
-        )
-        .fetch_all(&self.readers)
-        .await
-        .map_err(unavailable)?;
-        let mut builder = PageBuilder::new(page.limit, self.page_bytes);
-        for row in rows {
-            let weight = row.data.len();
-            let notification = Notification {
-                seq: row.seq,
-                content: Arc::new(content(row.id, row.entity_type, row.created_at, row.data)?),
-                read: row.read,
-                group: group(row.group_key.as_deref(), row.group_count, row.group_actors.as_deref())?,
-            };
-            builder.add(notification, weight);
+                page.token.as_str(),
+                page.after,
+                page.upto,
+                page.now,
+                i64::from(page.limit) + 1,
+                self.page_bytes()
+            )
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)?;
+            let payloads = self.payloads(&shared_ids(&mut rows, |row| shared_slot(row.id, &mut row.data))).await?;
+            if !fill_in(&mut rows, payloads, self.page_bytes, |row| shared_slot(row.id, &mut row.data)) {
+                continue;
+            }
+            let mut builder = PageBuilder::new(page.limit, self.page_bytes);
+            for row in rows {
+                let weight = row.data.len();
+                let notification = Notification {
+                    seq: row.seq,
+                    content: Arc::new(content(row.id, row.entity_type, row.created_at, row.data)?),
+                    read: row.read,
+                    group: group(row.group_key.as_deref(), row.group_count, row.group_actors.as_deref())?,
+                };
+                builder.add(notification, weight);
+            }
+            return Ok(builder.page);
         }
-        Ok(builder.page)
+        Err(lost_payload(page.token))
     }
 
     async fn count_undelivered(&self, page: &Undelivered<'_>) -> Result<u64, Error> {
@@ -358,9 +368,10 @@ impl Store for PostgresStore {
     }
 
     async fn events(&self, token: &Token, after: Rev, limit: u32, now: DateTime<Utc>) -> Result<Page<Event>, Error> {
-        // One statement, so that both tables are read from one snapshot: a rev that is missing here does not exist yet.
-        let rows = sqlx::query!(
-            r#"select rev as "rev!", at as "at!", id as "id?", entity_type as "entity_type?", data as "data!",
+        for _ in 0..READS {
+            // One statement, so that both tables are read from one snapshot: a rev that is missing here does not exist yet.
+            let mut rows = sqlx::query!(
+                r#"select rev as "rev!", at as "at!", id as "id?", entity_type as "entity_type?", data as "data!",
                 read as "read!", group_key as "group_key?", group_count as "group_count?",
                 group_actors as "group_actors?", change as "change?"
             from (
@@ -381,37 +392,54 @@ impl Store for PostgresStore {
                     order by rev limit $3
                 ) as wanted
             ) as page where bytes - greatest(octet_length(data), octet_length(change)) < $4 order by rev"#,
-            token.as_str(),
-            after,
-            i64::from(limit) + 1,
-            self.page_bytes(),
-            now,
-            PURGED
-        )
-        .fetch_all(&self.readers)
-        .await
-        .map_err(unavailable)?;
-        let mut builder = PageBuilder::new(limit, self.page_bytes);
-        for row in rows {
-            let weight = row.data.len().max(row.change.as_ref().map_or(0, String::len));
-            let event = match (row.change, row.id, row.entity_type) {
-                (Some(change), ..) => super::change_event(row.rev, &change, row.at),
-                (None, Some(id), Some(entity_type)) => Event::New(Notification {
-                    seq: row.rev,
-                    content: Arc::new(content(id, entity_type, row.at, row.data)?),
-                    read: row.read,
-                    group: group(row.group_key.as_deref(), row.group_count, row.group_actors.as_deref())?,
-                }),
-                _ => return Err(unreadable("row at rev", &row.rev.to_string())),
-            };
-            builder.add(event, weight);
+                token.as_str(),
+                after,
+                i64::from(limit) + 1,
+                self.page_bytes(),
+                now,
+                PURGED
+            )
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)?;
+            // What is gone needs no data.
+            let payloads = self
+                .payloads(&shared_ids(&mut rows, |row| match (row.id, &row.change) {
+                    (Some(id), None) => shared_slot(id, &mut row.data),
+                    _ => None,
+                }))
+                .await?;
+            let is_filled = fill_in(&mut rows, payloads, self.page_bytes, |row| match (row.id, &row.change) {
+                (Some(id), None) => shared_slot(id, &mut row.data),
+                _ => None,
+            });
+            if !is_filled {
+                continue;
+            }
+            let mut builder = PageBuilder::new(limit, self.page_bytes);
+            for row in rows {
+                let weight = row.data.len().max(row.change.as_ref().map_or(0, String::len));
+                let event = match (row.change, row.id, row.entity_type) {
+                    (Some(change), ..) => super::change_event(row.rev, &change, row.at),
+                    (None, Some(id), Some(entity_type)) => Event::New(Notification {
+                        seq: row.rev,
+                        content: Arc::new(content(id, entity_type, row.at, row.data)?),
+                        read: row.read,
+                        group: group(row.group_key.as_deref(), row.group_count, row.group_actors.as_deref())?,
+                    }),
+                    _ => return Err(unreadable("row at rev", &row.rev.to_string())),
+                };
+                builder.add(event, weight);
+            }
+            return Ok(builder.page);
         }
-        Ok(builder.page)
+        Err(lost_payload(token))
     }
 
     async fn list(&self, query: &ListQuery<'_>) -> Result<Page<Entry>, Error> {
-        let rows = sqlx::query!(
-            r#"select seq as "seq!", id as "id!", entity_type as "entity_type!", created_at as "created_at!",
+        for _ in 0..READS {
+            let mut rows = sqlx::query!(
+                r#"select seq as "seq!", id as "id!", entity_type as "entity_type!", created_at as "created_at!",
                 data as "data!", group_key as "group_key?", group_count as "group_count?",
                 group_actors as "group_actors?", delivered_at as "delivered_at?", read_at as "read_at?",
                 expires_at as "expires_at?"
@@ -426,31 +454,37 @@ impl Store for PostgresStore {
                     order by seq desc limit $6
                 ) as wanted
             ) as page where bytes - octet_length(data) < $7 order by seq desc"#,
-            query.token.as_str(),
-            query.before,
-            query.now,
-            query.unread,
-            query.entity_type,
-            i64::from(query.limit) + 1,
-            self.page_bytes(),
-            query.above
-        )
-        .fetch_all(&self.readers)
-        .await
-        .map_err(unavailable)?;
-        let mut builder = PageBuilder::new(query.limit, self.page_bytes);
-        for row in rows {
-            let weight = row.data.len();
-            let notification = Notification {
-                seq: row.seq,
-                content: Arc::new(content(row.id, row.entity_type, row.created_at, row.data)?),
-                read: row.read_at.is_some(),
-                group: group(row.group_key.as_deref(), row.group_count, row.group_actors.as_deref())?,
-            };
-            let (delivered_at, read_at, expires_at) = (row.delivered_at, row.read_at, row.expires_at);
-            builder.add(Entry { notification, delivered_at, read_at, expires_at }, weight);
+                query.token.as_str(),
+                query.before,
+                query.now,
+                query.unread,
+                query.entity_type,
+                i64::from(query.limit) + 1,
+                self.page_bytes(),
+                query.above
+            )
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)?;
+            let payloads = self.payloads(&shared_ids(&mut rows, |row| shared_slot(row.id, &mut row.data))).await?;
+            if !fill_in(&mut rows, payloads, self.page_bytes, |row| shared_slot(row.id, &mut row.data)) {
+                continue;
+            }
+            let mut builder = PageBuilder::new(query.limit, self.page_bytes);
+            for row in rows {
+                let weight = row.data.len();
+                let notification = Notification {
+                    seq: row.seq,
+                    content: Arc::new(content(row.id, row.entity_type, row.created_at, row.data)?),
+                    read: row.read_at.is_some(),
+                    group: group(row.group_key.as_deref(), row.group_count, row.group_actors.as_deref())?,
+                };
+                let (delivered_at, read_at, expires_at) = (row.delivered_at, row.read_at, row.expires_at);
+                builder.add(Entry { notification, delivered_at, read_at, expires_at }, weight);
+            }
+            return Ok(builder.page);
         }
-        Ok(builder.page)
+        Err(lost_payload(query.token))
     }
 
     async fn counts(&self, token: &Token, after: Rev, upto: Rev, now: DateTime<Utc>) -> Result<Vec<TypeCount>, Error> {
@@ -492,7 +526,9 @@ impl Store for PostgresStore {
 
     async fn sent(&self, id: Uuid, after: &str, limit: u32) -> Result<Option<Sent>, Error> {
         let found = sqlx::query!(
-            r#"select push.entity_type as "entity_type!", push.created_at as "created_at!", push.data as "data!",
+            r#"select push.entity_type as "entity_type!", push.created_at as "created_at!",
+                case when push.data = 'null ' then (select payload.data::text from notification_payload as payload where payload.id = $1)
+                    else push.data end as "data!",
                 push.due_at as "due_at?", stored.sent + later.sent as "sent!", stored.delivered as "delivered!",
                 stored.read as "read!", stored.retracted as "retracted!"
             from (
@@ -639,9 +675,35 @@ impl Store for PostgresStore {
 }
 
 impl PostgresStore {
+    /// What is stored once for all rows of a push, for the first pushes up to the bytes of a page. Most pages have nothing of
+    /// the kind.
+    async fn payloads(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, String>, Error> {
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let found = sqlx::query!(
+            r#"select id as "id!", data::text as "data!" from (
+                select payload.id, data, octet_length(data::text) as size,
+                    sum(octet_length(data::text)) over (order by place rows unbounded preceding) as upto
+                from unnest($1::uuid[]) with ordinality as wanted (id, place) join notification_payload as payload on payload.id = wanted.id
+            ) as sized where upto - size < $2"#,
+            ids,
+            self.page_bytes()
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        Ok(found.into_iter().map(|row| (row.id, row.data)).collect())
+    }
+
     fn page_bytes(&self) -> i64 {
         i64::try_from(self.page_bytes).unwrap_or(i64::MAX)
     }
+}
+
+/// The id and the `data` of a row, if that is stored elsewhere.
+fn shared_slot(id: Uuid, data: &mut String) -> Option<(Uuid, &mut String)> {
+    (*data == SHARED).then_some((id, data))
 }
 
 fn content(id: Uuid, entity_type: String, created_at: DateTime<Utc>, data: String) -> Result<Content, Error> {

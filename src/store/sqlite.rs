@@ -4,6 +4,7 @@
 //! one JSON parameter, read with `json_each`.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -17,9 +18,11 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 use tracing::info;
 use uuid::Uuid;
 
+use super::commit::SHARED;
 use super::{
-    Due, Entry, Error, Heads, Keep, ListQuery, OpenError, Opened, PURGED, Page, PageBuilder, Place, Recipient, Sent,
-    Settings, Stale, Store, StoredKey, Totals, TypeCount, Undelivered, group, json, schema, unreadable,
+    Due, Entry, Error, Heads, Keep, ListQuery, OpenError, Opened, PURGED, Page, PageBuilder, Place, READS, Recipient,
+    Sent, Settings, Stale, Store, StoredKey, Totals, TypeCount, Undelivered, fill_in, group, json, lost_payload,
+    schema, shared_ids, unreadable,
 };
 use crate::notification::{Content, Event, Head, Notification, Rev, Token, timestamp};
 
@@ -205,6 +208,38 @@ async fn epoch(connection: &mut SqliteConnection) -> Result<String, OpenError> {
     Ok(sqlx::query_scalar!("select epoch from meta limit 1 -- sqlite").fetch_one(connection).await?)
 }
 
+impl SqliteStore {
+    /// What is stored once for all rows of a push, for the first pushes up to the bytes of a page. Most pages have nothing of
+    /// the kind.
+    async fn payloads(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, String>, Error> {
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let (wanted, bytes) = (json(&ids), i64::try_from(self.page_bytes).unwrap_or(i64::MAX));
+        let found = sqlx::query_scalar!(
+            r#"select json_group_array(json_array(id, (select data from notification_payload as payload where payload.id = sized.id)))
+                as "payloads!: String"
+            from (
+                select *, sum(size) over (order by place rows unbounded preceding) as upto from (
+                    select wanted.key as place, payload.id, octet_length(payload.data) as size
+                    from json_each(?1) as wanted cross join notification_payload as payload on payload.id = wanted.value
+                )
+            ) as sized where upto - size < ?2"#,
+            wanted,
+            bytes
+        )
+        .fetch_one(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        Ok(parse::<Vec<(Uuid, String)>>(&found)?.into_iter().collect())
+    }
+}
+
+/// The id and the `data` of a row, if that is stored elsewhere.
+fn shared_slot<'r>(id: &str, data: &'r mut String) -> Option<(Uuid, &'r mut String)> {
+    if *data == SHARED { Some((Uuid::parse_str(id).ok()?, data)) } else { None }
+}
+
 #[async_trait]
 impl Store for SqliteStore {
     async fn heads(&self, tokens: &[Token]) -> Result<Heads, Error> {
@@ -229,7 +264,8 @@ impl Store for SqliteStore {
     async fn undelivered(&self, page: &Undelivered<'_>) -> Result<Page<Notification>, Error> {
         let (token, now) = (page.token.as_str(), timestamp(page.now));
         let (limit, bytes) = (page.limit + 1, i64::try_from(self.page_bytes).unwrap_or(i64::MAX));
-        let rows = sqlx::query_scalar!(
+        for _ in 0..READS {
+            let rows = sqlx::query_scalar!(
             r#"select json_group_array(json_array(seq, id, entity_type, created_at, data, read_at is not null, group_key,
                 group_count, group_actors)) as "rows!: String"
             from (
@@ -267,12 +303,19 @@ impl Store for SqliteStore {
         .fetch_one(&self.readers)
         .await
         .map_err(unavailable)?;
-        let mut builder = PageBuilder::new(page.limit, self.page_bytes);
-        for row in parse::<Vec<NotificationRow<'_>>>(&rows)? {
-            let weight = row.4.len();
-            builder.add(notification(row)?, weight);
+            let mut rows: Vec<NotificationRow<'_>> = parse(&rows)?;
+            let payloads = self.payloads(&shared_ids(&mut rows, |row| shared_slot(&row.1, &mut row.4))).await?;
+            if !fill_in(&mut rows, payloads, self.page_bytes, |row| shared_slot(&row.1, &mut row.4)) {
+                continue;
+            }
+            let mut builder = PageBuilder::new(page.limit, self.page_bytes);
+            for row in rows {
+                let weight = row.4.len();
+                builder.add(notification(row)?, weight);
+            }
+            return Ok(builder.page);
         }
-        Ok(builder.page)
+        Err(lost_payload(page.token))
     }
 
     async fn count_undelivered(&self, page: &Undelivered<'_>) -> Result<u64, Error> {
@@ -293,11 +336,24 @@ impl Store for SqliteStore {
     }
 
     async fn events(&self, token: &Token, after: Rev, limit: u32, now: DateTime<Utc>) -> Result<Page<Event>, Error> {
-        let (token, rows, bytes) = (token.as_str(), limit + 1, i64::try_from(self.page_bytes).unwrap_or(i64::MAX));
+        let (name, limit_rows, bytes) = (token.as_str(), limit + 1, i64::try_from(self.page_bytes).unwrap_or(i64::MAX));
         let now = timestamp(now);
-        // One statement, so that both tables are read from one snapshot: a rev that is missing here does not exist yet.
-        let rows = sqlx::query_scalar!(
-            r#"select json_group_array(json_array(rev, id, entity_type, at, data, read_at is not null, group_key,
+        type Row<'a> = (
+            Rev,
+            Option<Cow<'a, str>>,
+            Option<String>,
+            Cow<'a, str>,
+            String,
+            u8,
+            Option<Cow<'a, str>>,
+            Option<i64>,
+            Option<Cow<'a, str>>,
+            Option<Cow<'a, str>>,
+        );
+        for _ in 0..READS {
+            // One statement, so that both tables are read from one snapshot: a rev that is missing here does not exist yet.
+            let rows = sqlx::query_scalar!(
+                r#"select json_group_array(json_array(rev, id, entity_type, at, data, read_at is not null, group_key,
                 group_count, group_actors, change)) as "rows!: String"
             from (
                 select *, sum(max(octet_length(data), octet_length(coalesce(change, ''))))
@@ -312,48 +368,55 @@ impl Store for SqliteStore {
                     order by 1 limit ?3
                 )
             ) where bytes - max(octet_length(data), octet_length(coalesce(change, ''))) < ?4"#,
-            token,
-            after,
-            rows,
-            bytes,
-            now,
-            PURGED
-        )
-        .fetch_one(&self.readers)
-        .await
-        .map_err(unavailable)?;
-        type Row<'a> = (
-            Rev,
-            Option<Cow<'a, str>>,
-            Option<String>,
-            Cow<'a, str>,
-            String,
-            u8,
-            Option<Cow<'a, str>>,
-            Option<i64>,
-            Option<Cow<'a, str>>,
-            Option<Cow<'a, str>>,
-        );
-        let mut builder = PageBuilder::new(limit, self.page_bytes);
-        for (rev, id, entity_type, at, data, read, key, count, actors, change) in parse::<Vec<Row<'_>>>(&rows)? {
-            let weight = data.len().max(change.as_ref().map_or(0, |change| change.len()));
-            let event = match (change, id, entity_type) {
-                (Some(change), ..) => super::change_event(rev, &change, time(&at)?),
-                (None, Some(id), Some(entity_type)) => {
-                    Event::New(notification((rev, id, entity_type, at, data, read, key, count, actors))?)
-                }
-                _ => return Err(unreadable("row at rev", &rev.to_string())),
-            };
-            builder.add(event, weight);
+                name,
+                after,
+                limit_rows,
+                bytes,
+                now,
+                PURGED
+            )
+            .fetch_one(&self.readers)
+            .await
+            .map_err(unavailable)?;
+            let mut rows: Vec<Row<'_>> = parse(&rows)?;
+            // What is gone needs no data.
+            let payloads = self
+                .payloads(&shared_ids(&mut rows, |row| match (&row.1, &row.9) {
+                    (Some(id), None) => shared_slot(id, &mut row.4),
+                    _ => None,
+                }))
+                .await?;
+            let is_filled = fill_in(&mut rows, payloads, self.page_bytes, |row| match (&row.1, &row.9) {
+                (Some(id), None) => shared_slot(id, &mut row.4),
+                _ => None,
+            });
+            if !is_filled {
+                continue;
+            }
+            let mut builder = PageBuilder::new(limit, self.page_bytes);
+            for (rev, id, entity_type, at, data, read, key, count, actors, change) in rows {
+                let weight = data.len().max(change.as_ref().map_or(0, |change| change.len()));
+                let event = match (change, id, entity_type) {
+                    (Some(change), ..) => super::change_event(rev, &change, time(&at)?),
+                    (None, Some(id), Some(entity_type)) => {
+                        Event::New(notification((rev, id, entity_type, at, data, read, key, count, actors))?)
+                    }
+                    _ => return Err(unreadable("row at rev", &rev.to_string())),
+                };
+                builder.add(event, weight);
+            }
+            return Ok(builder.page);
         }
-        Ok(builder.page)
+        Err(lost_payload(token))
     }
 
     async fn list(&self, query: &ListQuery<'_>) -> Result<Page<Entry>, Error> {
         let (token, now, limit) = (query.token.as_str(), timestamp(query.now), query.limit + 1);
         let bytes = i64::try_from(self.page_bytes).unwrap_or(i64::MAX);
-        let rows = sqlx::query_scalar!(
-            r#"select json_group_array(json_array(
+        type Time<'a> = Option<Cow<'a, str>>;
+        for _ in 0..READS {
+            let rows = sqlx::query_scalar!(
+                r#"select json_group_array(json_array(
                 json_array(seq, id, entity_type, created_at, data, read_at is not null, group_key, group_count,
                     group_actors),
                 delivered_at, read_at, expires_at)) as "rows!: String"
@@ -366,32 +429,37 @@ impl Store for SqliteStore {
                     order by seq desc limit ?6
                 )
             ) where bytes - octet_length(data) < ?7"#,
-            token,
-            query.before,
-            now,
-            query.unread,
-            query.entity_type,
-            limit,
-            bytes,
-            query.above
-        )
-        .fetch_one(&self.readers)
-        .await
-        .map_err(unavailable)?;
-        type Time<'a> = Option<Cow<'a, str>>;
-        let mut builder = PageBuilder::new(query.limit, self.page_bytes);
-        let rows: Vec<(NotificationRow<'_>, Time<'_>, Time<'_>, Time<'_>)> = parse(&rows)?;
-        for (row, delivered_at, read_at, expires_at) in rows {
-            let (at, weight) = (|text: Time<'_>| text.map(|text| time(&text)).transpose(), row.4.len());
-            let entry = Entry {
-                notification: notification(row)?,
-                delivered_at: at(delivered_at)?,
-                read_at: at(read_at)?,
-                expires_at: at(expires_at)?,
-            };
-            builder.add(entry, weight);
+                token,
+                query.before,
+                now,
+                query.unread,
+                query.entity_type,
+                limit,
+                bytes,
+                query.above
+            )
+            .fetch_one(&self.readers)
+            .await
+            .map_err(unavailable)?;
+            let mut rows: Vec<(NotificationRow<'_>, Time<'_>, Time<'_>, Time<'_>)> = parse(&rows)?;
+            let payloads = self.payloads(&shared_ids(&mut rows, |row| shared_slot(&row.0.1, &mut row.0.4))).await?;
+            if !fill_in(&mut rows, payloads, self.page_bytes, |row| shared_slot(&row.0.1, &mut row.0.4)) {
+                continue;
+            }
+            let mut builder = PageBuilder::new(query.limit, self.page_bytes);
+            for (row, delivered_at, read_at, expires_at) in rows {
+                let (at, weight) = (|text: Time<'_>| text.map(|text| time(&text)).transpose(), row.4.len());
+                let entry = Entry {
+                    notification: notification(row)?,
+                    delivered_at: at(delivered_at)?,
+                    read_at: at(read_at)?,
+                    expires_at: at(expires_at)?,
+                };
+                builder.add(entry, weight);
+            }
+            return Ok(builder.page);
         }
-        Ok(builder.page)
+        Err(lost_payload(query.token))
     }
 
     async fn counts(&self, token: &Token, after: Rev, upto: Rev, now: DateTime<Utc>) -> Result<Vec<TypeCount>, Error> {
@@ -440,7 +508,8 @@ impl Store for SqliteStore {
     async fn sent(&self, id: Uuid, after: &str, limit: u32) -> Result<Option<Sent>, Error> {
         let (id_text, rows) = (id.to_string(), limit + 1);
         let found = sqlx::query!(
-            r#"select entity_type as "entity_type!", created_at as "created_at!", data as "data!", due_at as "due_at?: String",
+            r#"select entity_type as "entity_type!", created_at as "created_at!",
+                iif(data = 'null ', (select payload.data from notification_payload as payload where payload.id = ?1), data) as "data!: String", due_at as "due_at?: String",
                 (select count(*) from notification where id = ?1)
                     + (select count(*) from scheduled where id = ?1) as "sent!: i64",
                 (select count(delivered_at) from notification where id = ?1) as "delivered!: i64",

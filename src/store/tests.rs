@@ -82,6 +82,21 @@ impl Database {
         }
     }
 
+    /// The lines that SQL finds for an admin.
+    fn found(&self, sql: &str) -> String {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => {
+                let file = self.url().replacen("sqlite://", "", 1);
+                let output = std::process::Command::new("sqlite3").arg(file).arg(sql).output().unwrap();
+                assert!(output.status.success(), "{sql}: {output:?}");
+                String::from_utf8(output.stdout).unwrap().trim_end_matches('\n').to_owned()
+            }
+            #[cfg(feature = "postgres")]
+            Self::Postgres(database) => database.sql(sql).trim_end_matches('\n').to_owned(),
+        }
+    }
+
     /// Runs SQL as an admin.
     fn sql(&self, sql: &str) {
         match self {
@@ -123,6 +138,12 @@ fn keyed(tokens: &[&str], key: &str, body: &str) -> KeyedPush {
 fn push_with(tokens: &[&str], options: Options) -> KeyedPush {
     let mut keyed = push(tokens, "{}");
     keyed.push.options = options;
+    keyed
+}
+
+/// Has the data of a push stored once for all its rows.
+fn shared(mut keyed: KeyedPush) -> KeyedPush {
+    keyed.push.data = keyed.push.data.shared();
     keyed
 }
 
@@ -258,6 +279,8 @@ struct Wish {
     collapse: Option<u8>,
     group: Option<(u8, Option<u8>)>,
     later: Option<i64>,
+    /// Its data is stored apart from its rows.
+    shared: bool,
 }
 
 impl Wish {
@@ -287,7 +310,13 @@ fn wish() -> impl Strategy<Value = Wish> {
     let collapse = prop_oneof![3 => Just(None), 1 => (0..2_u8).prop_map(Some)];
     let group = prop_oneof![1 => Just(None), 1 => (0..2_u8, prop::option::of(0..6_u8)).prop_map(Some)];
     let later = prop_oneof![6 => Just(None), 1 => (-1..6_i64).prop_map(Some)];
-    (ttl, collapse, group, later).prop_map(|(ttl, collapse, group, later)| Wish { ttl, collapse, group, later })
+    (ttl, collapse, group, later, any::<bool>()).prop_map(|(ttl, collapse, group, later, shared)| Wish {
+        ttl,
+        collapse,
+        group,
+        later,
+        shared,
+    })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -295,7 +324,7 @@ fn step() -> impl Strategy<Value = Step> {
     let choice =
         prop_oneof![(1..4_usize).prop_map(Choice::Every), (0..12_i64).prop_map(Choice::UpTo), Just(Choice::All)];
     let some_tokens = || prop::collection::vec(0..TOKENS, 1..6);
-    let plain = Wish { ttl: None, collapse: None, group: None, later: None };
+    let plain = Wish { ttl: None, collapse: None, group: None, later: None, shared: false };
     prop_oneof![
         3 => (some_tokens(), 1..4_usize)
             .prop_map(move |(tokens, copies)| Step::Push { tokens, copies: vec![plain.clone(); copies] }),
@@ -337,7 +366,11 @@ async fn agrees_with_the_reference(database: &Database, steps: Vec<Step>) -> Res
                 let tokens: Vec<_> = tokens.iter().map(u8::to_string).collect();
                 let tokens: Vec<_> = tokens.iter().map(String::as_str).collect();
                 for batch in [&mut real, &mut expected] {
-                    batch.pushes = copies.iter().map(|wish| push_with(&tokens, wish.options(time))).collect();
+                    let push = |wish: &Wish| {
+                        let push = push_with(&tokens, wish.options(time));
+                        if wish.shared { shared(push) } else { push }
+                    };
+                    batch.pushes = copies.iter().map(push).collect();
                 }
                 None
             }
@@ -534,6 +567,132 @@ async fn a_page_ends_at_its_bytes_whatever_its_rows(make: fn() -> Database) {
     }
     let page = opened.store.events(&token("2"), 40, 1000, now()).await.unwrap();
     assert_eq!((page.rows.len(), page.more), (1, true), "a change of many rows fills it too");
+}
+
+async fn data_that_is_stored_once_is_read_as_if_each_row_had_it(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    let data = format!(r#"{{ "text":"{}" }}"#, "x".repeat(settings().page_bytes / 2));
+    let pushes = || (0..3).map(|_| shared(push(&["1", "2", "3"], &data))).chain([push(&["1"], "1")]).collect();
+    let pushed = commit_pushes(&mut opened, pushes()).await;
+    let key = IdempotencyKey { owner: "backend".into(), key: "k".into(), body_sha256: "body".into() };
+    commit_pushes(&mut opened, vec![KeyedPush { key: Some(key), ..shared(push(&["1"], &data)) }]).await;
+    assert_eq!(database.found("select count(*) from notification_payload"), "4");
+    assert_eq!(database.found("select count(*) from notification where cast(data as text) = 'null '"), "10");
+    let whole = "select distinct cast(data as text) from notification_with_payload where token = '2'";
+    assert_eq!(database.found(whole), data);
+    // Whatever reads it: a page ends at its bytes, as if they stood in the rows.
+    let one = token("1");
+    let (mut after, mut pages) = (0, Vec::new());
+    loop {
+        let page = Undelivered { token: &one, after, upto: 9, limit: 100, now: now() };
+        let page = opened.store.undelivered(&page).await.unwrap();
+        // That it was full is known before that it was the last.
+        let Some(last) = page.rows.last() else { break };
+        after = last.seq;
+        pages.push(page.rows.iter().map(|row| row.content.data.get().to_owned()).collect::<Vec<_>>());
+    }
+    let text = data.clone();
+    assert_eq!(pages, [vec![text.clone(), text.clone()], vec![text.clone(), "1".to_owned(), text.clone()]]);
+    let events = history(&opened, &one).await;
+    let of_event = |event: &Event| match event {
+        Event::New(new) => new.content.data.get().to_owned(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(events.iter().map(of_event).collect::<Vec<_>>(), pages.concat());
+    let query =
+        |before| ListQuery { token: &one, before, above: 0, unread: None, entity_type: None, limit: 100, now: now() };
+    let page = opened.store.list(&query(9)).await.unwrap();
+    let texts = page.rows.iter().map(|entry| entry.notification.content.data.get());
+    assert_eq!((texts.collect::<Vec<_>>(), page.more), (vec![&*data, "1", &*data], true));
+    let sent = opened.store.sent(pushed[0].id, "", 10).await.unwrap().unwrap();
+    assert_eq!((sent.content.data.get(), sent.totals.sent), (&*data, 3));
+    assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
+}
+
+async fn data_that_is_stored_once_goes_with_the_last_of_its_rows(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    let payloads = |expected: &str, why: &str| {
+        assert_eq!(database.found("select count(*) from notification_payload"), expected, "{why}");
+    };
+    let later = |seconds| now() + TimeDelta::seconds(seconds);
+    let edit = async |opened: &mut Opened, edit: Edit, at| opened.committers[0].edit(&edit, at).await.unwrap().rows;
+    let erase = |name: &str| Edit::Erase { token: token(name) };
+    commit_pushes(&mut opened, vec![shared(push(&["1", "2"], r#"{"a":1}"#))]).await;
+    edit(&mut opened, erase("1"), now()).await;
+    payloads("1", "another has it");
+    edit(&mut opened, erase("2"), now()).await;
+    payloads("0", "nobody has it");
+
+    let expiring = Options { ttl_secs: Some(5), ..Options::default() };
+    commit_pushes(&mut opened, vec![shared(push_with(&["1", "2"], expiring))]).await;
+    assert_eq!(edit(&mut opened, Edit::Expire { limit: 1 }, later(6)).await, 1);
+    payloads("1", "one is left");
+    assert_eq!(edit(&mut opened, Edit::Expire { limit: 1 }, later(6)).await, 1);
+    payloads("0", "all expired");
+
+    // What is for later takes it along, however few rows are released at a time.
+    let scheduled = Options { deliver_at: Some(later(10)), ..Options::default() };
+    let [pushed, retracted] = &commit_pushes(
+        &mut opened,
+        vec![shared(push_with(&["1", "2", "3"], scheduled.clone())), shared(push_with(&["1"], scheduled))],
+    )
+    .await[..] else {
+        panic!("two pushes")
+    };
+    payloads("2", "it waits");
+    let sent = opened.store.sent(pushed.id, "", 10).await.unwrap().unwrap();
+    assert_eq!((sent.content.data.get(), sent.deliver_at), ("{}", Some(later(10))));
+    assert_eq!(edit(&mut opened, Edit::Retract { id: retracted.id }, now()).await, 1);
+    payloads("1", "one was cancelled");
+    for limit in [2, 2] {
+        edit(&mut opened, Edit::Release { limit }, later(11)).await;
+        payloads("1", "it is there");
+    }
+    for name in ["1", "2", "3"] {
+        let rows = history_at(&opened, &token(name), later(12)).await;
+        let Some(Event::New(row)) = rows.last() else { panic!("{rows:?}") };
+        assert_eq!((row.content.id, row.content.data.get()), (pushed.id, "{}"));
+    }
+    assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
+    // A push that becomes part of others leaves nothing.
+    commit_pushes(&mut opened, vec![push_with(&["4"], grouped("g", Some("a")))]).await;
+    commit_pushes(&mut opened, vec![shared(push_with(&["4"], grouped("g", Some("b"))))]).await;
+    payloads("1", "it made no row");
+    let collapsing = || Options { collapse_key: Some("k".into()), ..Options::default() };
+    commit_pushes(&mut opened, vec![shared(push_with(&["5", "6"], collapsing())), push_with(&["5"], collapsing())])
+        .await;
+    payloads("2", "what was replaced is kept with its row");
+    assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
+
+    // By hand.
+    database.sql("delete from notification_payload");
+    let violations = super::check(&database.url()).await.unwrap().violations;
+    assert!(violations[0].contains("its data should be in notification_payload"), "{violations:?}");
+    let page = Undelivered { token: &token("6"), after: 0, upto: 9, limit: 9, now: now() };
+    assert!(opened.store.undelivered(&page).await.is_err(), "it is said, not passed over");
+    let id = "01900000-0000-7000-8000-000000000001";
+    database.sql(&format!("insert into notification_payload (id, data) values ('{id}', '1')"));
+    let violations = super::check(&database.url()).await.unwrap().violations;
+    assert!(violations.iter().any(|found| found.contains(id) && found.contains("no row has it")), "{violations:?}");
+}
+
+/// Those who remove the last two rows of a push at once may each think that there is another.
+async fn two_who_remove_the_last_rows_leave_no_payload(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    let mut committers: Vec<_> = opened.committers.drain(..).collect();
+    for round in 0..20 {
+        let names: Vec<String> = (0..committers.len()).map(|n| format!("{round} {n}")).collect();
+        let tokens: Vec<&str> = names.iter().map(String::as_str).collect();
+        let batch = Batch { pushes: vec![shared(push(&tokens, "1"))], ..Batch::default() };
+        committers[0].commit(&batch, now()).await.unwrap();
+        let edits: Vec<Edit> = tokens.iter().map(|name| Edit::Erase { token: token(name) }).collect();
+        let erased = committers.iter_mut().zip(&edits).map(|(committer, edit)| committer.edit(edit, now()));
+        assert!(futures_util::future::join_all(erased).await.iter().all(Result::is_ok));
+        assert_eq!(database.found("select count(*) from notification_payload"), "0");
+    }
 }
 
 async fn a_failed_batch_leaves_nothing_and_the_next_one_works(make: fn() -> Database) {
@@ -875,6 +1034,9 @@ on_each_database!(
     a_watermark_follows_acks_only_when_it_is_moved_and_never_passes_an_undelivered_row,
     a_key_gives_the_first_answer_until_it_expires,
     a_page_ends_at_its_bytes_whatever_its_rows,
+    data_that_is_stored_once_is_read_as_if_each_row_had_it,
+    data_that_is_stored_once_goes_with_the_last_of_its_rows,
+    two_who_remove_the_last_rows_leave_no_payload,
     a_failed_batch_leaves_nothing_and_the_next_one_works,
     what_is_not_to_be_kept_goes_and_the_rest_still_holds,
     with_a_row_goes_its_key,

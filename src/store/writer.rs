@@ -69,6 +69,7 @@ pub struct Writer {
     /// For the last of the committers. If there are several it takes nothing but acks, so that neither they nor pushes wait
     /// for each other.
     acks: Arc<PendingAcks>,
+    max_bytes: usize,
     timeout: Duration,
 }
 
@@ -100,6 +101,14 @@ impl Job {
         }
     }
 
+    /// Bytes of `data` that it has stored.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Push(keyed, _) => stored_bytes(&keyed.push),
+            Self::Receipt(..) | Self::Edit(..) => 0,
+        }
+    }
+
     /// Whether it may share a transaction with those before it: in one the reads come first, so none may follow an unread
     /// that it is to undo.
     fn fits(&self, unread: bool) -> bool {
@@ -126,6 +135,8 @@ pub struct WriterTask {
     /// A commit writes each page once however many of its rows changed, so large ones are cheap; but the jobs behind one
     /// wait for it.
     max_rows: usize,
+    /// Bytes of `data` that a transaction stores.
+    max_bytes: usize,
     /// Acks that nobody waits for, if this worker is the one that stores them.
     pending: Option<Arc<PendingAcks>>,
     /// Acks that wait for company; at most as many as the queue holds, and little more rows than a transaction takes.
@@ -161,9 +172,15 @@ impl Finished {
     }
 }
 
+/// Bytes of `data` that a push has stored, with all its rows.
+fn stored_bytes(push: &NewPush) -> usize {
+    let rows = if push.data.is_shared() { 1 } else { push.tokens.len() };
+    push.data.as_str().len().saturating_mul(rows)
+}
+
 impl Writer {
     /// Makes a writer with one worker a committer, whose queues hold `queue` jobs each, whose transactions take `max_rows` rows (more only if one push has
-    /// more) and whose callers wait at most `timeout` for an answer.
+    /// more) and `max_bytes` bytes of `data` (more only if one push has more in one row), and whose callers wait at most `timeout` for an answer.
     ///
     /// `publish` gets the events of each transaction after its commit, in `rev` order per token.
     #[must_use]
@@ -171,6 +188,7 @@ impl Writer {
         committers: Vec<Box<dyn Committer>>,
         queue: usize,
         max_rows: usize,
+        max_bytes: usize,
         timeout: Duration,
         publish: impl Fn(Vec<(Token, Event)>) + Send + Sync + 'static,
     ) -> (Self, Vec<WriterTask>) {
@@ -186,6 +204,7 @@ impl Writer {
                 committer,
                 publish,
                 max_rows,
+                max_bytes,
                 pending: (at == last).then(|| Arc::clone(&acks)),
                 acks: Vec::new(),
                 ack_rows: 0,
@@ -199,7 +218,7 @@ impl Writer {
         };
         let (queues, tasks): (Vec<_>, Vec<WriterTask>) = committers.into_iter().enumerate().map(worker).unzip();
         let failing = tasks.iter().map(|task| Arc::clone(&task.failing)).collect();
-        (Self { queues: queues.into(), failing, acks, timeout }, tasks)
+        (Self { queues: queues.into(), failing, acks, max_bytes, timeout }, tasks)
     }
 
     /// Whether the last transaction of a worker failed, and none that wrote something has succeeded since.
@@ -213,7 +232,10 @@ impl Writer {
     /// # Errors
     /// [`WriterError::Busy`] and [`WriterError::Stopped`] at once; [`Error::OutcomeUnknown`] if the answer does not come
     /// in time.
-    pub async fn push(&self, push: KeyedPush) -> Result<PushOutcome, WriterError> {
+    pub async fn push(&self, mut push: KeyedPush) -> Result<PushOutcome, WriterError> {
+        if push.push.tokens.len() > 1 && stored_bytes(&push.push) > self.max_bytes {
+            push.push.data = push.push.data.shared();
+        }
         let (sender, answer) = oneshot::channel();
         // By the first token alone: one that many connections push to at once is mostly pushed to alone. Wide ones meet in
         // many inboxes, so they share transactions, and not with the edits that are about no inbox.
@@ -320,7 +342,7 @@ impl WriterTask {
                 self.edit(&edit, answer).await;
                 continue;
             }
-            let (mut jobs, mut rows, mut unread, mut keys) = (Vec::new(), 0, false, HashSet::new());
+            let (mut jobs, mut rows, mut bytes, mut unread, mut keys) = (Vec::new(), 0, 0, false, HashSet::new());
             while let Some(job) = next {
                 if job.is_ack() {
                     self.put_aside(job);
@@ -329,11 +351,13 @@ impl WriterTask {
                     }
                 } else {
                     let repeated = job.key().is_some_and(|key| !keys.insert(key));
-                    if repeated || !job.fits(unread) || (rows > 0 && rows + job.rows() > self.max_rows) {
+                    let is_full = rows + job.rows() > self.max_rows || bytes + job.bytes() > self.max_bytes;
+                    if repeated || !job.fits(unread) || (rows > 0 && is_full) {
                         held = Some(job);
                         break;
                     }
                     rows += job.rows();
+                    bytes += job.bytes();
                     unread |= job.is_unread();
                     jobs.push(job);
                 }
@@ -578,6 +602,24 @@ mod tests {
         async fn close(&mut self) {}
     }
 
+    /// How many bytes of `data` each transaction stored.
+    struct Weighing(Arc<std::sync::Mutex<Vec<usize>>>);
+
+    #[async_trait]
+    impl Committer for Weighing {
+        async fn commit(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, Error> {
+            let bytes = batch.pushes.iter().map(|keyed| stored_bytes(&keyed.push)).sum();
+            self.0.lock().unwrap().push(bytes);
+            Failing(0).commit(batch, now).await
+        }
+
+        async fn edit(&mut self, _edit: &Edit, _now: DateTime<Utc>) -> Result<Edited, Error> {
+            Ok(Edited::default())
+        }
+
+        async fn close(&mut self) {}
+    }
+
     fn receipt(kind: ReceiptKind) -> Receipt {
         let selection = crate::notification::Selection::All;
         Receipt { token: Token::parse("1", 8).unwrap(), kind, selection, after: 0, origin: None }
@@ -587,7 +629,7 @@ mod tests {
     async fn acks_gather_while_pushes_go_on_and_none_is_left_behind() {
         let transactions = Arc::new(std::sync::Mutex::new(Vec::new()));
         let committer: Box<dyn Committer> = Box::new(Recording(Arc::clone(&transactions)));
-        let (writer, mut tasks) = Writer::new(vec![committer], 3, 10, Duration::from_secs(5), |_| {});
+        let (writer, mut tasks) = Writer::new(vec![committer], 3, 10, 100, Duration::from_secs(5), |_| {});
         let stop = CancellationToken::new();
         let task = tokio::spawn(tasks.remove(0).run(stop.clone()));
         let push = || {
@@ -618,9 +660,38 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_transaction_stores_no_more_bytes_than_the_limit_and_a_large_push_its_data_once() {
+        let transactions = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let committer: Box<dyn Committer> = Box::new(Weighing(Arc::clone(&transactions)));
+        let (writer, mut tasks) = Writer::new(vec![committer], 20, 10_000, 100, Duration::from_secs(5), |_| {});
+        let push = |tokens: usize, bytes: usize| {
+            let data = RawValue::from_string(format!("\"{}\"", "x".repeat(bytes - 2))).unwrap();
+            let tokens = (0..tokens).map(|n| Token::parse(&n.to_string(), 8).unwrap()).collect();
+            let data = Payload::parse(data, 1000, 1).unwrap();
+            let push = NewPush { tokens, entity_type: String::new(), data, options: Options::default() };
+            writer.push(KeyedPush { push, key: None })
+        };
+        // 100 bytes in 50 rows fit; 101 would not, and are stored once; 300 in one row have to.
+        let pushes = [
+            push(50, 2),
+            push(1, 40),
+            push(1, 40),
+            push(1, 40),
+            push(101, 60),
+            push(500, 60),
+            push(1, 300),
+            push(1, 2),
+        ];
+        let task = tokio::spawn(tasks.remove(0).run(CancellationToken::new()));
+        assert!(futures_util::future::join_all(pushes).await.iter().all(Result::is_ok));
+        assert_eq!(*transactions.lock().unwrap(), [100, 80, 100, 60, 300, 2]);
+        task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_failed_is_tried_again_without_anybody_asking_until_it_works() {
         let committer: Box<dyn Committer> = Box::new(Failing(3));
-        let (writer, mut tasks) = Writer::new(vec![committer], 4, 10, Duration::from_secs(5), |_| {});
+        let (writer, mut tasks) = Writer::new(vec![committer], 4, 10, 100, Duration::from_secs(5), |_| {});
         let stop = CancellationToken::new();
         let task = tokio::spawn(tasks.remove(0).run(stop.clone()));
         assert!(!writer.is_failing());

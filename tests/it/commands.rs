@@ -127,6 +127,9 @@ async fn a_copy_to_postgres_is_the_same_data_set() {
     let later = chrono::Utc::now() + chrono::TimeDelta::days(1);
     let scheduled = api.post(&json!({"tokens": "1", "deliverAt": later.to_rfc3339()}).to_string()).await;
     assert_eq!(scheduled.status, 200, "{}", scheduled.text);
+    // More data than one transaction takes is stored once.
+    let tokens: Vec<String> = (0..100).map(|n| format!("wide {n}")).collect();
+    old.api().post(&json!({"tokens": tokens, "data": "x".repeat(90_000)}).to_string()).await.pushed();
     let mut socket = old.login("1").await;
     let epoch = old.table().value("select epoch from meta").await;
     socket.replay().await;
@@ -145,7 +148,7 @@ async fn a_copy_to_postgres_is_the_same_data_set() {
 
     let copied = tidings(&["copy", "--from", &from, "--to", &to.url()]).await;
     assert!(copied.status.success(), "{copied:?}");
-    assert!(stdout(&copied).contains("2402 notifications"), "{}", stdout(&copied));
+    assert!(stdout(&copied).contains("2502 notifications"), "{}", stdout(&copied));
     let twice = tidings(&["copy", "--from", &from, "--to", &to.url()]).await;
     assert!(twice.status.code() == Some(1) && stderr(&twice).contains("not empty"), "{twice:?}");
 
@@ -155,10 +158,11 @@ async fn a_copy_to_postgres_is_the_same_data_set() {
         rows.extend(table.query("select token, seq, actor, rev from notification_actor order by 1, 2, 3").await);
         rows.extend(table.query("select token, entity_type, ttl_secs, actor from scheduled order by 1, 2").await);
         rows.extend(table.query("select token, seq, group_count from notification where group_count > 0").await);
+        rows.extend(table.query("select id, length(cast(data as text)) from notification_payload").await);
         rows
     };
     let groups = more(old.table()).await;
-    assert_eq!(groups.len(), 5, "a key, two actors, a push for later, a group: {groups:?}");
+    assert_eq!(groups.len(), 6, "a key, two actors, a push for later, a group, a payload: {groups:?}");
     let new = TestServer::builder().at(Place::Postgres(std::sync::Arc::new(to))).start().await;
     let after = new.table().snapshot().await;
     assert_eq!(before.inboxes, after.inboxes);

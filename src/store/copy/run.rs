@@ -23,6 +23,8 @@ pub struct Copied {
     pub actors: u64,
     /// Rows of `scheduled`.
     pub scheduled: u64,
+    /// Rows of `notification_payload`.
+    pub payloads: u64,
     /// Rows of `api_key`.
     pub api_keys: u64,
 }
@@ -31,7 +33,14 @@ impl Copied {
     /// All rows.
     #[must_use]
     pub fn rows(&self) -> u64 {
-        self.inboxes + self.notifications + self.changes + self.keys + self.slots + self.actors + self.scheduled
+        self.inboxes
+            + self.notifications
+            + self.changes
+            + self.keys
+            + self.slots
+            + self.actors
+            + self.scheduled
+            + self.payloads
     }
 }
 
@@ -104,6 +113,7 @@ pub async fn copy(
     table!(slots);
     table!(actors);
     table!(scheduled);
+    table!(payloads);
 
     let api_keys = sqlite::keys::list(&mut source).await.map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
     postgres::keys::import(&mut target, &api_keys).await?;

@@ -110,7 +110,8 @@ impl PostgresCommitter {
         }
         let keyed = batch.pushes.iter().any(|push| push.key.is_some());
         let depends = batch.pushes.iter().any(plan::depends);
-        if batch.receipts.iter().all(|receipt| receipt.kind == ReceiptKind::Ack) && !keyed && !depends {
+        let shares = batch.pushes.iter().any(|push| push.push.data.is_shared());
+        if batch.receipts.iter().all(|receipt| receipt.kind == ReceiptKind::Ack) && !keyed && !depends && !shares {
             let fresh = commit::fresh(&batch.pushes, &HashMap::new(), now);
             // A statement outside of a transaction is one of its own.
             *transaction.in_doubt = true;
@@ -128,6 +129,7 @@ impl PostgresCommitter {
             let plan = transaction.plan(&fresh, heads).await?;
             transaction.write(&fresh, plan).await?
         } else {
+            transaction.insert_payloads(&commit::shared(&fresh)).await?;
             transaction.insert(&fresh).await?
         };
         if keyed {
@@ -588,6 +590,23 @@ impl Transaction<'_> {
         Ok(())
     }
 
+    /// Stores what is not stored in each row of its push. It may be there already, if some of the rows are.
+    pub(super) async fn insert_payloads(&mut self, payloads: &[(Uuid, &str)]) -> Result<(), sqlx::Error> {
+        if payloads.is_empty() {
+            return Ok(());
+        }
+        let (ids, data): (Vec<Uuid>, Vec<&str>) = payloads.iter().copied().unzip();
+        sqlx::query!(
+            "insert into notification_payload (id, data) select id, data::json from unnest($1::uuid[], $2::text[]) as made (id, data)
+            on conflict (id) do nothing",
+            &ids[..],
+            &data[..] as &[&str]
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        Ok(())
+    }
+
     /// Adds the rows to their inboxes and stores them.
     async fn insert(&mut self, pushes: &[Fresh<'_>]) -> Result<Vec<Pushed>, sqlx::Error> {
         if pushes.iter().all(|fresh| fresh.push.push.tokens.is_empty()) {
@@ -616,7 +635,7 @@ impl Transaction<'_> {
         }
         let ids: Vec<Uuid> = pushes.iter().map(|fresh| fresh.content.id).collect();
         let types: Vec<&str> = pushes.iter().map(|fresh| fresh.content.entity_type.as_str()).collect();
-        let data: Vec<&str> = pushes.iter().map(|fresh| fresh.content.data.get()).collect();
+        let data: Vec<&str> = pushes.iter().map(Fresh::row_data).collect();
         let expiries: Vec<Option<DateTime<Utc>>> =
             pushes.iter().map(|fresh| fresh.push.push.options.expires_at(self.now)).collect();
         // The series says that there are more rows than pushes. So the planner looks these up in a hash, instead of those,

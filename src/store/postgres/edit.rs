@@ -12,7 +12,7 @@ use super::{group, keys};
 use crate::notification::{
     ChangeKind, Group, GroupKey, Head, NewPush, Options, Payload, Pushed, Regrouped, Rev, Token,
 };
-use crate::store::commit::{self, Changed, Fresh};
+use crate::store::commit::{self, Changed, Fresh, SHARED};
 use crate::store::plan::{self, Found, Kind, OpenRow, Plan, Slot};
 use crate::store::{Edit, KeyedPush, PURGED, json};
 
@@ -93,6 +93,7 @@ impl Transaction<'_> {
 
     /// Writes a plan down, all but the commit. Its inboxes exist and are locked.
     pub(super) async fn write(&mut self, pushes: &[Fresh<'_>], plan: Plan) -> Result<Vec<Pushed>, sqlx::Error> {
+        self.insert_payloads(&plan.payloads(pushes)).await?;
         self.insert_rows(pushes, &plan).await?;
         self.set_heads(plan.heads.iter().map(|(token, head)| (token.as_str(), head))).await?;
         self.insert_changes(&plan.changes).await?;
@@ -119,7 +120,7 @@ impl Transaction<'_> {
             plan.rows.iter().map(|row| row.group.as_ref().map(|group| json(&group.actors))).collect();
         let ids: Vec<Uuid> = pushes.iter().map(|fresh| fresh.content.id).collect();
         let types: Vec<&str> = pushes.iter().map(|fresh| fresh.content.entity_type.as_str()).collect();
-        let data: Vec<&str> = pushes.iter().map(|fresh| fresh.content.data.get()).collect();
+        let data: Vec<&str> = pushes.iter().map(Fresh::row_data).collect();
         let options = || pushes.iter().map(|fresh| &fresh.push.push.options);
         let collapse: Vec<Option<&str>> = options().map(|options| options.collapse_key.as_deref()).collect();
         let groups: Vec<Option<&str>> =
@@ -231,7 +232,8 @@ impl Transaction<'_> {
     }
 
     async fn schedule(&mut self, pushes: &[Fresh<'_>], which: &[usize]) -> Result<(), sqlx::Error> {
-        for Fresh { push, content } in which.iter().map(|at| &pushes[*at]) {
+        for fresh in which.iter().map(|at| &pushes[*at]) {
+            let Fresh { push, content } = fresh;
             let Options { ttl_secs, collapse_key, group, deliver_at } = &push.push.options;
             let (group_key, actor) = group.as_ref().map(|group| (&*group.key, group.actor.as_deref())).unzip();
             let tokens: Vec<&str> = push.push.tokens.iter().map(Token::as_str).collect();
@@ -247,7 +249,7 @@ impl Transaction<'_> {
                 group_key as Option<&str>,
                 actor.flatten(),
                 self.now,
-                content.data.get(),
+                fresh.row_data(),
                 &tokens[..] as &[&str]
             )
             .execute(&mut *self.connection)
@@ -477,15 +479,23 @@ impl Transaction<'_> {
     async fn release(&mut self, limit: u32) -> Result<u64, sqlx::Error> {
         let mut rows = sqlx::query!(
             // Materialized, or a plan may look for what is due again and again and take more than the limit.
-            "with due as materialized (
+            r#"with due as materialized (
                 select id, token from scheduled where due_at <= $1 order by due_at, id, token limit $2
                 for update skip locked
+            ), taken as (
+                delete from scheduled as later using due where later.id = due.id and later.token = due.token
+                returning later.id, later.token, due_at, entity_type, ttl_secs, collapse_key, group_key, actor,
+                    data::text as data
             )
-            delete from scheduled as later using due where later.id = due.id and later.token = due.token
-            returning later.id, later.token, due_at, entity_type, ttl_secs, collapse_key, group_key, actor,
-                data::text as data",
+            -- What a push has stored once comes with the first of its rows.
+            select taken.id as "id!", taken.token as "token!", due_at as "due_at!", entity_type as "entity_type!", ttl_secs,
+                collapse_key, group_key, actor, taken.data as "data!", payload.data::text as "shared?"
+            from (
+                select *, row_number() over (partition by id order by token) as place from taken
+            ) as taken left join notification_payload as payload on payload.id = taken.id and taken.data = $3 and place = 1"#,
             self.now,
-            i64::from(limit)
+            i64::from(limit),
+            SHARED
         )
         .fetch_all(&mut *self.connection)
         .await?;
@@ -503,7 +513,10 @@ impl Transaction<'_> {
             let push = NewPush {
                 tokens: vec![token],
                 entity_type: row.entity_type,
-                data: Payload::stored(row.data.unwrap_or_default()).map_err(undecodable)?,
+                data: match row.shared {
+                    Some(data) => Payload::stored(data).map_err(undecodable)?.shared(),
+                    None => Payload::stored(row.data).map_err(undecodable)?,
+                },
                 options: Options {
                     ttl_secs: row.ttl_secs.and_then(|secs| u32::try_from(secs).ok()),
                     collapse_key: row.collapse_key,

@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-use crate::store::copy::{ActorRow, ChangeRow, InboxRow, KeyRow, NotificationRow, ScheduledRow, SlotRow};
+use crate::store::copy::{ActorRow, ChangeRow, InboxRow, KeyRow, NotificationRow, PayloadRow, ScheduledRow, SlotRow};
 
 /// Begins, keeps everybody else from writing, and says how much there is already that would be mixed with what comes.
 pub(in crate::store) async fn begin(copy: &mut PgConnection) -> Result<i64, sqlx::Error> {
@@ -162,6 +162,17 @@ pub(in crate::store) async fn scheduled(copy: &mut PgConnection, rows: &[Schedul
     Ok(())
 }
 
+pub(in crate::store) async fn payloads(copy: &mut PgConnection, rows: &[PayloadRow]) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "insert into notification_payload (id, data) select id::uuid, data::json from unnest($1::text[], $2::text[]) as row (id, data)",
+        &rows.iter().map(|row| &*row.id).collect::<Vec<_>>() as &[&str],
+        &rows.iter().map(|row| &*row.data).collect::<Vec<_>>() as &[&str]
+    )
+    .execute(copy)
+    .await?;
+    Ok(())
+}
+
 /// What must be the same on both sides, as one line.
 pub(in crate::store) async fn sums(copy: &mut PgConnection) -> Result<String, sqlx::Error> {
     sqlx::query_scalar!(
@@ -173,6 +184,7 @@ pub(in crate::store) async fn sums(copy: &mut PgConnection) -> Result<String, sq
             || ', keys ' || (select count(*) from idempotency)
             || ', groups ' || (select count(*) from notification_key) || ' of ' || (select count(*) from notification_actor)
             || ', scheduled ' || (select count(*) from scheduled)
+            || ', payloads ' || (select count(*) || ', bytes ' || coalesce(sum(octet_length(data::text)), 0) from notification_payload)
             || ', api keys ' || (select count(*) from api_key) as "sums!" -- postgres"#
     )
     .fetch_one(copy)

@@ -75,7 +75,8 @@ impl SqliteCommitter {
             let receipts = commit::told(&batch.receipts, &HashMap::new());
             return Ok(Committed { pushes: Vec::new(), receipts, events: Vec::new() });
         }
-        if only_acks && batch.pushes.iter().all(|push| push.key.is_none() && !plan::depends(push)) {
+        let is_plain = |push: &KeyedPush| push.key.is_none() && !plan::depends(push) && !push.push.data.is_shared();
+        if only_acks && batch.pushes.iter().all(is_plain) {
             let pushes = transaction.insert_at_once(&batch.pushes).await?;
             let receipts = commit::told(&batch.receipts, &HashMap::new());
             return Ok(Committed { pushes, receipts, events: transaction.events });
@@ -163,11 +164,12 @@ impl Transaction<'_> {
     fn rows(&self, pushes: &[Fresh<'_>], mut place_of: impl FnMut(&Token) -> i64) -> String {
         let rows = pushes
             .iter()
-            .map(|Fresh { push, content }| {
+            .map(|fresh| {
+                let Fresh { push, content } = fresh;
                 let places = push.push.tokens.iter().map(|token| (token, place_of(token)));
                 let expires_at = push.push.options.expires_at(self.now).map(timestamp);
                 let places: BTreeMap<&Token, i64> = places.collect();
-                (content.id, &*content.entity_type, content.data.get(), places, expires_at)
+                (content.id, &*content.entity_type, fresh.row_data(), places, expires_at)
             })
             .collect::<Vec<_>>();
         json(&rows)
@@ -456,11 +458,28 @@ impl Transaction<'_> {
             .collect()
     }
 
+    /// Stores what is not stored in each row of its push. It may be there already, if some of the rows are.
+    pub(super) async fn insert_payloads(&mut self, payloads: &[(Uuid, &str)]) -> Result<(), sqlx::Error> {
+        if payloads.is_empty() {
+            return Ok(());
+        }
+        let payloads = json(&payloads);
+        sqlx::query!(
+            "insert into notification_payload (id, data) select value ->> 0, value ->> 1 from json_each(?1) where true
+            on conflict (id) do nothing",
+            payloads
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        Ok(())
+    }
+
     /// Adds the rows to their inboxes, inserts them and commits.
     async fn insert(&mut self, pushes: &[Fresh<'_>], stored: &[Pushed]) -> Result<(), Error> {
         let mut seqs = stored.iter().flat_map(|pushed| &pushed.results).map(|placed| placed.seq.unwrap_or_default());
         let rows = self.rows(pushes, |_| seqs.next().expect("one for each row"));
         let inboxes = json(&commit::added(pushes));
+        self.insert_payloads(&commit::shared(pushes)).await.map_err(unavailable)?;
         sqlx::query!(
             "insert into inbox (token, rev, unread, created_at, life)
             select key, value, value, ?, (select erasures from meta) from json_each(?) where true

@@ -10,7 +10,7 @@ use super::{group, keys, time, unavailable};
 use crate::notification::{
     ChangeKind, Group, GroupKey, Head, NewPush, Options, Payload, Pushed, Regrouped, Rev, Token, timestamp,
 };
-use crate::store::commit::{self, Changed, Fresh};
+use crate::store::commit::{self, Changed, Fresh, SHARED};
 use crate::store::plan::{self, Found, Kind, OpenRow, Plan, Slot};
 use crate::store::{Edit, Edited, Error, KeyedPush, PURGED, json};
 
@@ -77,10 +77,10 @@ impl Transaction<'_> {
         let heads = json(&plan.heads.iter().map(|(token, head)| (token, head.rev, head.unread)).collect::<Vec<_>>());
         let contents: Vec<_> = pushes
             .iter()
-            .map(|Fresh { push, content }| {
-                let Options { collapse_key, group, .. } = &push.push.options;
+            .map(|fresh| {
+                let Options { collapse_key, group, .. } = &fresh.push.push.options;
                 let group_key = group.as_ref().map(|group| &group.key);
-                (content.id, &*content.entity_type, content.data.get(), collapse_key, group_key)
+                (fresh.content.id, &*fresh.content.entity_type, fresh.row_data(), collapse_key, group_key)
             })
             .collect();
         let contents = json(&contents);
@@ -94,6 +94,7 @@ impl Transaction<'_> {
             })
             .collect();
         let rows = json(&rows);
+        self.insert_payloads(&plan.payloads(pushes)).await?;
         sqlx::query!(
             "insert into inbox (token, rev, unread, created_at, life)
             select value ->> 0, value ->> 1, value ->> 2, ?, (select erasures from meta) from json_each(?) where true
@@ -182,11 +183,12 @@ impl Transaction<'_> {
     }
 
     async fn schedule(&mut self, pushes: &[Fresh<'_>], which: &[usize]) -> Result<(), sqlx::Error> {
-        for Fresh { push, content } in which.iter().map(|at| &pushes[*at]) {
+        for fresh in which.iter().map(|at| &pushes[*at]) {
+            let Fresh { push, content } = fresh;
             let Options { ttl_secs, collapse_key, group, deliver_at } = &push.push.options;
             let (group_key, actor) = group.as_ref().map(|group| (&group.key, &group.actor)).unzip();
             let (id, due_at) = (content.id.to_string(), deliver_at.map(timestamp));
-            let (tokens, data, actor) = (json(&push.push.tokens), content.data.get(), actor.and_then(Option::as_ref));
+            let (tokens, data, actor) = (json(&push.push.tokens), fresh.row_data(), actor.and_then(Option::as_ref));
             sqlx::query!(
                 "insert into scheduled (id, token, due_at, entity_type, ttl_secs, collapse_key, group_key, actor,
                     created_at, data)
@@ -438,6 +440,14 @@ impl Transaction<'_> {
         self.depart(rows, ChangeKind::Expired).await
     }
 
+    /// What is stored once for the rows of a push.
+    async fn payload(&mut self, id: Uuid) -> Result<String, sqlx::Error> {
+        let id = id.to_string();
+        sqlx::query_scalar!("select data from notification_payload where id = ?1 -- sqlite", id)
+            .fetch_one(&mut *self.connection)
+            .await
+    }
+
     /// Moves due pushes into their inboxes, as if they were posted now.
     async fn release(&mut self, limit: u32) -> Result<u64, sqlx::Error> {
         let rows = sqlx::query!(
@@ -463,7 +473,10 @@ impl Transaction<'_> {
             let push = NewPush {
                 tokens: vec![token],
                 entity_type: row.entity_type,
-                data: Payload::stored(row.data).map_err(undecodable)?,
+                data: match row.data == SHARED {
+                    true => Payload::stored(self.payload(id).await?).map_err(undecodable)?.shared(),
+                    false => Payload::stored(row.data).map_err(undecodable)?,
+                },
                 options: Options {
                     ttl_secs: row.ttl_secs,
                     collapse_key: row.collapse_key,

@@ -2,10 +2,13 @@
 
 use sqlx::SqliteConnection;
 
-use crate::store::copy::{ActorRow, ChangeRow, InboxRow, KeyRow, NotificationRow, ScheduledRow, SlotRow};
+use crate::store::copy::{ActorRow, ChangeRow, InboxRow, KeyRow, NotificationRow, PayloadRow, ScheduledRow, SlotRow};
 
 /// Rows that are read at a time.
 const PAGE: i64 = 1_000;
+
+/// They are large.
+const PAYLOAD_PAGE: i64 = 20;
 
 pub(in crate::store) async fn meta(source: &mut SqliteConnection) -> Result<(String, i64), sqlx::Error> {
     let meta = sqlx::query!("select epoch, erasures from meta limit 1 -- sqlite").fetch_one(source).await?;
@@ -17,7 +20,8 @@ pub(in crate::store) async fn total(source: &mut SqliteConnection) -> Result<u64
     let total = sqlx::query_scalar!(
         r#"select (select count(*) from inbox) + (select count(*) from notification) + (select count(*) from inbox_change)
             + (select count(*) from idempotency) + (select count(*) from notification_key)
-            + (select count(*) from notification_actor) + (select count(*) from scheduled) as "total!: i64""#
+            + (select count(*) from notification_actor) + (select count(*) from scheduled) + (select count(*) from notification_payload)
+                as "total!: i64""#
     );
     Ok(total.fetch_one(source).await?.unsigned_abs())
 }
@@ -142,6 +146,21 @@ pub(in crate::store) async fn scheduled(
     .await
 }
 
+pub(in crate::store) async fn payloads(
+    source: &mut SqliteConnection,
+    after: Option<&PayloadRow>,
+) -> Result<Vec<PayloadRow>, sqlx::Error> {
+    let id = after.map_or("", |row| &row.id);
+    sqlx::query_as!(
+        PayloadRow,
+        "select id, data from notification_payload where id > ?1 order by id limit ?2",
+        id,
+        PAYLOAD_PAGE
+    )
+    .fetch_all(source)
+    .await
+}
+
 /// What must be the same on both sides, as one line.
 pub(in crate::store) async fn sums(source: &mut SqliteConnection) -> Result<String, sqlx::Error> {
     sqlx::query_scalar!(
@@ -153,6 +172,7 @@ pub(in crate::store) async fn sums(source: &mut SqliteConnection) -> Result<Stri
             || ', keys ' || (select count(*) from idempotency)
             || ', groups ' || (select count(*) from notification_key) || ' of ' || (select count(*) from notification_actor)
             || ', scheduled ' || (select count(*) from scheduled)
+            || ', payloads ' || (select count(*) || ', bytes ' || coalesce(sum(octet_length(data)), 0) from notification_payload)
             || ', api keys ' || (select count(*) from api_key) as "sums!: String" -- sqlite"#
     )
     .fetch_one(source)

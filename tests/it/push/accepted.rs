@@ -1,6 +1,6 @@
 //! The push contract: who gets a row, in what order the answer lists them, and that `data` comes back byte for byte.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api::{Pushed, raw};
 use crate::server::TestServer;
@@ -217,6 +217,33 @@ async fn everything_up_to_the_limits_is_accepted() {
     }
     let rows = server.table().rows(&token).await;
     assert_eq!((rows.len(), rows[0].entity_type.len(), rows[0].data.len()), (2, 128, 102_400));
+}
+
+#[tokio::test]
+async fn a_push_of_much_data_to_many_is_stored_once_and_arrives_byte_for_byte() {
+    let server = TestServer::builder().flag("--commit-kib=4").start().await;
+    let mut live = server.login_empty("7").await;
+    let tokens: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+    let data = format!(r#"{{ "b":1.10, "text":"{}" }}"#, "x".repeat(300));
+    let body = format!(r#"{{"tokens":{},"entityType":"like","data":{data}}}"#, json!(tokens));
+    let first = server.api().post_keyed("wide", &body).await.pushed();
+    assert_eq!(first.accepted, 100);
+    assert_eq!(server.api().post_keyed("wide", &body).await.pushed().id, first.id, "its key settles it");
+    assert_eq!(live.expect_message().await.data.get(), data);
+    let mut late = server.login("8").await;
+    assert_eq!(late.replay().await.messages[0].data.get(), data);
+    assert!(server.api().get("/api/inbox/9").await.text.contains(&data));
+    assert!(server.api().get(&format!("/api/notifications/{}", first.id)).await.text.contains(&data));
+    let table = server.table();
+    assert_eq!(table.count("select count(*) from notification_payload").await, 1);
+    let whole = "select distinct cast(data as text) as data from notification_with_payload";
+    assert_eq!(table.value(whole).await, json!(data));
+    // Fewer bytes than one transaction takes stand in each row.
+    let small = json!({"tokens": tokens[..10], "data": "y".repeat(300)}).to_string();
+    server.api().post(&small).await.pushed();
+    assert_eq!(table.count("select count(*) from notification_payload").await, 1);
+    server.api().ask("DELETE", &format!("/api/notifications/{}", first.id), &Value::Null).await;
+    table.expect_sound().await;
 }
 
 #[tokio::test]
