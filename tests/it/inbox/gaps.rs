@@ -23,7 +23,13 @@ async fn list(server: &TestServer, token: &str, query: &str) -> (Vec<i64>, usize
     let (mut seqs, mut next, mut pages) = (Vec::new(), i64::MAX, 0);
     loop {
         let page = server.api().list(token, &format!("before={next}&limit=10&{query}")).await;
-        seqs.extend(page["items"].as_array().unwrap().iter().map(|item| item["seq"].as_i64().unwrap()));
+        seqs.extend(
+            page["items"]
+                .as_array()
+                .expect("a page has items")
+                .iter()
+                .map(|item| item["seq"].as_i64().expect("an item has a seq")),
+        );
         pages += 1;
         match page["next"].as_i64() {
             Some(below) => next = below,
