@@ -427,7 +427,7 @@ pub struct Config {
     #[arg(long, env = "TIDINGS_WRITE_QUEUE", default_value_t = 4096, value_parser = positive, global = true, help_heading = "Storage", value_name = "N")]
     pub write_queue: usize,
     /// Most rows of one transaction.
-    #[arg(long, env = "TIDINGS_COMMIT_ROWS", default_value_t = 50_000, value_parser = positive, global = true, help_heading = "Storage", value_name = "N")]
+    #[arg(long, env = "TIDINGS_COMMIT_ROWS", default_value_t = 10_000, value_parser = positive, global = true, help_heading = "Storage", value_name = "N")]
     pub commit_rows: usize,
     /// Most data of one transaction, in KiB. A push that has more for all its tokens has its data stored once instead of in
     /// each row.

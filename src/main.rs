@@ -22,7 +22,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// Libraries that would write what passes through them into the log, with the most that they may say whatever --log says:
 /// most of them know payloads and headers, one the parameters of a database's URL. The pool of connections would write a line
 /// a request while the database is slow or down, which the service says itself.
-const DISCREET: [(&str, Level); 13] = [
+const DISCREET: [(&str, Level); 12] = [
     ("engineioxide", Level::INFO),
     ("engineioxide_core", Level::INFO),
     ("h2", Level::INFO),
@@ -33,7 +33,6 @@ const DISCREET: [(&str, Level); 13] = [
     ("socketioxide_core", Level::INFO),
     ("tokio_tungstenite", Level::INFO),
     ("tungstenite", Level::INFO),
-    ("sqlx::pool", Level::ERROR),
     ("sqlx_core::pool", Level::ERROR),
     ("sqlx_postgres::options", Level::ERROR),
 ];

@@ -3,11 +3,11 @@
 //! The engine cannot close a connection whose writer is blocked, nor one whose client ignores that it was disconnected.
 //! So the service keeps a weak hold on each connection, with which it hangs up on the socket itself.
 //!
-//! A client that asks and does not read the answers is not read either: the libraries above read on while their answers
-//! wait. tungstenite queues a pong for each ping without a limit, and hyper the answers that have no body. Once a write
-//! finds no room only [`READ_AHEAD`] bytes are read, and then as many as the client takes. So a client that is merely slow
-//! still gets its acks and pongs through while messages wait for it, and what it can have queued stays in proportion to
-//! what it reads.
+//! A client that asks and does not read the answers is not read either. The libraries above need not know of that: hyper
+//! stops by itself, but tungstenite reads on while its answers wait, and queues a pong for each ping without a limit. Once
+//! a write finds no room only [`READ_AHEAD`] bytes are read, and then as many as the client takes. So a client that is
+//! merely slow still gets its acks and pongs through while messages wait for it, and what it can have queued stays in
+//! proportion to what it reads.
 
 use std::io;
 use std::net::Shutdown;

@@ -171,6 +171,8 @@ pub(super) async fn open(url: &str, settings: &Settings) -> Result<Opened, OpenE
         .max_connections(settings.readers)
         .min_connections(1)
         .acquire_timeout(settings.timeout)
+        // Else each read that waits long for its turn is a line of the log.
+        .acquire_slow_threshold(std::time::Duration::MAX)
         .test_before_acquire(false)
         .connect_with(options.clone().read_only(true).pragma("cache_size", cache_kib(settings.sqlite_cache_kib / 4)))
         .await?;

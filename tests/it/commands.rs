@@ -158,7 +158,7 @@ async fn a_copy_to_postgres_is_the_same_data_set() {
         rows.extend(table.query("select token, seq, actor, rev from notification_actor order by 1, 2, 3").await);
         rows.extend(table.query("select token, entity_type, ttl_secs, actor from scheduled order by 1, 2").await);
         rows.extend(table.query("select token, seq, group_count from notification where group_count > 0").await);
-        rows.extend(table.query("select id, length(cast(data as text)) from notification_payload").await);
+        rows.extend(table.query("select id, length(cast(data as text)) as chars from notification_payload").await);
         rows
     };
     let groups = more(old.table()).await;

@@ -26,6 +26,8 @@ impl Readers {
     /// At most `connections`, each made when it is needed; a read may wait `timeout` for one, and as long for its answer.
     pub(super) fn new(options: PgConnectOptions, connections: u32, timeout: Duration) -> Self {
         let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(timeout);
+        // Else each read that waits long for its turn is a line of the log.
+        let pool = pool.acquire_slow_threshold(Duration::MAX);
         let pool = pool.after_connect(move |connection, _| Box::pin(super::bound(connection, timeout)));
         Self { pool: pool.connect_lazy_with(options), timeout }
     }

@@ -17,6 +17,12 @@ use crate::socket::{Dial, Engine};
 /// What is sent at most, several times what the kernel holds.
 const FLOOD_BYTES: usize = 48 << 20;
 
+/// Where each piece makes work for the service, less is enough.
+const WORK_BYTES: usize = 4 << 20;
+
+/// Nothing of these tests answers the server's own pings.
+const NO_HEARTBEAT: &str = "--ping-interval-secs=600";
+
 /// A connection that takes nothing for so long is not read any more.
 const STALLED: Duration = Duration::from_secs(2);
 
@@ -48,9 +54,9 @@ async fn websocket(server: &TestServer, engine: u8) -> TcpStream {
 }
 
 /// Sends pieces that nobody waits for the answers of, until the service reads no more, hangs up, or it is enough.
-async fn flood(stream: &mut TcpStream, mut piece: impl FnMut(usize) -> Vec<u8>) -> usize {
+async fn flood(stream: &mut TcpStream, most: usize, mut piece: impl FnMut(usize) -> Vec<u8>) -> usize {
     let (mut sent, mut number) = (0, 0);
-    while sent < FLOOD_BYTES {
+    while sent < most {
         let mut chunk = Vec::new();
         while chunk.len() < 64 * 1024 {
             chunk.extend(piece(number));
@@ -72,24 +78,24 @@ async fn expect_flat(server: &TestServer, witness: &mut Witness, before: u64, wh
 
 #[tokio::test]
 async fn a_websocket_that_asks_and_never_reads_costs_little_memory() {
-    let server = TestServer::with(&["--socket-rate=0"]).await;
+    let server = TestServer::with(&["--socket-rate=0", NO_HEARTBEAT]).await;
     let mut witness = Witness::of(&server).await;
     let login = r#"["user_login",{"tokenId":"1"}]"#;
-    let kinds: [(&str, u8, Piece<'_>); 6] = [
-        ("pings of the websocket", 4, &|_| frame(9, &[b'p'; 125])),
-        ("empty pings of the websocket", 4, &|_| frame(9, b"")),
-        ("pings of engine.io 3", 3, &|_| frame(1, b"2")),
-        ("logins with callbacks", 4, &|n| frame(1, format!("42{n}{login}").as_bytes())),
-        ("receipts with callbacks", 4, &|n| {
+    let kinds: [(&str, u8, usize, Piece<'_>); 6] = [
+        ("pings of the websocket", 4, FLOOD_BYTES, &|_| frame(9, &[b'p'; 125])),
+        ("empty pings of the websocket", 4, FLOOD_BYTES, &|_| frame(9, b"")),
+        ("pings of engine.io 3", 3, WORK_BYTES, &|_| frame(1, b"2")),
+        ("logins with callbacks", 4, WORK_BYTES, &|n| frame(1, format!("42{n}{login}").as_bytes())),
+        ("receipts with callbacks", 4, WORK_BYTES, &|n| {
             let event = if n == 0 { login } else { r#"["ack",{"upTo":0}]"# };
             frame(1, format!("42{n}{event}").as_bytes())
         }),
-        ("namespaces that are not there", 4, &|n| frame(1, format!("40/{n},").as_bytes())),
+        ("namespaces that are not there", 4, WORK_BYTES, &|n| frame(1, format!("40/{n},").as_bytes())),
     ];
-    for (what, engine, piece) in kinds {
+    for (what, engine, most, piece) in kinds {
         let before = server.resident_kib();
         let mut stream = websocket(&server, engine).await;
-        let sent = flood(&mut stream, piece).await;
+        let sent = flood(&mut stream, most, piece).await;
         println!("{what}: {} KiB were taken", sent / 1024);
         expect_flat(&server, &mut witness, before, what).await;
     }
@@ -97,7 +103,7 @@ async fn a_websocket_that_asks_and_never_reads_costs_little_memory() {
 
 #[tokio::test]
 async fn a_connection_that_asks_over_http_and_never_reads_costs_little_memory() {
-    let server = TestServer::start().await;
+    let server = TestServer::with(&[NO_HEARTBEAT]).await;
     let mut witness = Witness::of(&server).await;
     let open = server.api().get("/socket.io/?EIO=4&transport=polling").await.text;
     let sid = open.split_once(r#""sid":""#).and_then(|(_, rest)| rest.split('"').next()).expect("a session");
@@ -120,7 +126,7 @@ async fn a_connection_that_asks_over_http_and_never_reads_costs_little_memory() 
     for (what, request) in kinds {
         let before = server.resident_kib();
         let mut stream = TcpStream::connect(server.address()).await.expect("it connects");
-        let sent = flood(&mut stream, |_| request.clone()).await;
+        let sent = flood(&mut stream, FLOOD_BYTES, |_| request.clone()).await;
         println!("{what}: {} KiB were taken", sent / 1024);
         expect_flat(&server, &mut witness, before, what).await;
     }
@@ -128,12 +134,12 @@ async fn a_connection_that_asks_over_http_and_never_reads_costs_little_memory() 
 
 #[tokio::test]
 async fn a_connection_that_opens_sessions_and_never_reads_has_the_seats_of_its_address_and_no_more() {
-    let server = TestServer::with(&["--max-sockets-per-address=100"]).await;
+    let server = TestServer::with(&["--max-sockets-per-address=100", NO_HEARTBEAT]).await;
     let mut witness = server.login_empty("witness").await;
     let before = server.resident_kib();
     let mut stream = TcpStream::connect(server.address()).await.expect("it connects");
     let request = b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    flood(&mut stream, |_| request.to_vec()).await;
+    flood(&mut stream, FLOOD_BYTES, |_| request.to_vec()).await;
     let pushed = server.api().push("witness", "1").await;
     assert_eq!(witness.expect_message().await.id, pushed.id);
     let grown = server.resident_kib().saturating_sub(before);
@@ -144,7 +150,7 @@ async fn a_connection_that_opens_sessions_and_never_reads_has_the_seats_of_its_a
 async fn who_reads_late_gets_every_answer() {
     const PINGS: usize = 150_000;
     const REQUESTS: usize = 100_000;
-    let server = TestServer::with(&["--ping-interval-secs=600"]).await;
+    let server = TestServer::with(&[NO_HEARTBEAT]).await;
     let pings = frame(9, &[b'p'; 125]).repeat(PINGS);
     let requests = b"HEAD /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(REQUESTS);
     let websocket = websocket(&server, 4).await;

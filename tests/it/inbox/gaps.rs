@@ -24,11 +24,7 @@ async fn list(server: &TestServer, token: &str, query: &str) -> (Vec<i64>, usize
     loop {
         let page = server.api().list(token, &format!("before={next}&limit=10&{query}")).await;
         seqs.extend(
-            page["items"]
-                .as_array()
-                .expect("a page has items")
-                .iter()
-                .map(|item| item["seq"].as_i64().expect("an item has a seq")),
+            page["items"].as_array().expect("a list has items").iter().map(|item| item["seq"].as_i64().expect("a seq")),
         );
         pages += 1;
         match page["next"].as_i64() {
