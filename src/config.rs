@@ -433,6 +433,10 @@ pub struct Config {
     /// each row.
     #[arg(long, env = "TIDINGS_COMMIT_KIB", default_value_t = 8192, value_parser = positive, global = true, help_heading = "Storage", value_name = "KIB")]
     pub commit_kib: usize,
+    /// Milliseconds that one step of a large change may keep the pushes of others waiting. Reading, acking, retracting,
+    /// erasing or releasing many rows is done in steps.
+    #[arg(long, env = "TIDINGS_STEP_MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=60_000), global = true, help_heading = "Storage", value_name = "MS")]
+    pub step_ms: u64,
     /// Seconds that a push waits for the database; then 503.
     #[arg(long, env = "TIDINGS_STORE_TIMEOUT_SECS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..), global = true, help_heading = "Storage", value_name = "SECONDS")]
     pub store_timeout_secs: u64,

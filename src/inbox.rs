@@ -61,6 +61,8 @@ pub struct Settings {
     pub commit_bytes: usize,
     /// How long a push or receipt waits for its commit.
     pub store_timeout: Duration,
+    /// How long a step of a large change may keep others waiting.
+    pub step: Duration,
     /// Messages that an acking client may have unacked.
     pub window: usize,
     /// Rows a page of the table holds.
@@ -196,6 +198,7 @@ impl Inbox {
             settings.commit_rows,
             settings.commit_bytes,
             settings.store_timeout,
+            settings.step,
             publish,
         );
         let (heads, heads_task) = Heads::new(Arc::clone(&store));
@@ -342,7 +345,7 @@ impl Inbox {
             _ => None,
         };
         let (token, origin) = (session.token().clone(), Some(session.id()));
-        let head = self.writer.receipt(Receipt { token, kind, selection, after, origin }).await?;
+        let head = self.writer.receipt(Receipt { token, kind, selection, after, origin, life: None }).await?;
         if let Some(upto) = acked {
             session.stored_ack_upto(upto);
         }
@@ -354,7 +357,8 @@ impl Inbox {
     /// # Errors
     /// As for [`Writer::receipt`].
     pub async fn mark(&self, token: Token, kind: ReceiptKind, selection: Selection) -> Result<Head, WriterError> {
-        let head = self.writer.receipt(Receipt { token, kind, selection, after: 0, origin: None }).await?;
+        let receipt = Receipt { token, kind, selection, after: 0, origin: None, life: None };
+        let head = self.writer.receipt(receipt).await?;
         Ok(head.unwrap_or_default())
     }
 
@@ -379,7 +383,7 @@ impl Inbox {
     /// # Errors
     /// As for [`Writer::edit`].
     pub async fn retract(&self, id: Uuid) -> Result<u64, WriterError> {
-        self.writer.edit(Edit::Retract { id }, None).await
+        self.writer.edit(Edit::retract(id), None).await
     }
 
     /// Takes an actor out of a group; returns whether they were in it.
@@ -396,9 +400,11 @@ impl Inbox {
     /// # Errors
     /// As for [`Writer::edit`].
     pub async fn erase(&self, token: Token) -> Result<u64, WriterError> {
-        let rows = self.writer.edit(Edit::Erase { token: token.clone() }, Some(&token)).await?;
-        self.disconnect(&token);
-        Ok(rows)
+        let rows = self.writer.edit(Edit::erase(token.clone()), Some(&token)).await;
+        if matches!(rows, Ok(_) | Err(WriterError::Unfinished)) {
+            self.disconnect(&token);
+        }
+        rows
     }
 
     /// Ends the sessions of a token here and has other nodes do so; returns how many were here. Their sockets are closed,

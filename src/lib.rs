@@ -20,6 +20,8 @@
 //!   disorder.
 //! - Attach, then read: whatever is committed after a login's read wakes its pump. Hints only save time.
 //! - Every queue, page and buffer is bounded, and what happens when it is full stands where it is made.
+//! - A change of many rows is done in steps, so it holds up nobody's push for longer than one. All of this holds after each
+//!   step, and a change that ends half way is completed by the same request again.
 //!
 //! # One push
 //! 1. `http::push` reads at most the body limit, `http::body` checks it into a [`notification::NewPush`].

@@ -391,11 +391,12 @@ pub trait Committer: Send {
     /// Nothing of the batch was written, unless it is [`Error::OutcomeUnknown`].
     async fn commit(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, Error>;
 
-    /// Runs one edit in a transaction of its own and returns after it is durable.
+    /// Runs one step of an edit, of about so many `rows`, in a transaction of its own and returns after it is durable. An
+    /// edit of fewer rows is done in one.
     ///
     /// # Errors
     /// Nothing was written, unless it is [`Error::OutcomeUnknown`].
-    async fn edit(&mut self, edit: &Edit, now: DateTime<Utc>) -> Result<Edited, Error>;
+    async fn edit(&mut self, edit: &Edit, rows: u32, now: DateTime<Utc>) -> Result<Edited, Error>;
 
     /// Closes the database, readers included, after the last commit.
     async fn close(&mut self);
@@ -412,9 +413,28 @@ pub struct Batch {
     pub acked: Vec<(Token, Uuid)>,
     /// Inboxes whose watermark of what is delivered may move, each with a rev that it had.
     pub advances: Vec<(Token, Rev)>,
+    /// So many rows of an inbox are looked at for a receipt up to a rev, from where the ones before it ended. What is left
+    /// comes back as [`Committed::unfinished`].
+    pub mark_rows: Option<u32>,
 }
 
 impl Batch {
+    /// The rows that one receipt up to a rev may look at.
+    fn mark_limit(&self) -> i64 {
+        self.mark_rows.map_or(i64::MAX, i64::from)
+    }
+
+    /// Whether pushes share it with what others do, which may fail for reasons of its own.
+    fn is_mixed(&self) -> bool {
+        let pushes_only = self.receipts.is_empty() && self.acked.is_empty() && self.advances.is_empty();
+        !pushes_only && !self.pushes.is_empty()
+    }
+
+    /// The receipts that are about all rows up to a rev.
+    fn marks(&self) -> usize {
+        self.receipts.iter().filter(|receipt| receipt.is_mark()).count()
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -466,6 +486,24 @@ pub struct Receipt {
     pub after: Rev,
     /// The session that says so, if one does; comes back in the event.
     pub origin: Option<SessionId>,
+    /// Of one that goes on: the generation of the inbox that it is about. One that came in its place is left alone.
+    pub life: Option<i64>,
+}
+
+impl Receipt {
+    /// The rev up to which it is about rows, if it is about such.
+    fn upto(&self) -> Rev {
+        match self.selection {
+            Selection::Ids(_) => 0,
+            Selection::UpTo(upto) => upto,
+            Selection::All => Rev::MAX,
+        }
+    }
+
+    /// Whether it is about all rows up to a rev, however many these are.
+    fn is_mark(&self) -> bool {
+        matches!(self.selection, Selection::UpTo(_) | Selection::All)
+    }
 }
 
 /// A change that is not a client's word about its own inbox.
@@ -475,6 +513,8 @@ pub enum Edit {
     Retract {
         /// Of the push.
         id: Uuid,
+        /// Tokens up to this one were looked at.
+        after: String,
     },
     /// Takes one actor out of the newest row of a group; the last one takes the row with it.
     Ungroup {
@@ -489,6 +529,8 @@ pub enum Edit {
     Erase {
         /// Whose inbox.
         token: Token,
+        /// What is to be erased, if that is not all there is: an earlier step saw it.
+        begun: Option<Erasing>,
     },
     /// Removes rows whose time is over, the oldest first.
     Expire {
@@ -516,13 +558,40 @@ pub enum Edit {
     },
 }
 
-/// What an edit did.
+impl Edit {
+    /// Takes back all of a push.
+    #[must_use]
+    pub fn retract(id: Uuid) -> Self {
+        Self::Retract { id, after: String::new() }
+    }
+
+    /// Forgets all that there is of an inbox.
+    #[must_use]
+    pub fn erase(token: Token) -> Self {
+        Self::Erase { token, begun: None }
+    }
+}
+
+/// What of an inbox was there when its erasure began. What comes meanwhile stays.
+#[derive(Debug, Clone)]
+pub struct Erasing {
+    /// Scheduled pushes up to this id go, unless all have gone.
+    pub scheduled_upto: Option<Uuid>,
+    /// Everything up to this rev goes; 0 if there was no inbox.
+    pub upto: Rev,
+    /// The generation of the inbox that had it.
+    pub life: i64,
+}
+
+/// What a step of an edit did.
 #[derive(Debug, Default)]
 pub struct Edited {
     /// Rows that it changed, moved or removed.
     pub rows: u64,
     /// What live sessions must hear, in `rev` order per token.
     pub events: Vec<(Token, Event)>,
+    /// What is left to be done.
+    pub next: Option<Edit>,
 }
 
 /// What one transaction did; `pushes` and `receipts` are in the batch's order.
@@ -535,6 +604,8 @@ pub struct Committed {
     pub receipts: Vec<Option<Head>>,
     /// What live sessions must hear, in `rev` order per token.
     pub events: Vec<(Token, Event)>,
+    /// The receipts that had more rows than they may look at, by their place in the batch, each as what is left of it.
+    pub unfinished: Vec<(usize, Receipt)>,
 }
 
 /// What became of a push.
@@ -729,6 +800,12 @@ fn unknown(scheme: Option<&str>) -> OpenError {
         scheme.map_or("it has no scheme".to_owned(), |scheme| format!("this build knows no {scheme} database")),
     )
 }
+
+/// Actors that go with the rows that one step of expiry or retention removes: a group may have any number of them.
+const ACTORS_PER_STEP: i64 = 2_000;
+
+/// So many bytes of scheduled data are moved into inboxes in one step.
+const RELEASED_BYTES: i64 = 4 << 20;
 
 /// What stands in `inbox_change` at the rev of a row that is no longer in the table.
 const PURGED: &str = r#"{"purged":true}"#;

@@ -20,6 +20,7 @@ impl From<&Config> for inbox::Settings {
             commit_rows: config.commit_rows,
             commit_bytes: config.commit_kib.saturating_mul(1024),
             store_timeout: Duration::from_secs(config.store_timeout_secs),
+            step: Duration::from_millis(config.step_ms),
             window: config.window,
             page: config.replay_rows,
             page_bytes: config.page_kib.saturating_mul(1024),

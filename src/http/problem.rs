@@ -99,6 +99,10 @@ impl Problem {
                 Self::unavailable("busy", "too many changes wait to be stored; nothing was changed, try again later")
             }
             WriterError::Stopped => Self::draining(),
+            WriterError::Unfinished => Self::unavailable(
+                "unfinished",
+                "it is about many rows, some are done and the rest goes on; the same request again is answered when all are",
+            ),
             WriterError::Store(failure) => Self::store(failure),
         }
     }

@@ -593,6 +593,7 @@ impl Pump {
             selection: Selection::UpTo(rev),
             after: 0,
             origin: Some(self.session().id()),
+            life: None,
         };
         if let Err(error) = self.inbox.writer.receipt(receipt).await {
             if let Some(left_out) = log_due("heartbeat_unstored") {

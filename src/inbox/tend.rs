@@ -55,6 +55,7 @@ impl Inbox {
     pub async fn tend(&self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(TEND_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut release_rows, mut expire_rows) = (TEND_ROWS, TEND_ROWS);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let due = match self.store.due(Utc::now()).await {
                 Ok(due) => due,
@@ -66,17 +67,23 @@ impl Inbox {
             // In turns, so that much of one holds up nothing of the other.
             let (mut scheduled, mut expired) = (due.scheduled, due.expired);
             while (scheduled || expired) && !stop.is_cancelled() {
-                scheduled = scheduled && self.do_some(Edit::Release { limit: TEND_ROWS }).await;
-                expired = expired && self.do_some(Edit::Expire { limit: TEND_ROWS }).await;
+                scheduled = scheduled && self.do_some(|limit| Edit::Release { limit }, &mut release_rows).await;
+                expired = expired && self.do_some(|limit| Edit::Expire { limit }, &mut expire_rows).await;
             }
         }
     }
 
-    /// Does some of what is due and returns whether there may be more.
-    async fn do_some(&self, edit: Edit) -> bool {
-        match self.writer.edit(edit, None).await {
-            Ok(rows) => rows >= u64::from(TEND_ROWS),
+    /// Does so many rows of what is due and returns whether there may be more. After a failure it is fewer: the database may
+    /// be too slow for them.
+    async fn do_some(&self, edit: fn(u32) -> Edit, rows: &mut u32) -> bool {
+        match self.writer.edit(edit(*rows), None).await {
+            Ok(done) => {
+                let is_full = done >= u64::from(*rows);
+                *rows = rows.saturating_mul(2).min(TEND_ROWS);
+                is_full
+            }
             Err(error) => {
+                *rows = (*rows / 4).max(1);
                 warn!(%error, "Cannot process what is due, retrying");
                 false
             }

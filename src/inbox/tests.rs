@@ -32,6 +32,7 @@ fn settings() -> Settings {
         commit_rows: 64,
         commit_bytes: 1000,
         store_timeout: Duration::from_secs(5),
+        step: Duration::from_millis(100),
         window: WINDOW,
         page: 3,
         page_bytes: 1000,
@@ -726,7 +727,7 @@ async fn a_list_passes_what_is_gone_in_steps_and_says_where_to_go_on() {
     let history = node.database.history(&node.token, Utc::now());
     for event in history.into_values().skip(1) {
         if let crate::notification::Event::New(new) = event {
-            node.database.edit(&Edit::Retract { id: new.content.id }, Utc::now());
+            node.database.edit(&Edit::retract(new.content.id), Utc::now());
         }
     }
     // Nothing is in the newest revs but changes and retracted rows, in which nothing is remembered that holds no row.

@@ -31,7 +31,22 @@ pub(super) struct UpTo {
     /// Those up to here need not be looked at.
     pub(super) after: Rev,
     pub(super) upto: Rev,
+    /// If only an inbox of this generation is meant.
+    pub(super) life: Option<i64>,
 }
+
+/// How far the receipts up to a rev came in an inbox.
+#[derive(Clone, Copy)]
+pub(super) struct Reached {
+    /// All rows up to here are marked.
+    pub(super) reached: Rev,
+    /// The rows that there are end here.
+    pub(super) top: Rev,
+    pub(super) life: i64,
+}
+
+/// By token.
+pub(super) type Progress = HashMap<String, Reached>;
 
 impl<'r> Selected<'r> {
     pub(super) fn of(receipts: &'r [Receipt], kind: ReceiptKind) -> Self {
@@ -41,8 +56,10 @@ impl<'r> Selected<'r> {
             let origin = selected.origins.entry(token).or_insert(receipt.origin);
             *origin = origin.filter(|_| *origin == receipt.origin);
             let mut raise = |upto: Rev| {
-                let rows = selected.upto.entry(token).or_insert(UpTo { after: receipt.after, upto });
-                *rows = UpTo { after: rows.after.min(receipt.after), upto: rows.upto.max(upto) };
+                let UpTo { after, upto: before, life } =
+                    *selected.upto.entry(token).or_insert(UpTo { after: receipt.after, upto, life: receipt.life });
+                let rows = UpTo { after: after.min(receipt.after), upto: before.max(upto), life };
+                selected.upto.insert(token, rows);
             };
             match &receipt.selection {
                 Selection::Ids(ids) => selected.ids.extend(ids.iter().map(|id| (token, *id))),
@@ -74,7 +91,8 @@ impl<'r> Selected<'r> {
 #[derive(Default)]
 pub(super) struct Turned {
     pub(super) read_by_id: HashMap<String, Vec<Uuid>>,
-    pub(super) read_by_mark: HashMap<String, i64>,
+    /// With the rev that the marks reached.
+    pub(super) read_by_mark: HashMap<String, (i64, Rev)>,
     pub(super) unread_by_id: HashMap<String, Vec<Uuid>>,
 }
 
@@ -121,7 +139,7 @@ pub(super) fn changes(
 ) -> Vec<Changed> {
     let mut changes = Vec::new();
     for (token, head) in heads.iter_mut() {
-        let (name, top) = (Token::stored(token), head.rev);
+        let name = Token::stored(token);
         let mut change = |unread: i64, kind: ChangeKind, by: &Selected<'_>| {
             let origin = by.origins.get(token.as_str()).copied().flatten();
             changes.push(Changed::make(name.clone(), head, unread, kind, origin));
@@ -129,8 +147,8 @@ pub(super) fn changes(
         if let Some(ids) = turned.read_by_id.get(token) {
             change(-count(ids), ChangeKind::Read(ids.clone()), reads);
         }
-        if let Some(rows) = turned.read_by_mark.get(token) {
-            change(-rows, ChangeKind::ReadUpTo(top.min(reads.upto[token.as_str()].upto)), reads);
+        if let Some((rows, reached)) = turned.read_by_mark.get(token) {
+            change(-rows, ChangeKind::ReadUpTo(*reached), reads);
         }
         if let Some(ids) = turned.unread_by_id.get(token) {
             change(count(ids), ChangeKind::Unread(ids.clone()), unreads);
@@ -166,6 +184,22 @@ pub(super) fn told(receipts: &[Receipt], heads: &HashMap<String, Head>) -> Vec<O
 /// Stands in place of the `data` of a row whose push has it stored once, in `notification_payload`. The space tells it from what a push
 /// says, which has none at its end.
 pub(super) const SHARED: &str = "null ";
+
+/// What is left of the receipts that did not come to the end of their rows.
+pub(super) fn unfinished(receipts: &[Receipt], acked: &Progress, read: &Progress) -> Vec<(usize, Receipt)> {
+    let left = |receipt: &Receipt| {
+        let progress = match receipt.kind {
+            ReceiptKind::Ack => acked,
+            ReceiptKind::Read => read,
+            ReceiptKind::Unread => return None,
+        };
+        let Reached { reached, top, life } = *progress.get(receipt.token.as_str())?;
+        let (token, upto) = (receipt.token.clone(), receipt.upto().min(top));
+        let (kind, origin, selection) = (receipt.kind, receipt.origin, Selection::UpTo(upto));
+        (upto > reached).then_some(Receipt { token, kind, selection, after: reached, origin, life: Some(life) })
+    };
+    receipts.iter().enumerate().filter_map(|(at, receipt)| Some((at, left(receipt)?))).collect()
+}
 
 /// A push with its id and the time of the commit.
 pub(super) struct Fresh<'p> {

@@ -35,6 +35,8 @@ pub(crate) struct FakeDatabase {
 #[derive(Default)]
 struct Tables {
     inboxes: HashMap<Token, Vec<Row>>,
+    /// Everything at or below is read or gone.
+    read_upto: HashMap<Token, Rev>,
     /// In the order they were posted; each with one token.
     scheduled: Vec<(Uuid, NewPush)>,
 }
@@ -138,18 +140,21 @@ impl FakeDatabase {
                 row.delivered = true;
             }
         }
-        let receipts = batch.receipts.iter().map(|receipt| {
-            let rows = tables.inboxes.entry(receipt.token.clone()).or_default();
-            let changed = mark(rows, receipt, now);
+        let (mut receipts, mut unfinished) = (Vec::new(), Vec::new());
+        for (at, receipt) in batch.receipts.iter().enumerate() {
+            let Tables { inboxes, read_upto, .. } = &mut *tables;
+            let rows = inboxes.entry(receipt.token.clone()).or_default();
+            let mark = read_upto.entry(receipt.token.clone()).or_default();
+            let (changed, left) = mark_rows(rows, mark, receipt, batch.mark_limit(), now);
             events.extend(changed.map(|event| (receipt.token.clone(), event)));
-            (receipt.kind != ReceiptKind::Ack).then(|| head(rows))
-        });
-        let receipts = receipts.collect();
+            unfinished.extend(left.map(|left| (at, left)));
+            receipts.push((receipt.kind != ReceiptKind::Ack).then(|| head(rows)));
+        }
         let pushes = batch.pushes.iter().map(|keyed| {
             let pushed = tables.push(Uuid::now_v7(), &keyed.push, now, &mut events);
             PushOutcome::Pushed(pushed)
         });
-        Committed { pushes: pushes.collect(), receipts, events }
+        Committed { pushes: pushes.collect(), receipts, events, unfinished }
     }
 
     /// What an edit does.
@@ -157,9 +162,10 @@ impl FakeDatabase {
         let mut tables = self.tables.lock().unwrap();
         let mut events = Vec::new();
         let rows = match edit {
-            Edit::Retract { id } => tables.retract(*id, now, &mut events),
+            Edit::Retract { id, after: _ } => tables.retract(*id, now, &mut events),
             Edit::Ungroup { token, key, actor } => tables.ungroup(token, key, actor, now, &mut events),
-            Edit::Erase { token } => {
+            Edit::Erase { token, begun: _ } => {
+                tables.read_upto.remove(token);
                 let scheduled = tables.scheduled.len();
                 tables.scheduled.retain(|(_, push)| push.tokens[0] != *token);
                 let rows = tables.inboxes.remove(token).unwrap_or_default();
@@ -169,7 +175,7 @@ impl FakeDatabase {
             Edit::Release { limit: _ } => tables.release(now, &mut events),
             Edit::Purge { .. } | Edit::NoteUse { .. } => 0,
         };
-        Edited { rows: rows as u64, events }
+        Edited { rows: rows as u64, events, next: None }
     }
 
     /// The table as it was when the inbox had `rows` events: somebody restored a backup.
@@ -348,16 +354,35 @@ fn head(rows: &[Row]) -> Head {
     Head { rev, unread: unread as i64, delivered_upto: first_undelivered.unwrap_or(rev), purged_rev: 0 }
 }
 
-/// Marks rows and returns the change, if it takes a rev.
-fn mark(rows: &mut Vec<Row>, receipt: &Receipt, now: DateTime<Utc>) -> Option<Event> {
-    let top = rows.len() as Rev;
+/// Marks rows and returns the change, if it takes a rev, and what is left of a read up to a rev that looked at `limit` rows.
+fn mark_rows(
+    rows: &mut Vec<Row>,
+    mark: &mut Rev,
+    receipt: &Receipt,
+    limit: i64,
+    now: DateTime<Utc>,
+) -> (Option<Event>, Option<Receipt>) {
+    let (top, unread) = (rows.len() as Rev, head(rows).unread);
     let mut turned = Vec::new();
+    let (mut reached, mut left) = (top, None);
+    if receipt.kind == ReceiptKind::Read && receipt.is_mark() {
+        let upto = receipt.upto().min(top);
+        let there = rows.iter().filter(|row| !row.removed).map(|row| row.event.rev());
+        let beyond = there.filter(|seq| *seq > *mark && *seq <= upto).nth(usize::try_from(limit).unwrap_or(usize::MAX));
+        reached = beyond.filter(|_| unread > 0).map_or(upto, |seq| seq - 1);
+        left = (reached < upto).then(|| {
+            let (token, selection) = (receipt.token.clone(), Selection::UpTo(upto));
+            let Receipt { kind, origin, .. } = *receipt;
+            Receipt { token, kind, selection, after: reached, origin, life: None }
+        });
+        *mark = reached.max(*mark);
+    }
     for row in rows.iter_mut().filter(|row| !row.removed) {
         let Event::New(new) = &mut row.event else { continue };
         let selected = match &receipt.selection {
             Selection::Ids(ids) => ids.contains(&new.content.id),
-            Selection::UpTo(upto) => new.seq > receipt.after && new.seq <= *upto,
-            Selection::All => true,
+            Selection::UpTo(upto) => new.seq > receipt.after && new.seq <= *upto && new.seq <= reached,
+            Selection::All => new.seq <= reached,
         };
         if !selected {
             continue;
@@ -374,21 +399,23 @@ fn mark(rows: &mut Vec<Row>, receipt: &Receipt, now: DateTime<Utc>) -> Option<Ev
             new.read = read;
             row.delivered = true;
             turned.push(new.content.id);
+            if !read {
+                *mark = (new.seq - 1).min(*mark);
+            }
         }
     }
     if turned.is_empty() {
-        return None;
+        return (None, left);
     }
     let kind = match (receipt.kind, &receipt.selection) {
         (ReceiptKind::Unread, _) => ChangeKind::Unread(turned),
         (_, Selection::Ids(_)) => ChangeKind::Read(turned),
-        (_, Selection::UpTo(upto)) => ChangeKind::ReadUpTo(top.min(*upto)),
-        (_, Selection::All) => ChangeKind::ReadUpTo(top),
+        (_, Selection::UpTo(_) | Selection::All) => ChangeKind::ReadUpTo(reached),
     };
     let change = Change { kind, unread: head(rows).unread };
     let event = Event::Changed { rev: top + 1, change, at: now, origin: receipt.origin };
     rows.push(Row::new(event.clone()));
-    Some(event)
+    (Some(event), left)
 }
 
 #[async_trait]
@@ -502,7 +529,7 @@ impl Committer for FakeCommitter {
         Ok(self.0.apply(batch, now))
     }
 
-    async fn edit(&mut self, edit: &Edit, now: DateTime<Utc>) -> Result<Edited, Error> {
+    async fn edit(&mut self, edit: &Edit, _rows: u32, now: DateTime<Utc>) -> Result<Edited, Error> {
         tokio::task::yield_now().await;
         Ok(self.0.edit(edit, now))
     }

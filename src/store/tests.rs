@@ -15,8 +15,8 @@ mod postgres;
 
 use super::fake::FakeDatabase;
 use super::{
-    Batch, Edit, Error, IdempotencyKey, Keep, KeyedPush, ListQuery, OpenError, Opened, Place, PushOutcome, Receipt,
-    Settings, Stale, Store, Undelivered,
+    Batch, Due, Edit, Edited, Error, IdempotencyKey, Keep, KeyedPush, ListQuery, OpenError, Opened, Place, PushOutcome,
+    Receipt, Settings, Stale, Store, Undelivered, Writer,
 };
 use crate::notification::{
     ChangeKind, Event, Group, GroupKey, Head, NewPush, Options, Payload, Pushed, ReceiptKind, Rev, Selection, Token,
@@ -97,6 +97,23 @@ impl Database {
         }
     }
 
+    /// Makes every receipt of an inbox fail.
+    fn refuse_receipts_of(&self, token: &str) {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => self.sqlite(&format!(
+                "create trigger fail before update of delivered_at on notification when new.token = '{token}'
+                begin select raise(abort, 'told to fail'); end"
+            )),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(database) => drop(database.sql(&format!(
+                "create function fail() returns trigger language plpgsql as 'begin raise ''told to fail''; end';
+                create trigger fail before update of delivered_at on notification for each row
+                when (new.token = '{token}') execute function fail()"
+            ))),
+        }
+    }
+
     /// Runs SQL as an admin.
     fn sql(&self, sql: &str) {
         match self {
@@ -153,7 +170,7 @@ fn grouped(key: &str, actor: Option<&str>) -> Options {
 }
 
 fn receipt(to: &str, kind: ReceiptKind, selection: Selection) -> Receipt {
-    Receipt { token: token(to), kind, selection, after: 0, origin: Some(7) }
+    Receipt { token: token(to), kind, selection, after: 0, origin: Some(7), life: None }
 }
 
 async fn commit_pushes(opened: &mut Opened, pushes: Vec<KeyedPush>) -> Vec<Pushed> {
@@ -345,7 +362,12 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Runs the steps, a second apart, on a real database and on the reference and compares everything a caller can see.
-async fn agrees_with_the_reference(database: &Database, steps: Vec<Step>) -> Result<(), TestCaseError> {
+/// Large changes are done in steps of so many `rows`, after each of which everything must hold.
+async fn agrees_with_the_reference(
+    database: &Database,
+    steps: Vec<Step>,
+    rows: Option<u32>,
+) -> Result<(), TestCaseError> {
     let mut opened = database.open().await;
     let reference = FakeDatabase::default();
     let (mut real_ids, mut reference_ids): (Vec<Uuid>, Vec<Uuid>) = Default::default();
@@ -396,27 +418,40 @@ async fn agrees_with_the_reference(database: &Database, steps: Vec<Step>) -> Res
                 real.advances = vec![(token, rev)];
                 None
             }
-            Step::Retract(n) => {
-                Some((Edit::Retract { id: nth(&real_ids, n) }, Edit::Retract { id: nth(&reference_ids, n) }))
-            }
+            Step::Retract(n) => Some((Edit::retract(nth(&real_ids, n)), Edit::retract(nth(&reference_ids, n)))),
             Step::Ungroup { token, key, actor } => {
                 let token = super::tests::token(&token.to_string());
                 let edit = Edit::Ungroup { token, key: key.to_string(), actor: format!("actor {actor}") };
                 Some((edit.clone(), edit))
             }
             Step::Erase(token) => {
-                let edit = Edit::Erase { token: super::tests::token(&token.to_string()) };
+                let edit = Edit::erase(super::tests::token(&token.to_string()));
                 Some((edit.clone(), edit))
             }
             Step::Expire => Some((Edit::Expire { limit: 1000 }, Edit::Expire { limit: 1000 })),
             Step::Release => Some((Edit::Release { limit: 1000 }, Edit::Release { limit: 1000 })),
         };
         if let Some((edit, same)) = edits {
-            let (edited, wanted) = (opened.committers[0].edit(&edit, time).await.unwrap(), reference.edit(&same, time));
+            let wanted = reference.edit(&same, time);
+            let (mut edited, mut next, mut steps) = (Edited::default(), Some(edit.clone()), 0);
+            while let Some(edit) = next {
+                let step = opened.committers[0].edit(&edit, rows.unwrap_or(1_000), time).await.unwrap();
+                edited.rows += step.rows;
+                edited.events.extend(step.events);
+                (next, steps) = (step.next, steps + 1);
+                if next.is_some() {
+                    let audit = super::check(&database.url()).await.unwrap();
+                    prop_assert!(audit.violations.is_empty(), "after a step: {:?}", audit.violations);
+                }
+            }
             prop_assert_eq!(edited.rows, wanted.rows, "{:?}", &edit);
-            prop_assert_eq!(shapes(&edited.events), shapes(&wanted.events), "{:?}", &edit);
+            // Of an inbox that is erased in steps is told what became unread before it is gone.
+            if steps == 1 || !matches!(edit, Edit::Erase { .. }) {
+                prop_assert_eq!(shapes(&edited.events), shapes(&wanted.events), "{:?}", &edit);
+            }
             continue;
         }
+        (real.mark_rows, expected.mark_rows) = (rows, rows);
         let committed = opened.committers[0].commit(&real, time).await.unwrap();
         let wanted = reference.apply(&expected, time);
         for ((ids, other), outcomes) in [
@@ -439,6 +474,23 @@ async fn agrees_with_the_reference(database: &Database, steps: Vec<Step>) -> Res
             wanted.receipts.iter().map(counters).collect::<Vec<_>>()
         );
         prop_assert_eq!(shapes(&committed.events), shapes(&wanted.events));
+        let (mut left, mut expected) = (committed.unfinished, wanted.unfinished);
+        while let Some((_, receipt)) = left.pop() {
+            let is_ack = receipt.kind == ReceiptKind::Ack;
+            let batch = Batch { receipts: vec![receipt], mark_rows: rows, ..Batch::default() };
+            let committed = opened.committers[0].commit(&batch, time).await.unwrap();
+            left = committed.unfinished;
+            let audit = super::check(&database.url()).await.unwrap();
+            prop_assert!(audit.violations.is_empty(), "after a step: {:?}", audit.violations);
+            // The reference marks all that is acked at once, which nobody is told.
+            if !is_ack {
+                let receipts = expected.drain(..).map(|(_, receipt)| receipt).collect();
+                let wanted = reference.apply(&Batch { receipts, mark_rows: rows, ..Batch::default() }, time);
+                prop_assert_eq!(shapes(&committed.events), shapes(&wanted.events));
+                expected = wanted.unfinished;
+            }
+        }
+        prop_assert!(expected.is_empty());
     }
     for token in (0..TOKENS).map(|token| super::tests::token(&token.to_string())) {
         let events = history_at(&opened, &token, time).await;
@@ -470,12 +522,20 @@ async fn agrees_with_the_reference(database: &Database, steps: Vec<Step>) -> Res
 }
 
 async fn random_batches_leave_what_the_reference_says(make: fn() -> Database) {
+    random_batches(make, None).await;
+}
+
+async fn random_batches_in_small_steps_leave_what_the_reference_says(make: fn() -> Database) {
+    random_batches(make, Some(2)).await;
+}
+
+async fn random_batches(make: fn() -> Database, rows: Option<u32>) {
     let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
     let result = tokio::task::spawn_blocking(move || {
         TestRunner::new(config).run(&prop::collection::vec(step(), 1..40), |steps| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let database = make();
-            runtime.block_on(agrees_with_the_reference(&database, steps))
+            runtime.block_on(agrees_with_the_reference(&database, steps, rows))
         })
     });
     result.await.unwrap().unwrap();
@@ -617,8 +677,9 @@ async fn data_that_is_stored_once_goes_with_the_last_of_its_rows(make: fn() -> D
         assert_eq!(database.found("select count(*) from notification_payload"), expected, "{why}");
     };
     let later = |seconds| now() + TimeDelta::seconds(seconds);
-    let edit = async |opened: &mut Opened, edit: Edit, at| opened.committers[0].edit(&edit, at).await.unwrap().rows;
-    let erase = |name: &str| Edit::Erase { token: token(name) };
+    let edit =
+        async |opened: &mut Opened, edit: Edit, at| opened.committers[0].edit(&edit, 1_000, at).await.unwrap().rows;
+    let erase = |name: &str| Edit::erase(token(name));
     commit_pushes(&mut opened, vec![shared(push(&["1", "2"], r#"{"a":1}"#))]).await;
     edit(&mut opened, erase("1"), now()).await;
     payloads("1", "another has it");
@@ -644,7 +705,7 @@ async fn data_that_is_stored_once_goes_with_the_last_of_its_rows(make: fn() -> D
     payloads("2", "it waits");
     let sent = opened.store.sent(pushed.id, "", 10).await.unwrap().unwrap();
     assert_eq!((sent.content.data.get(), sent.deliver_at), ("{}", Some(later(10))));
-    assert_eq!(edit(&mut opened, Edit::Retract { id: retracted.id }, now()).await, 1);
+    assert_eq!(edit(&mut opened, Edit::retract(retracted.id), now()).await, 1);
     payloads("1", "one was cancelled");
     for limit in [2, 2] {
         edit(&mut opened, Edit::Release { limit }, later(11)).await;
@@ -688,8 +749,8 @@ async fn two_who_remove_the_last_rows_leave_no_payload(make: fn() -> Database) {
         let tokens: Vec<&str> = names.iter().map(String::as_str).collect();
         let batch = Batch { pushes: vec![shared(push(&tokens, "1"))], ..Batch::default() };
         committers[0].commit(&batch, now()).await.unwrap();
-        let edits: Vec<Edit> = tokens.iter().map(|name| Edit::Erase { token: token(name) }).collect();
-        let erased = committers.iter_mut().zip(&edits).map(|(committer, edit)| committer.edit(edit, now()));
+        let edits: Vec<Edit> = tokens.iter().map(|name| Edit::erase(token(name))).collect();
+        let erased = committers.iter_mut().zip(&edits).map(|(committer, edit)| committer.edit(edit, 1_000, now()));
         assert!(futures_util::future::join_all(erased).await.iter().all(Result::is_ok));
         assert_eq!(database.found("select count(*) from notification_payload"), "0");
     }
@@ -756,12 +817,12 @@ async fn what_is_not_to_be_kept_goes_and_the_rest_still_holds(make: fn() -> Data
 
     let rows = excess.to_vec();
     let purge = Edit::Purge { rows, history: vec![], seen: day(8) };
-    let edited = opened.committers[0].edit(&purge, day(8)).await.unwrap();
+    let edited = opened.committers[0].edit(&purge, 1_000, day(8)).await.unwrap();
     assert_eq!(edited.rows, 4);
     let shapes: Vec<_> = edited.events.iter().map(|(token, event)| (token.as_str(), shape(event))).collect();
     let expected = [("1", "8 expired 2 leaves 4".to_owned()), ("2", "7 expired 2 leaves 4".to_owned())];
     assert_eq!(shapes, expected);
-    assert_eq!(opened.committers[0].edit(&purge, day(8)).await.unwrap().rows, 0, "they are gone");
+    assert_eq!(opened.committers[0].edit(&purge, 1_000, day(8)).await.unwrap().rows, 0, "they are gone");
     let revs = |events: Vec<Event>| events.iter().map(shape).take(3).collect::<Vec<_>>();
     assert_eq!(revs(history(&opened, &token("1")).await)[..2], ["1 gone", "2 gone"]);
     assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
@@ -770,7 +831,7 @@ async fn what_is_not_to_be_kept_goes_and_the_rest_still_holds(make: fn() -> Data
     assert_eq!(history_of, [(token("1"), 0, 7)]);
     for upto in [3, 7] {
         let history = vec![row("1", upto), row("nobody", upto)];
-        opened.committers[0].edit(&Edit::Purge { rows: vec![], history, seen: day(9) }, day(9)).await.unwrap();
+        opened.committers[0].edit(&Edit::Purge { rows: vec![], history, seen: day(9) }, 1_000, day(9)).await.unwrap();
         assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
     }
     let head = opened.store.heads(&[token("1")]).await.unwrap().get(&token("1")).0;
@@ -781,19 +842,19 @@ async fn what_is_not_to_be_kept_goes_and_the_rest_still_holds(make: fn() -> Data
         "rows stay though their history is gone"
     );
     // Somebody erased the inbox after it was looked at, and it lives again.
-    opened.committers[0].edit(&Edit::Erase { token: token("1") }, day(9)).await.unwrap();
+    opened.committers[0].edit(&Edit::erase(token("1")), 1_000, day(9)).await.unwrap();
     let batch = Batch { pushes: vec![push(&["1"], "{}")], ..Batch::default() };
     opened.committers[0].commit(&batch, day(9)).await.unwrap();
     opened.committers[0]
-        .edit(&Edit::Purge { rows: vec![row("1", 1)], history: vec![row("1", 7)], seen: day(8) }, day(9))
+        .edit(&Edit::Purge { rows: vec![row("1", 1)], history: vec![row("1", 7)], seen: day(8) }, 1_000, day(9))
         .await
         .unwrap();
     let head = opened.store.heads(&[token("1")]).await.unwrap().get(&token("1")).0;
     assert_eq!((head.rev, head.unread, head.purged_rev), (1, 1, 1), "its new row stays");
     assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
 
-    let retract = Edit::Retract { id: commit_pushes(&mut opened, vec![push(&["3"], "{}")]).await[0].id };
-    opened.committers[0].edit(&retract, day(9)).await.unwrap();
+    let retract = Edit::retract(commit_pushes(&mut opened, vec![push(&["3"], "{}")]).await[0].id);
+    opened.committers[0].edit(&retract, 1_000, day(9)).await.unwrap();
     assert_eq!(stale(&opened, keep(None, None, Some(9), None)).await.rows, []);
     assert_eq!(stale(&opened, keep(None, None, Some(10), None)).await.rows, [row("3", 1)]);
     assert_eq!(stale(&opened, keep(Some(9), Some(0), Some(10), None)).await.rows, [row("3", 1)], "once");
@@ -810,7 +871,7 @@ async fn with_a_row_goes_its_key(make: fn() -> Database) {
         .chain(["a", "d"].map(|key| push_with(&["1"], grouped(key, Some("actor")))));
     let pushed = commit_pushes(&mut opened, pushes.collect()).await;
     let rows: Vec<_> = pushed[..4].iter().map(|pushed| (token("1"), pushed.results[0].seq.unwrap())).collect();
-    opened.committers[0].edit(&Edit::Purge { rows, history: vec![], seen: now() }, now()).await.unwrap();
+    opened.committers[0].edit(&Edit::Purge { rows, history: vec![], seen: now() }, 1_000, now()).await.unwrap();
     assert!(super::check(&database.url()).await.unwrap().violations.is_empty());
     let joined = commit_pushes(&mut opened, vec![push_with(&["1"], grouped("a", Some("other")))]).await;
     assert_eq!(joined[0].results[0].grouped_into, Some(pushed[4].id), "a group of the same name stays");
@@ -927,8 +988,8 @@ async fn the_last_three_of_a_group_are_named_and_everybody_counts(make: fn() -> 
     let actors = |names: [&str; 3]| names.map(str::to_owned).to_vec();
     assert_eq!(group(&opened).await, Group { key: "post".into(), count: 5, actors: actors(["b", "d", "c"]) });
     let unlike = Edit::Ungroup { token: token("1"), key: "post".into(), actor: "d".into() };
-    assert_eq!(opened.committers[0].edit(&unlike, now()).await.unwrap().rows, 1);
-    assert_eq!(opened.committers[0].edit(&unlike, now()).await.unwrap().rows, 0);
+    assert_eq!(opened.committers[0].edit(&unlike, 1_000, now()).await.unwrap().rows, 1);
+    assert_eq!(opened.committers[0].edit(&unlike, 1_000, now()).await.unwrap().rows, 0);
     assert_eq!(group(&opened).await, Group { key: "post".into(), count: 4, actors: actors(["b", "c", "a"]) });
 }
 
@@ -978,8 +1039,8 @@ async fn committers_at_once_neither_fail_nor_leave_a_gap(make: fn() -> Database)
                     let later = now() + TimeDelta::seconds(2);
                     let edit = match (round % 6, committed.pushes.last()) {
                         (0, _) => Edit::Release { limit: 20 },
-                        (1, Some(PushOutcome::Pushed(pushed))) => Edit::Retract { id: pushed.id },
-                        (2, _) => Edit::Erase { token: token(tokens[0]) },
+                        (1, Some(PushOutcome::Pushed(pushed))) => Edit::retract(pushed.id),
+                        (2, _) => Edit::erase(token(tokens[0])),
                         (3, _) => {
                             let rows = tokens.iter().rev().map(|name| (token(name), 1)).collect();
                             Edit::Purge { rows, history: vec![], seen: later }
@@ -987,7 +1048,10 @@ async fn committers_at_once_neither_fail_nor_leave_a_gap(make: fn() -> Database)
                         (4, _) => Edit::Ungroup { token: token(tokens[0]), key: "all".into(), actor: who.to_string() },
                         _ => Edit::Expire { limit: 20 },
                     };
-                    committer.edit(&edit, later).await.unwrap();
+                    let mut edit = Some(edit);
+                    while let Some(step) = edit {
+                        edit = committer.edit(&step, 3, later).await.unwrap().next;
+                    }
                 }
             })
         })
@@ -998,14 +1062,345 @@ async fn committers_at_once_neither_fail_nor_leave_a_gap(make: fn() -> Database)
     for token in (0..10).map(|n| token(&n.to_string())) {
         let events = history(&opened, &token).await;
         let revs: Vec<_> = events.iter().map(Event::rev).collect();
-        assert_eq!(revs, (1..=revs.len() as Rev).collect::<Vec<_>>(), "revs without a gap");
         let head = opened.store.heads(std::slice::from_ref(&token)).await.unwrap().get(&token).0;
+        // An inbox that got something while it was erased counts on.
+        assert_eq!(revs, (head.purged_rev + 1..=head.rev).collect::<Vec<_>>(), "revs without a gap");
         let unread = events.iter().filter(|event| matches!(event, Event::New(new) if !new.read)).count();
-        assert_eq!((head.rev, head.unread), (revs.len() as Rev, unread as i64));
+        assert_eq!(head.unread, unread as i64);
         assert!(undelivered(&opened, &token, Rev::MAX, now()).await.iter().all(|rev| *rev > head.delivered_upto));
     }
     let audit = super::check(&database.url()).await.unwrap();
     assert!(audit.violations.is_empty(), "{:?}", audit.violations);
+}
+
+async fn assert_all_holds(database: &Database) {
+    let audit = super::check(&database.url()).await.unwrap();
+    assert!(audit.violations.is_empty(), "{:?}", audit.violations);
+}
+
+async fn head_of(opened: &Opened, token: &Token) -> (Head, String) {
+    let (head, epoch) = opened.store.heads(std::slice::from_ref(token)).await.unwrap().get(token);
+    (head, epoch.to_string())
+}
+
+/// Rows that come while a large read goes on stay unread, and the counts are exact after each step.
+async fn a_read_in_steps_is_about_what_was_there_when_it_began(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    let inbox = token("1");
+    commit_pushes(&mut opened, (0..10).map(|_| push(&["1"], "{}")).collect()).await;
+    let mut receipts = vec![receipt("1", ReceiptKind::Read, Selection::All)];
+    let mut told = Vec::new();
+    while !receipts.is_empty() {
+        let batch = Batch { receipts, mark_rows: Some(4), ..Batch::default() };
+        let committed = opened.committers[0].commit(&batch, now()).await.unwrap();
+        told.extend(committed.events.iter().map(|(_, event)| shape(event)));
+        receipts = committed.unfinished.into_iter().map(|(_, receipt)| receipt).collect();
+        assert_all_holds(&database).await;
+        commit_pushes(&mut opened, vec![push(&["1"], "{}"), push(&["2"], "{}")]).await;
+        assert_all_holds(&database).await;
+    }
+    assert_eq!(told, ["11 read to 4 leaves 6", "13 read to 8 leaves 3", "15 read to 10 leaves 2"]);
+    assert_eq!(head_of(&opened, &inbox).await.0.unread, 3);
+    assert_eq!(list(&*opened.store, &inbox, Some(true), now()).await.len(), 3);
+
+    // What is left of it is not about an inbox that came in the place of the one it was about.
+    for kind in [ReceiptKind::Read, ReceiptKind::Ack] {
+        commit_pushes(&mut opened, (0..10).map(|_| push(&["1"], "{}")).collect()).await;
+        let receipts = vec![receipt("1", kind, Selection::UpTo(Rev::MAX))];
+        let batch = Batch { receipts, mark_rows: Some(4), ..Batch::default() };
+        let left = opened.committers[0].commit(&batch, now()).await.unwrap().unfinished;
+        assert_eq!(left.len(), 1);
+        opened.committers[0].edit(&Edit::erase(inbox.clone()), 1_000, now()).await.unwrap();
+        commit_pushes(&mut opened, (0..10).map(|_| push(&["1"], "{}")).collect()).await;
+        let receipts = left.into_iter().map(|(_, receipt)| receipt).collect();
+        let batch = Batch { receipts, mark_rows: Some(4), ..Batch::default() };
+        let committed = opened.committers[0].commit(&batch, now()).await.unwrap();
+        assert!(committed.unfinished.is_empty() && committed.events.is_empty());
+        assert_eq!(head_of(&opened, &inbox).await.0.unread, 10);
+        assert_eq!(undelivered(&opened, &inbox, Rev::MAX, now()).await.len(), 10);
+        opened.committers[0].edit(&Edit::erase(inbox.clone()), 1_000, now()).await.unwrap();
+    }
+}
+
+/// Fills an inbox with all that one can hold.
+async fn fill(opened: &mut Opened, token: &str) {
+    let later = Some(now() + TimeDelta::days(1));
+    let collapsing = |key: String| Options { collapse_key: Some(key), ..Options::default() };
+    for n in 0..4 {
+        let grouped = (0..7).map(|actor| push_with(&[token], grouped(&n.to_string(), Some(&actor.to_string()))));
+        let others = [
+            push(&[token], "{}"),
+            push_with(&[token], collapsing(n.to_string())),
+            push_with(&[token], collapsing("same".into())),
+            push_with(&[token], Options { deliver_at: later, ..Options::default() }),
+        ];
+        commit_pushes(opened, grouped.chain(others).collect()).await;
+        let read = receipt(token, ReceiptKind::Read, Selection::UpTo(n * 5));
+        opened.committers[0].commit(&Batch { receipts: vec![read], ..Batch::default() }, now()).await.unwrap();
+    }
+}
+
+async fn an_erasure_in_steps_is_about_what_was_there_when_it_began(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    let inbox = token("1");
+    for others_come in [false, true] {
+        fill(&mut opened, "1").await;
+        let (before, epoch) = head_of(&opened, &inbox).await;
+        let (mut next, mut rows, mut steps, mut came) = (Some(Edit::erase(inbox.clone())), 0, 0, Vec::new());
+        while let Some(edit) = next {
+            let edited = opened.committers[0].edit(&edit, 3, now()).await.unwrap();
+            (next, rows, steps) = (edited.next, rows + edited.rows, steps + 1);
+            assert_all_holds(&database).await;
+            if others_come && next.is_some() {
+                let later = Options { deliver_at: Some(now() + TimeDelta::days(1)), ..Options::default() };
+                let pushes = vec![push(&["1"], "{}"), push(&["2"], "{}"), push_with(&["1"], later)];
+                let pushed = commit_pushes(&mut opened, pushes).await;
+                came.push((pushed[0].results[0].seq.unwrap(), pushed[2].id));
+                assert_all_holds(&database).await;
+            }
+            // Half way through it begins again, as after a restart.
+            if !others_come && steps == 4 {
+                next = Some(Edit::erase(inbox.clone()));
+            }
+        }
+        assert!(steps > 8, "{steps}");
+        // Four groups, four rows without a key, four and four with one; and four for later.
+        assert_eq!(rows, 20, "others come: {others_come}");
+        let (head, epoch_after) = head_of(&opened, &inbox).await;
+        assert_ne!(epoch, epoch_after, "whoever kept something of it begins anew");
+        let left: Vec<_> = undelivered(&opened, &inbox, Rev::MAX, now()).await;
+        assert_eq!(left, came.iter().map(|(seq, _)| *seq).collect::<Vec<_>>());
+        assert_eq!(head.unread, came.len() as i64);
+        if !others_come {
+            assert_eq!(head, Head::default());
+            assert_eq!(commit_pushes(&mut opened, vec![push(&["1"], "{}")]).await[0].results[0].seq, Some(1));
+            opened.committers[0].edit(&Edit::erase(inbox.clone()), 1_000, now()).await.unwrap();
+        } else {
+            assert!(head.purged_rev >= before.rev);
+        }
+        for (_, id) in came {
+            assert!(opened.store.sent(id, "", 1).await.unwrap().is_some(), "what was scheduled meanwhile stays");
+        }
+    }
+}
+
+/// A push to many inboxes goes from all of them, and one that is released meanwhile too.
+async fn a_retraction_in_steps_finds_every_row(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    let names: Vec<_> = (0..10).map(|n| n.to_string()).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let later = Options { deliver_at: Some(now() + TimeDelta::seconds(1)), ..Options::default() };
+    let pushed = commit_pushes(&mut opened, vec![push(&names, "{}"), push_with(&names, later)]).await;
+    let due = now() + TimeDelta::seconds(2);
+    for (at, pushed) in pushed.iter().enumerate() {
+        let (mut next, mut rows, mut told) = (Some(Edit::retract(pushed.id)), 0, Vec::new());
+        while let Some(edit) = next {
+            let edited = opened.committers[0].edit(&edit, 3, due).await.unwrap();
+            (next, rows) = (edited.next, rows + edited.rows);
+            told.extend(edited.events.into_iter().map(|(token, _)| token));
+            assert_all_holds(&database).await;
+            if at == 1 {
+                opened.committers[0].edit(&Edit::Release { limit: 2 }, 3, due).await.unwrap();
+            }
+            commit_pushes(&mut opened, vec![push(&["0", "99"], "{}")]).await;
+        }
+        assert_eq!(rows, 10);
+        told.sort();
+        told.dedup();
+        assert!(at > 0 || told.len() == 10, "{told:?}");
+        assert_eq!(
+            opened
+                .store
+                .sent(pushed.id, "", 1)
+                .await
+                .unwrap()
+                .map_or(0, |sent| sent.totals.sent - sent.totals.retracted),
+            0
+        );
+    }
+    assert_all_holds(&database).await;
+}
+
+/// The row of a group goes with its actors, a part of them at a time.
+async fn a_group_of_many_goes_in_steps(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    let options = |actor: usize| Options { ttl_secs: Some(1), ..grouped("post", Some(&actor.to_string())) };
+    let actors = usize::try_from(super::ACTORS_PER_STEP).unwrap() + 500;
+    for name in ["1", "2", "3"] {
+        let pushes = (0..actors).map(|actor| push_with(&[name], options(actor)));
+        commit_pushes(&mut opened, pushes.chain([push(&[name], "{}")]).collect()).await;
+    }
+    let late = now() + TimeDelta::seconds(2);
+    let purge =
+        Edit::Purge { rows: vec![(token("2"), 1), (token("2"), 1), (token("nobody"), 3)], history: vec![], seen: late };
+    for (edit, name, told) in [
+        (Edit::erase(token("3")), "3", vec!["retracted 1 leaves 1"]),
+        (purge, "2", vec!["expired 1 leaves 1"]),
+        (Edit::Expire { limit: 100 }, "1", vec!["expired 1 leaves 1"]),
+    ] {
+        let (mut next, mut steps, mut events) = (Some(edit), 0, Vec::new());
+        while let Some(edit) = next {
+            let edited = opened.committers[0].edit(&edit, 1_000, late).await.unwrap();
+            (next, steps) = (edited.next, steps + 1);
+            events.extend(edited.events.iter().map(|(token, event)| (token.clone(), shape(event))));
+            assert_all_holds(&database).await;
+        }
+        assert!(steps > 1, "{name}: {steps}");
+        let events: Vec<_> = events
+            .iter()
+            .map(|(token, text)| {
+                assert_eq!(token.as_str(), name);
+                text.split_once(' ').unwrap().1
+            })
+            .collect();
+        assert_eq!(events, told, "{name}");
+        let unread = head_of(&opened, &token(name)).await.0.unread;
+        assert_eq!(unread, if name == "3" { 0 } else { 1 });
+    }
+}
+
+async fn what_is_due_at_one_instant_is_released_in_its_order_and_a_few_bytes_at_a_time(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    let big = |n: usize| {
+        let mut push = push(&["1", "2", "3"], &format!("\"{n} {}\"", "x".repeat(900_000)));
+        push.push.options.deliver_at = Some(now() + TimeDelta::seconds(1));
+        push
+    };
+    let pushed = commit_pushes(&mut opened, (0..4).map(big).collect()).await;
+    let due = now() + TimeDelta::seconds(2);
+    let (mut next, mut order) = (Some(Edit::Release { limit: 100 }), Vec::new());
+    while let Some(edit) = next {
+        let edited = opened.committers[0].edit(&edit, 1_000, due).await.unwrap();
+        assert!(edited.rows <= 5, "{} rows", edited.rows);
+        order.extend(edited.events.iter().map(|(token, event)| match event {
+            Event::New(new) => (new.content.id, token.as_str().to_owned(), new.content.data.get().len()),
+            other => panic!("{other:?}"),
+        }));
+        next = edited.next;
+        assert_all_holds(&database).await;
+    }
+    let tokens = ["1", "2", "3"];
+    let expected: Vec<_> =
+        pushed.iter().flat_map(|pushed| tokens.map(|token| (pushed.id, token.to_owned(), 900_004))).collect();
+    assert_eq!(order, expected);
+    assert_eq!(opened.store.due(due).await.unwrap(), Due::default());
+}
+
+/// The writer over a database, with steps of so many rows.
+fn writer(opened: &mut Opened, rows: u32) -> (Writer, tokio_util::sync::CancellationToken) {
+    let (step, timeout) = (Duration::from_millis(100), Duration::from_secs(5));
+    let committers = opened.committers.drain(..1).collect();
+    let (writer, tasks) = Writer::new(committers, 4_096, 50_000, usize::MAX, timeout, step, |_| {});
+    let stop = tokio_util::sync::CancellationToken::new();
+    for mut task in tasks {
+        task.limit_steps(rows);
+        tokio::spawn(task.run(stop.clone()));
+    }
+    (writer, stop)
+}
+
+/// However large a change is, pushes to others are stored between its steps, and it is complete when its caller hears of it.
+async fn others_have_their_turn_between_the_steps_of_a_large_change(make: fn() -> Database) {
+    const ROWS: usize = 60;
+    let database = make();
+    let mut opened = database.open().await;
+    let names: Vec<_> = (0..ROWS).map(|n| format!("user {n}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    commit_pushes(&mut opened, (0..ROWS).map(|_| push(&["1"], "{}")).collect()).await;
+    let wide = commit_pushes(&mut opened, vec![push(&names, "{}")]).await[0].id;
+    let (writer, stop) = writer(&mut opened, 3);
+    let inbox = token("1");
+    let receipt = |kind| receipt("1", kind, Selection::UpTo(Rev::MAX));
+    for change in ["ack", "read", "retract", "erase"] {
+        let done = async {
+            match change {
+                "ack" => assert_eq!(writer.receipt(receipt(ReceiptKind::Ack)).await.unwrap(), None),
+                "read" => assert_eq!(writer.receipt(receipt(ReceiptKind::Read)).await.unwrap().unwrap().unread, 0),
+                "retract" => assert_eq!(writer.edit(Edit::retract(wide), None).await.unwrap(), ROWS as u64),
+                _ => assert_eq!(writer.edit(Edit::erase(inbox.clone()), Some(&inbox)).await.unwrap(), ROWS as u64),
+            }
+        };
+        tokio::pin!(done);
+        let mut pushes = 0;
+        loop {
+            tokio::select! {
+                () = &mut done => break,
+                pushed = writer.push(push(&["2"], "{}")) => drop(pushed.unwrap()),
+            }
+            pushes += 1;
+        }
+        assert!(pushes >= 10, "{change}: {pushes} pushes in between");
+        assert_all_holds(&database).await;
+        if change == "ack" {
+            assert!(undelivered(&opened, &inbox, Rev::MAX, now()).await.is_empty());
+        }
+    }
+    assert_eq!(head_of(&opened, &inbox).await.0, Head::default());
+    stop.cancel();
+}
+
+async fn a_row_that_is_marked_unread_after_all_were_read_stays_unread(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    let pushed = commit_pushes(&mut opened, (0..20).map(|_| push(&["1"], "{}")).collect()).await;
+    let (writer, stop) = writer(&mut opened, 3);
+    let ids = || Selection::Ids(vec![pushed[1].id, pushed[19].id]);
+    let (read, unread, again) = tokio::join!(
+        biased;
+        writer.receipt(receipt("1", ReceiptKind::Read, Selection::All)),
+        async {
+            writer.push(push(&["2"], "{}")).await.unwrap();
+            writer.receipt(receipt("1", ReceiptKind::Unread, ids())).await
+        },
+        async {
+            writer.push(push(&["2"], "{}")).await.unwrap();
+            tokio::task::yield_now().await;
+            writer.receipt(receipt("1", ReceiptKind::Read, Selection::Ids(vec![pushed[19].id]))).await
+        }
+    );
+    assert_eq!(read.unwrap().unwrap().unread, 0);
+    assert_eq!((unread.unwrap().unwrap().unread, again.unwrap().unwrap().unread), (2, 1));
+    let left = list(&*opened.store, &token("1"), Some(true), now()).await;
+    assert!(left.len() == 1 && left[0].starts_with("2 new"), "{left:?}");
+    assert_all_holds(&database).await;
+    stop.cancel();
+}
+
+/// Not for its own fault, and not while others' pushes share its transaction.
+async fn a_receipt_that_fails_fails_no_push(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    commit_pushes(&mut opened, vec![push(&["bad", "good"], "{}")]).await;
+    database.refuse_receipts_of("bad");
+    let (writer, stop) = writer(&mut opened, 1_000);
+    for kind in [ReceiptKind::Read, ReceiptKind::Ack] {
+        for _ in 0..3 {
+            // What comes while one is stored shares a transaction.
+            let (first, receipt, second) = tokio::join!(
+                biased;
+                writer.push(push(&["1"], "{}")),
+                async {
+                    tokio::task::yield_now().await;
+                    writer.receipt(receipt("bad", kind, Selection::UpTo(1))).await
+                },
+                async {
+                    tokio::task::yield_now().await;
+                    futures_util::future::join_all((0..5).map(|_| writer.push(push(&["2"], "{}")))).await
+                }
+            );
+            assert!(receipt.is_err());
+            assert!(first.is_ok() && second.iter().all(Result::is_ok), "{first:?} {second:?}");
+        }
+    }
+    writer.push(push(&["1"], "{}")).await.unwrap();
+    assert!(!writer.is_failing());
+    assert_all_holds(&database).await;
+    stop.cancel();
 }
 
 macro_rules! on_each_database {
@@ -1045,6 +1440,15 @@ on_each_database!(
     the_last_three_of_a_group_are_named_and_everybody_counts,
     the_epoch_stays,
     committers_at_once_neither_fail_nor_leave_a_gap,
+    random_batches_in_small_steps_leave_what_the_reference_says,
+    a_read_in_steps_is_about_what_was_there_when_it_began,
+    an_erasure_in_steps_is_about_what_was_there_when_it_began,
+    a_retraction_in_steps_finds_every_row,
+    a_group_of_many_goes_in_steps,
+    what_is_due_at_one_instant_is_released_in_its_order_and_a_few_bytes_at_a_time,
+    others_have_their_turn_between_the_steps_of_a_large_change,
+    a_row_that_is_marked_unread_after_all_were_read_stays_unread,
+    a_receipt_that_fails_fails_no_push,
 );
 
 #[cfg(feature = "sqlite")]

@@ -4,12 +4,14 @@
 //! job and hands the events to the hub. The commit in flight is the window in which the next batch gathers; only acks
 //! wait for company. It must not answer a job before the transaction is durable, nor publish events out of `rev` order.
 //!
+//! A change of many rows is done in [`Steps`], between which the queue has its turn.
+//!
 //! An ack that nobody waits for is no job: it is added to [`PendingAcks`], which cost a lock and 32 bytes each.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
@@ -20,11 +22,17 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info};
 use uuid::Uuid;
 
+mod steps;
+
+use steps::{EditSteps, FEW_MARKED_ROWS, ReceiptSteps, Step, Steps};
+
 use super::pending::{ACKS_PER_COMMIT, PendingAcks};
-use super::{Batch, Committer, Edit, Edited, Error, IdempotencyKey, KeyName, KeyedPush, PushOutcome, Receipt};
+use super::{
+    Batch, Committed, Committer, Edit, Edited, Error, IdempotencyKey, KeyName, KeyedPush, PushOutcome, Receipt,
+};
 use crate::limits::log_due;
 use crate::metrics;
-use crate::notification::{Event, Head, NewPush, Options, Payload, ReceiptKind, Rev, Token};
+use crate::notification::{Event, Head, NewPush, Options, Payload, ReceiptKind, Rev, Selection, Token};
 
 /// Acks wait this many times as long as the last transaction with acks took, for more of them to share one with. Nobody
 /// looks at the clock for them, and clients that catch up together ack together: a transaction for each few would cost
@@ -37,12 +45,18 @@ const MIN_ACK_LINGER: Duration = Duration::from_millis(20);
 /// However long it took, acks wait no longer than this.
 const MAX_ACK_LINGER: Duration = Duration::from_millis(250);
 
+/// A transaction of so many rows or less takes no longer than its receipts up to a rev.
+const FEW_ROWS: usize = 1_000;
+
 /// A push to so many tokens is a wide one.
 const WIDE: usize = 100;
 
 /// So long after a transaction failed one is tried that nobody asked for: without pushes nobody would notice that the
 /// database works again, and while the service is not ready it gets none.
 const PROBE_AFTER: Duration = Duration::from_secs(1);
+
+/// The caller of a large change waits so many times the timeout, as long as it goes on.
+const PATIENCE: u32 = 6;
 
 /// Why a write was not done.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -53,6 +67,9 @@ pub enum WriterError {
     /// The service is stopping. Nothing was written.
     #[error("the service is stopping")]
     Stopped,
+    /// It is large and goes on; the same again tells when it is done.
+    #[error("the change goes on")]
+    Unfinished,
     /// The database did not do it.
     #[error(transparent)]
     Store(#[from] Error),
@@ -66,6 +83,8 @@ pub struct Writer {
     queues: Arc<[mpsc::Sender<Job>]>,
     /// One a committer: whether its last transaction failed; an edit's may for reasons of its own.
     failing: Arc<[Arc<AtomicBool>]>,
+    /// One a committer: how many steps of large changes it did.
+    steps: Arc<[Arc<AtomicU64>]>,
     /// For the last of the committers. If there are several it takes nothing but acks, so that neither they nor pushes wait
     /// for each other.
     acks: Arc<PendingAcks>,
@@ -96,6 +115,10 @@ impl Job {
     fn rows(&self) -> usize {
         match self {
             Self::Push(keyed, _) => keyed.push.tokens.len(),
+            Self::Receipt(receipt, _) if receipt.is_mark() => {
+                let rows = receipt.upto().saturating_sub(receipt.after).clamp(1, FEW_MARKED_ROWS.into());
+                usize::try_from(rows).unwrap_or(1)
+            }
             Self::Receipt(Receipt { selection, .. }, _) => selection.ids().max(1),
             Self::Edit(..) => 1,
         }
@@ -151,6 +174,9 @@ pub struct WriterTask {
     probe_at: Option<Instant>,
     /// What the last transaction did and nobody was told yet.
     finished: Option<Finished>,
+    /// Large changes in progress.
+    steps: Steps,
+    steps_done: Arc<AtomicU64>,
 }
 
 /// A transaction that is durable, and who is to hear of it.
@@ -180,7 +206,9 @@ fn stored_bytes(push: &NewPush) -> usize {
 
 impl Writer {
     /// Makes a writer with one worker a committer, whose queues hold `queue` jobs each, whose transactions take `max_rows` rows (more only if one push has
-    /// more) and `max_bytes` bytes of `data` (more only if one push has more in one row), and whose callers wait at most `timeout` for an answer.
+    /// more) and `max_bytes` bytes of `data` (more only if one push has more in one row), and whose callers wait at most
+    /// `timeout` for an answer. What one caller wants holds up the others for about a `step` at a time; a large change is
+    /// done in several, and its caller waits longer.
     ///
     /// `publish` gets the events of each transaction after its commit, in `rev` order per token.
     #[must_use]
@@ -190,6 +218,7 @@ impl Writer {
         max_rows: usize,
         max_bytes: usize,
         timeout: Duration,
+        step: Duration,
         publish: impl Fn(Vec<(Token, Event)>) + Send + Sync + 'static,
     ) -> (Self, Vec<WriterTask>) {
         // A job is a checked body (at most the body limit, 1 MiB unless configured) and about 200 bytes; when the queue
@@ -213,12 +242,15 @@ impl Writer {
                 failing,
                 probe_at: None,
                 finished: None,
+                steps: Steps::new(step),
+                steps_done: Arc::default(),
             };
             (sender, task)
         };
         let (queues, tasks): (Vec<_>, Vec<WriterTask>) = committers.into_iter().enumerate().map(worker).unzip();
         let failing = tasks.iter().map(|task| Arc::clone(&task.failing)).collect();
-        (Self { queues: queues.into(), failing, acks, max_bytes, timeout }, tasks)
+        let steps = tasks.iter().map(|task| Arc::clone(&task.steps_done)).collect();
+        (Self { queues: queues.into(), failing, steps, acks, max_bytes, timeout }, tasks)
     }
 
     /// Whether the last transaction of a worker failed, and none that wrote something has succeeded since.
@@ -248,21 +280,23 @@ impl Writer {
     /// Marks rows delivered, read or unread. After the commit a read or unread returns the inbox's head, an ack nothing.
     ///
     /// # Errors
-    /// As for [`Writer::push`].
+    /// As for [`Writer::push`]; [`WriterError::Unfinished`] if there are so many rows that it takes much longer.
     pub async fn receipt(&self, receipt: Receipt) -> Result<Option<Head>, WriterError> {
         let (sender, answer) = oneshot::channel();
-        self.send(self.queue(Some(&receipt.token)), Job::Receipt(receipt, sender))?;
-        self.wait(answer).await
+        let queue = self.queue(Some(&receipt.token));
+        self.send(queue, Job::Receipt(receipt, sender))?;
+        self.wait_long(queue, answer).await
     }
 
     /// Runs an edit, which may be about one inbox, and returns how many rows it changed, after they are durable.
     ///
     /// # Errors
-    /// As for [`Writer::push`].
+    /// As for [`Writer::receipt`].
     pub async fn edit(&self, edit: Edit, token: Option<&Token>) -> Result<u64, WriterError> {
         let (sender, answer) = oneshot::channel();
-        self.send(self.queue(token), Job::Edit(edit, sender))?;
-        self.wait(answer).await
+        let queue = self.queue(token);
+        self.send(queue, Job::Edit(edit, sender))?;
+        self.wait_long(queue, answer).await
     }
 
     /// Marks rows delivered soon, in one transaction with other acks, and says nothing of what became of it: a row whose
@@ -303,9 +337,36 @@ impl Writer {
             Err(_) => Err(Error::OutcomeUnknown("the database did not answer in time".into()).into()),
         }
     }
+
+    /// Waits longer while the worker does steps: what is asked for is then one of them, or comes in between.
+    async fn wait_long<T>(
+        &self,
+        queue: usize,
+        mut answer: oneshot::Receiver<Result<T, Error>>,
+    ) -> Result<T, WriterError> {
+        let done = || self.steps[queue].load(Ordering::Relaxed);
+        for _ in 0..PATIENCE {
+            let before = done();
+            match tokio::time::timeout(self.timeout, &mut answer).await {
+                Ok(Ok(result)) => return Ok(result?),
+                Ok(Err(_)) => return Err(Error::OutcomeUnknown("the writer stopped".into()).into()),
+                Err(_) if done() == before => {
+                    return Err(Error::OutcomeUnknown("the database did not answer in time".into()).into());
+                }
+                Err(_) => {}
+            }
+        }
+        Err(WriterError::Unfinished)
+    }
 }
 
 impl WriterTask {
+    /// Has each step of a large change take no more rows than this.
+    #[cfg(test)]
+    pub(super) fn limit_steps(&mut self, rows: u32) {
+        self.steps.limit(rows);
+    }
+
     /// Runs until every [`Writer`] is gone or `stop` is cancelled, then commits what is still queued.
     pub async fn run(mut self, stop: tokio_util::sync::CancellationToken) {
         let mut held = None;
@@ -314,8 +375,20 @@ impl WriterTask {
                 let (job, _answer) = probe();
                 self.commit(Batch::default(), vec![job], 0).await;
             }
-            let due = [self.probe_at, self.acks_due].into_iter().flatten().min();
-            let mut next = match held.take() {
+            if !self.steps.is_empty() && self.steps.next_at <= Instant::now() {
+                self.step().await;
+            }
+            let step_at = (!self.steps.is_empty()).then_some(self.steps.next_at);
+            let due = [self.probe_at, self.acks_due, step_at].into_iter().flatten().min();
+            // Before it may sleep: after a step comes whatever waits.
+            let mut waiting = held.take().or_else(|| self.steps.released());
+            if !self.steps.is_empty() && !stop.is_cancelled() {
+                waiting = waiting.or_else(|| self.jobs.try_recv().ok());
+                if self.pending.as_deref().is_some_and(PendingAcks::is_any) {
+                    self.linger();
+                }
+            }
+            let mut next = match waiting {
                 Some(job) => Some(job),
                 None => tokio::select! {
                     job = self.jobs.recv() => match job {
@@ -333,13 +406,15 @@ impl WriterTask {
                     () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => None,
                 },
             };
+            self.steps.others_came |= next.is_some();
+            next = next.and_then(|job| self.steps.keep_back(job));
             if let Some(Job::Edit(edit, answer)) = next {
                 // They are about the inbox as it was before, which may be erased.
                 if !self.acks.is_empty() {
                     self.commit_acks().await;
                 }
                 self.tell();
-                self.edit(&edit, answer).await;
+                self.edit(edit, answer).await;
                 continue;
             }
             let (mut jobs, mut rows, mut bytes, mut unread, mut keys) = (Vec::new(), 0, 0, false, HashSet::new());
@@ -361,7 +436,7 @@ impl WriterTask {
                     unread |= job.is_unread();
                     jobs.push(job);
                 }
-                next = self.jobs.try_recv().ok();
+                next = self.next_job();
             }
             let mut batch = Batch::default();
             if self.acks_are_due() {
@@ -382,6 +457,16 @@ impl WriterTask {
         self.tell();
         self.committer.close().await;
         info!("Writer stopped with an empty queue");
+    }
+
+    /// The next job that waits, if it need not wait for a change in progress.
+    fn next_job(&mut self) -> Option<Job> {
+        loop {
+            let job = self.steps.released().or_else(|| self.jobs.try_recv().ok())?;
+            if let Some(job) = self.steps.keep_back(job) {
+                return Some(job);
+            }
+        }
     }
 
     /// Has acks wait for company from now on, unless some do already or are enough for a transaction.
@@ -441,26 +526,122 @@ impl WriterTask {
         self.probe_at = Some(Instant::now() + PROBE_AFTER);
     }
 
-    async fn edit(&mut self, edit: &Edit, answer: oneshot::Sender<Result<u64, Error>>) {
-        let started = Instant::now();
-        let result = self.committer.edit(edit, now_millis()).await;
-        let took = started.elapsed();
+    /// Runs an edit, or the first step of a large one.
+    async fn edit(&mut self, edit: Edit, answer: Caller<u64>) {
+        if let Edit::Erase { token, .. } = &edit {
+            self.steps.forget_receipts(token);
+        }
+        let Some((edit, answer)) = self.steps.join(edit, answer) else { return };
+        let (result, took) = self.edit_step(&edit, self.steps.first_rows()).await;
         match result {
-            Ok(Edited { rows, events }) => {
-                debug!(edit.rows = rows, duration_ms = took.as_millis(), "Edited");
+            Ok((rows, None)) => drop(answer.send(Ok(rows))),
+            Ok((rows, Some(next))) => self.steps.begin_edit(next, rows, took, answer),
+            Err(error) => drop(answer.send(Err(error))),
+        }
+    }
+
+    /// Runs one step of an edit and returns how many rows it changed, what is left to be done, and how long it took.
+    async fn edit_step(&mut self, edit: &Edit, rows: u32) -> (Result<(u64, Option<Edit>), Error>, Duration) {
+        let started = Instant::now();
+        let result = self.committer.edit(edit, rows, now_millis()).await;
+        let took = started.elapsed();
+        let result = match result {
+            Ok(Edited { rows, events, next }) => {
+                debug!(edit.rows = rows, edit.goes_on = next.is_some(), duration_ms = took.as_millis(), "Edited");
                 metrics::committed(1, created(&events), took);
                 (self.publish)(events);
-                answer.send(Ok(rows)).ok();
+                Ok((rows, next))
             }
             Err(error) => {
-                metrics::commit_failed();
-                // It may be the fault of what it edits. Whether pushes fail too is to be seen.
-                self.probe_at.get_or_insert_with(Instant::now);
-                if let Some(left_out) = log_due("edit_failed") {
-                    error!(%error, left_out, "Edit failed");
-                }
-                answer.send(Err(error)).ok();
+                self.failed_apart("Edit failed", &error);
+                Err(error)
             }
+        };
+        (result, took)
+    }
+
+    /// Notes that something failed that no push was part of.
+    fn failed_apart(&mut self, what: &str, error: &Error) {
+        metrics::commit_failed();
+        // It may be the fault of what it changes. Whether pushes fail too is to be seen.
+        self.probe_at.get_or_insert_with(Instant::now);
+        if let Some(left_out) = log_due("edit_failed") {
+            error!(%error, left_out, "{what}");
+        }
+    }
+
+    /// Does the next step of the large changes in progress.
+    async fn step(&mut self) {
+        self.tell();
+        let started = Instant::now();
+        match self.steps.next() {
+            Some(Step::Edit(steps)) => self.step_edit(steps).await,
+            Some(Step::Receipts(steps)) => self.step_receipts(steps).await,
+            None => return,
+        }
+        let failed = self.steps.next_at > Instant::now();
+        if !failed {
+            self.steps_done.fetch_add(1, Ordering::Relaxed);
+            self.steps.stepped(started.elapsed());
+        }
+    }
+
+    async fn step_edit(&mut self, mut steps: EditSteps) {
+        let (result, took) = self.edit_step(&steps.edit, steps.rows()).await;
+        match result {
+            Ok((rows, next)) => {
+                steps.done += rows;
+                if let Some(next) = next {
+                    steps.edit = next;
+                    return self.steps.again(steps, took);
+                }
+                if let Edit::Erase { token, .. } = &steps.edit {
+                    self.steps.forget_receipts(token);
+                }
+                steps.callers.into_iter().for_each(|caller| drop(caller.send(Ok(steps.done))));
+            }
+            Err(error) => self.steps.retry_edit(steps, &error),
+        }
+    }
+
+    async fn step_receipts(&mut self, steps: Vec<ReceiptSteps>) {
+        let (mut batch, mut rest) = (Batch::default(), Vec::new());
+        for steps in steps {
+            let receipt = &steps.receipt;
+            let selection = Selection::UpTo(receipt.upto());
+            let Receipt { kind, after, origin, life, .. } = *receipt;
+            batch.receipts.push(Receipt { token: receipt.token.clone(), kind, selection, after, origin, life });
+            rest.push(steps);
+        }
+        self.steps.limit_marks(&mut batch);
+        let started = Instant::now();
+        let result = self.committer.commit(&batch, now_millis()).await;
+        let took = started.elapsed();
+        let Committed { receipts, events, unfinished, .. } = match result {
+            Ok(committed) => committed,
+            Err(error) => {
+                self.failed_apart("A step of receipts failed", &error);
+                return self.steps.retry_receipts(rest, &error);
+            }
+        };
+        debug!(
+            batch.receipts = receipts.len(),
+            batch.unfinished = unfinished.len(),
+            duration_ms = took.as_millis(),
+            "Step"
+        );
+        metrics::committed(receipts.len(), 0, took);
+        self.steps.learn_marks(took, !unfinished.is_empty());
+        (self.publish)(events);
+        let mut unfinished = unfinished.into_iter().peekable();
+        for (at, (mut steps, head)) in rest.into_iter().zip(receipts).enumerate() {
+            if let Some((_, left)) = unfinished.next_if(|(place, _)| *place == at) {
+                steps.receipt = left;
+                self.steps.again_receipt(steps);
+                continue;
+            }
+            steps.callers.drain(..).for_each(|caller| drop(caller.send(Ok(head))));
+            self.steps.finished(steps);
         }
     }
 
@@ -484,6 +665,7 @@ impl WriterTask {
         if batch.is_empty() {
             return self.tell();
         }
+        self.steps.limit_marks(&mut batch);
         let (pushes, receipts) = (batch.pushes.len(), batch.receipts.len() + batch.acked.len());
         let started = Instant::now();
         // While the database works on this one, those of the last one are told.
@@ -498,21 +680,23 @@ impl WriterTask {
             Ok(committed) => {
                 let duration_ms = took.as_millis();
                 debug!(batch.pushes = pushes, batch.receipts = receipts, batch.rows = rows, duration_ms, "Committed");
-                metrics::committed(pushes + receipts, created(&committed.events), took);
-                // One without pushes may have had nothing to write, and then says nothing of the disk.
-                if pushes > 0 && self.probe_at.take().is_some() {
-                    self.failing.store(false, Ordering::Relaxed);
+                // Else it may be the others that took so long.
+                if batch.mark_rows.is_some() && rows <= FEW_ROWS {
+                    self.steps.learn_marks(took, !committed.unfinished.is_empty());
                 }
-                let finished = Finished {
-                    events: committed.events,
-                    pushes: push_answers.into_iter().zip(committed.pushes).collect(),
-                    receipts: receipt_answers.into_iter().zip(committed.receipts).collect(),
-                };
-                self.finished = Some(finished);
-                // Nothing waits, so there will be no next one to tell them during.
-                if self.jobs.is_empty() {
-                    self.tell();
+                self.committed(pushes, receipts, took, committed, push_answers, receipt_answers);
+            }
+            Err(Error::Unavailable(why)) if batch.is_mixed() => {
+                if let Some(left_out) = log_due("commit_failed_apart") {
+                    error!(
+                        batch.pushes = pushes,
+                        batch.receipts = receipts,
+                        error = %why,
+                        left_out,
+                        "Commit failed, trying its pushes alone"
+                    );
                 }
+                self.commit_apart(batch, push_answers, receipt_answers).await;
             }
             Err(error) => {
                 self.fails();
@@ -522,6 +706,75 @@ impl WriterTask {
                 push_answers.into_iter().for_each(|to| drop(to.send(Err(error.clone()))));
                 receipt_answers.into_iter().for_each(|to| drop(to.send(Err(error.clone()))));
             }
+        }
+    }
+
+    /// Commits the pushes of a batch that failed, and then the rest of it: nobody's push fails for what others want.
+    async fn commit_apart(
+        &mut self,
+        mut batch: Batch,
+        push_answers: Vec<Caller<PushOutcome>>,
+        receipt_answers: Vec<Caller<Option<Head>>>,
+    ) {
+        let pushes = Batch { pushes: std::mem::take(&mut batch.pushes), ..Batch::default() };
+        let started = Instant::now();
+        match self.committer.commit(&pushes, now_millis()).await {
+            Ok(committed) => {
+                self.committed(pushes.pushes.len(), 0, started.elapsed(), committed, push_answers, Vec::new());
+                self.tell();
+            }
+            Err(error) => {
+                self.fails();
+                if let Some(left_out) = log_due("commit_failed") {
+                    error!(batch.pushes = pushes.pushes.len(), %error, left_out, "Commit failed");
+                }
+                push_answers.into_iter().for_each(|to| drop(to.send(Err(error.clone()))));
+                return receipt_answers.into_iter().for_each(|to| drop(to.send(Err(error.clone()))));
+            }
+        }
+        let receipts = batch.receipts.len() + batch.acked.len();
+        let started = Instant::now();
+        match self.committer.commit(&batch, now_millis()).await {
+            Ok(committed) => self.committed(0, receipts, started.elapsed(), committed, Vec::new(), receipt_answers),
+            Err(error) => {
+                self.failed_apart("Receipts failed", &error);
+                receipt_answers.into_iter().for_each(|to| drop(to.send(Err(error.clone()))));
+            }
+        }
+    }
+
+    /// Takes what a transaction did, to be told during the next one.
+    fn committed(
+        &mut self,
+        pushes: usize,
+        receipts: usize,
+        took: Duration,
+        committed: Committed,
+        push_answers: Vec<Caller<PushOutcome>>,
+        receipt_answers: Vec<Caller<Option<Head>>>,
+    ) {
+        metrics::committed(pushes + receipts, created(&committed.events), took);
+        // One without pushes may have had nothing to write, and then says nothing of the disk.
+        if pushes > 0 && self.probe_at.take().is_some() {
+            self.failing.store(false, Ordering::Relaxed);
+        }
+        let mut unfinished = committed.unfinished.into_iter().peekable();
+        let mut done = Vec::with_capacity(receipt_answers.len());
+        for (at, (answer, head)) in receipt_answers.into_iter().zip(committed.receipts).enumerate() {
+            match unfinished.next_if(|(place, _)| *place == at) {
+                Some((_, left)) => self.steps.begin_receipt(left, answer),
+                None => done.push((answer, head)),
+            }
+        }
+        let finished = Finished {
+            events: committed.events,
+            pushes: push_answers.into_iter().zip(committed.pushes).collect(),
+            receipts: done,
+        };
+        self.finished = Some(finished);
+        // Nothing waits, so there will be no next one to tell them during.
+        if self.jobs.is_empty() {
+            self.tell();
         }
     }
 }
@@ -564,6 +817,8 @@ mod tests {
     use super::*;
     use crate::store::Committed;
 
+    const STEP: Duration = Duration::from_millis(100);
+
     /// A database whose next transactions fail.
     struct Failing(u32);
 
@@ -575,10 +830,11 @@ mod tests {
                 return Err(Error::StorageFull);
             }
             let pushes = batch.pushes.iter().map(|_| PushOutcome::KeyMismatch).collect();
-            Ok(Committed { pushes, receipts: vec![None; batch.receipts.len()], events: Vec::new() })
+            let receipts = vec![None; batch.receipts.len()];
+            Ok(Committed { pushes, receipts, events: Vec::new(), unfinished: Vec::new() })
         }
 
-        async fn edit(&mut self, _edit: &Edit, _now: DateTime<Utc>) -> Result<Edited, Error> {
+        async fn edit(&mut self, _edit: &Edit, _rows: u32, _now: DateTime<Utc>) -> Result<Edited, Error> {
             Ok(Edited::default())
         }
 
@@ -595,7 +851,7 @@ mod tests {
             Failing(0).commit(batch, now).await
         }
 
-        async fn edit(&mut self, _edit: &Edit, _now: DateTime<Utc>) -> Result<Edited, Error> {
+        async fn edit(&mut self, _edit: &Edit, _rows: u32, _now: DateTime<Utc>) -> Result<Edited, Error> {
             Ok(Edited::default())
         }
 
@@ -613,23 +869,75 @@ mod tests {
             Failing(0).commit(batch, now).await
         }
 
-        async fn edit(&mut self, _edit: &Edit, _now: DateTime<Utc>) -> Result<Edited, Error> {
+        async fn edit(&mut self, _edit: &Edit, _rows: u32, _now: DateTime<Utc>) -> Result<Edited, Error> {
             Ok(Edited::default())
         }
 
         async fn close(&mut self) {}
     }
 
+    /// A database with an edit that never ends, of which every third step fails.
+    struct Endless(u32);
+
+    #[async_trait]
+    impl Committer for Endless {
+        async fn commit(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, Error> {
+            Failing(0).commit(batch, now).await
+        }
+
+        async fn edit(&mut self, edit: &Edit, _rows: u32, _now: DateTime<Utc>) -> Result<Edited, Error> {
+            tokio::time::sleep(STEP).await;
+            self.0 += 1;
+            if self.0.is_multiple_of(3) {
+                return Err(Error::Unavailable("told to fail".into()));
+            }
+            Ok(Edited { rows: 1, next: Some(edit.clone()), ..Edited::default() })
+        }
+
+        async fn close(&mut self) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_caller_of_what_does_not_end_hears_that_it_goes_on() {
+        let timeout = Duration::from_secs(5);
+        let committer: Box<dyn Committer> = Box::new(Endless(0));
+        let (writer, mut tasks) = Writer::new(vec![committer], 3, 10, 100, timeout, STEP, |_| {});
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(tasks.remove(0).run(stop.clone()));
+        let erase = || Edit::erase(Token::parse("1", 8).unwrap());
+        let began = Instant::now();
+        let (first, second) = tokio::join!(writer.edit(erase(), None), writer.edit(erase(), None));
+        assert!(matches!(first, Err(WriterError::Unfinished)), "{first:?}");
+        assert!(matches!(second, Err(WriterError::Unfinished)), "the same again joins it: {second:?}");
+        assert_eq!(began.elapsed(), timeout * PATIENCE);
+        stop.cancel();
+        task.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_caller_of_a_large_change_hears_that_the_service_stops() {
+        let committer: Box<dyn Committer> = Box::new(Endless(0));
+        let (writer, mut tasks) = Writer::new(vec![committer], 3, 10, 100, Duration::from_secs(5), STEP, |_| {});
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(tasks.remove(0).run(stop.clone()));
+        let (erased, ()) = tokio::join!(writer.edit(Edit::erase(Token::parse("1", 8).unwrap()), None), async {
+            tokio::time::sleep(STEP * 2).await;
+            stop.cancel();
+        });
+        assert!(matches!(erased, Err(WriterError::Store(Error::OutcomeUnknown(_)))), "{erased:?}");
+        task.await.unwrap();
+    }
+
     fn receipt(kind: ReceiptKind) -> Receipt {
-        let selection = crate::notification::Selection::All;
-        Receipt { token: Token::parse("1", 8).unwrap(), kind, selection, after: 0, origin: None }
+        let selection = Selection::UpTo(1);
+        Receipt { token: Token::parse("1", 8).unwrap(), kind, selection, after: 0, origin: None, life: None }
     }
 
     #[tokio::test(start_paused = true)]
     async fn acks_gather_while_pushes_go_on_and_none_is_left_behind() {
         let transactions = Arc::new(std::sync::Mutex::new(Vec::new()));
         let committer: Box<dyn Committer> = Box::new(Recording(Arc::clone(&transactions)));
-        let (writer, mut tasks) = Writer::new(vec![committer], 3, 10, 100, Duration::from_secs(5), |_| {});
+        let (writer, mut tasks) = Writer::new(vec![committer], 3, 10, 100, Duration::from_secs(5), STEP, |_| {});
         let stop = CancellationToken::new();
         let task = tokio::spawn(tasks.remove(0).run(stop.clone()));
         let push = || {
@@ -663,7 +971,7 @@ mod tests {
     async fn a_transaction_stores_no_more_bytes_than_the_limit_and_a_large_push_its_data_once() {
         let transactions = Arc::new(std::sync::Mutex::new(Vec::new()));
         let committer: Box<dyn Committer> = Box::new(Weighing(Arc::clone(&transactions)));
-        let (writer, mut tasks) = Writer::new(vec![committer], 20, 10_000, 100, Duration::from_secs(5), |_| {});
+        let (writer, mut tasks) = Writer::new(vec![committer], 20, 10_000, 100, Duration::from_secs(5), STEP, |_| {});
         let push = |tokens: usize, bytes: usize| {
             let data = RawValue::from_string(format!("\"{}\"", "x".repeat(bytes - 2))).unwrap();
             let tokens = (0..tokens).map(|n| Token::parse(&n.to_string(), 8).unwrap()).collect();
@@ -691,7 +999,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_failed_is_tried_again_without_anybody_asking_until_it_works() {
         let committer: Box<dyn Committer> = Box::new(Failing(3));
-        let (writer, mut tasks) = Writer::new(vec![committer], 4, 10, 100, Duration::from_secs(5), |_| {});
+        let (writer, mut tasks) = Writer::new(vec![committer], 4, 10, 100, Duration::from_secs(5), STEP, |_| {});
         let stop = CancellationToken::new();
         let task = tokio::spawn(tasks.remove(0).run(stop.clone()));
         assert!(!writer.is_failing());

@@ -8,6 +8,7 @@ mod disk;
 mod files;
 mod packets;
 mod races;
+mod steps;
 mod text;
 mod transports;
 mod unread;

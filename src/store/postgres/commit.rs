@@ -23,16 +23,18 @@ use super::readers::Readers;
 use super::unavailable;
 use crate::limits::log_due;
 use crate::notification::{Event, Head, Pushed, ReceiptKind, Rev, Token};
-use crate::store::commit::{self, Changed, EXPIRED_KEYS_PER_COMMIT, Fresh, Selected, Turned, UpTo};
+use crate::store::commit::{self, Changed, EXPIRED_KEYS_PER_COMMIT, Fresh, Progress, Reached, Selected, Turned, UpTo};
 use crate::store::pending::ADVANCE_REVS;
 use crate::store::{
-    Batch, Committed, Committer, Edit, Edited, Error, HeadRow, KeyName, KeyedPush, PushOutcome, Receipt, Settings,
-    json, plan,
+    Batch, Committed, Committer, Edit, Edited, Error, HeadRow, KeyName, KeyedPush, PushOutcome, Settings, json, plan,
 };
 
 /// How often a transaction is run again that lost a deadlock or a race: our own take their locks in order, but others
 /// may have theirs in the database.
 const ATTEMPTS: u32 = 5;
+
+/// The part of the timeout that a batch of pushes and receipts may take, so that enough of it is left to try the pushes alone.
+const MIXED_SHARE: f32 = 0.4;
 
 /// One writing connection, made anew whenever it breaks.
 pub(super) struct PostgresCommitter {
@@ -102,11 +104,12 @@ impl PostgresCommitter {
     async fn transaction(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, sqlx::Error> {
         let keys_expire = now + self.idempotency_ttl;
         let mut transaction = self.connect(now).await?;
-        transaction.ack(batch).await?;
+        let acked = transaction.ack(batch).await?;
         transaction.advance(&batch.advances).await?;
         if batch.pushes.is_empty() && batch.receipts.iter().all(|receipt| receipt.kind == ReceiptKind::Ack) {
             let receipts = commit::told(&batch.receipts, &HashMap::new());
-            return Ok(Committed { pushes: Vec::new(), receipts, events: Vec::new() });
+            let unfinished = commit::unfinished(&batch.receipts, &acked, &HashMap::new());
+            return Ok(Committed { pushes: Vec::new(), receipts, events: Vec::new(), unfinished });
         }
         let keyed = batch.pushes.iter().any(|push| push.key.is_some());
         let depends = batch.pushes.iter().any(plan::depends);
@@ -118,13 +121,15 @@ impl PostgresCommitter {
             let stored = transaction.insert(&fresh).await?;
             let pushes = commit::outcomes(&batch.pushes, &HashMap::new(), stored);
             let receipts = commit::told(&batch.receipts, &HashMap::new());
-            return Ok(Committed { pushes, receipts, events: transaction.events });
+            let unfinished = commit::unfinished(&batch.receipts, &acked, &HashMap::new());
+            return Ok(Committed { pushes, receipts, events: transaction.events, unfinished });
         }
         sqlx::query!("begin -- postgres").execute(&mut *transaction.connection).await?;
         let earlier = transaction.claim_keys(&batch.pushes, keys_expire).await?;
         let fresh = commit::fresh(&batch.pushes, &earlier, now);
         let depends = fresh.iter().any(|fresh| plan::depends(fresh.push));
-        let (receipts, heads) = transaction.receipts(&batch.receipts, &fresh, depends).await?;
+        let (receipts, heads, read) = transaction.receipts(batch, &fresh, depends).await?;
+        let unfinished = commit::unfinished(&batch.receipts, &acked, &read);
         let stored = if depends {
             let plan = transaction.plan(&fresh, heads).await?;
             transaction.write(&fresh, plan).await?
@@ -138,16 +143,16 @@ impl PostgresCommitter {
         *transaction.in_doubt = true;
         sqlx::query!("commit -- postgres").execute(&mut *transaction.connection).await?;
         let pushes = commit::outcomes(&batch.pushes, &earlier, stored);
-        Ok(Committed { pushes, receipts, events: transaction.events })
+        Ok(Committed { pushes, receipts, events: transaction.events, unfinished })
     }
 
-    async fn edit_transaction(&mut self, edit: &Edit, now: DateTime<Utc>) -> Result<Edited, sqlx::Error> {
+    async fn edit_transaction(&mut self, edit: &Edit, rows: u32, now: DateTime<Utc>) -> Result<Edited, sqlx::Error> {
         let mut transaction = self.connect(now).await?;
         sqlx::query!("begin -- postgres").execute(&mut *transaction.connection).await?;
-        let rows = transaction.edit(edit).await?;
+        let (rows, next) = transaction.edit(edit, i64::from(rows.max(1))).await?;
         *transaction.in_doubt = true;
         sqlx::query!("commit -- postgres").execute(&mut *transaction.connection).await?;
-        Ok(Edited { rows, events: transaction.events })
+        Ok(Edited { rows, events: transaction.events, next })
     }
 
     /// Says whether a transaction that failed, or took too long, is worth another try, and if not what became of it.
@@ -163,7 +168,7 @@ impl PostgresCommitter {
 #[async_trait]
 impl Committer for PostgresCommitter {
     async fn commit(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, Error> {
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Instant::now() + if batch.is_mixed() { self.timeout.mul_f32(MIXED_SHARE) } else { self.timeout };
         for attempt in 1.. {
             match timeout_at(deadline, self.transaction(batch, now)).await {
                 Ok(Ok(committed)) => return Ok(committed),
@@ -174,10 +179,10 @@ impl Committer for PostgresCommitter {
         unreachable!("the last attempt returns")
     }
 
-    async fn edit(&mut self, edit: &Edit, now: DateTime<Utc>) -> Result<Edited, Error> {
+    async fn edit(&mut self, edit: &Edit, rows: u32, now: DateTime<Utc>) -> Result<Edited, Error> {
         let deadline = Instant::now() + self.timeout;
         for attempt in 1.. {
-            match timeout_at(deadline, self.edit_transaction(edit, now)).await {
+            match timeout_at(deadline, self.edit_transaction(edit, rows, now)).await {
                 Ok(Ok(edited)) => return Ok(edited),
                 Ok(Err(error)) => self.again(Ok(error), attempt).await?,
                 Err(elapsed) => self.again(Err(elapsed), attempt).await?,
@@ -289,34 +294,35 @@ impl Transaction<'_> {
         rows.into_iter().map(|row| outcome((row.key_owner, row.key), &row.body_sha256, &row.response)).collect()
     }
 
-    /// Marks what the receipts select and returns what their senders are told, and the heads of all inboxes of the batch if
-    /// there are receipts or `depends` says that the pushes need them.
+    /// Marks what the receipts of a batch select and returns what their senders are told, the heads of all inboxes of the
+    /// batch if there are receipts or `depends` says that the pushes need them, and how far the reads came.
     async fn receipts(
         &mut self,
-        receipts: &[Receipt],
+        batch: &Batch,
         pushes: &[Fresh<'_>],
         depends: bool,
-    ) -> Result<(Vec<Option<Head>>, HashMap<String, Head>), sqlx::Error> {
+    ) -> Result<(Vec<Option<Head>>, HashMap<String, Head>, Progress), sqlx::Error> {
+        let receipts = &batch.receipts;
         let mut reads = Selected::of(receipts, ReceiptKind::Read);
         let mut unreads = Selected::of(receipts, ReceiptKind::Unread);
         if reads.is_empty() && unreads.is_empty() && !depends {
-            return Ok((commit::told(receipts, &HashMap::new()), HashMap::new()));
+            return Ok((commit::told(receipts, &HashMap::new()), HashMap::new(), Progress::new()));
         }
+        let mut progress = Progress::new();
         let present = pushes.iter().filter(|fresh| !fresh.is_for_later(self.now));
         let targets: BTreeSet<&str> = present.flat_map(|fresh| &fresh.push.push.tokens).map(Token::as_str).collect();
         let receivers: Vec<&str> = reads.tokens().union(&unreads.tokens()).copied().collect();
         let mut heads = self.lock(&receivers, &targets).await?;
         [&mut reads, &mut unreads].into_iter().for_each(|selected| selected.keep_locked(&heads));
         if !reads.is_empty() || !unreads.is_empty() {
-            let turned = Turned {
-                read_by_id: self.read_ids(&reads).await?,
-                read_by_mark: self.read_upto(&reads).await?,
-                unread_by_id: self.unread_ids(&unreads).await?,
-            };
+            let read_by_id = self.read_ids(&reads).await?;
+            let (read_by_mark, reached) = self.read_upto(&reads, batch.mark_limit()).await?;
+            let turned = Turned { read_by_id, read_by_mark, unread_by_id: self.unread_ids(&unreads).await? };
+            progress = reached;
             let changes = commit::changes(&reads, &unreads, &turned, &mut heads);
             self.change(changes, &heads).await?;
         }
-        Ok((commit::told(receipts, &heads), heads))
+        Ok((commit::told(receipts, &heads), heads, progress))
     }
 
     /// Locks inboxes in token order and returns their heads: of the receivers where they exist, and of the targets, which
@@ -368,7 +374,8 @@ impl Transaction<'_> {
     }
 
     /// Marks what clients have delivered. Rows are locked in one order, as reads lock theirs.
-    async fn ack(&mut self, batch: &Batch) -> Result<(), sqlx::Error> {
+    async fn ack(&mut self, batch: &Batch) -> Result<Progress, sqlx::Error> {
+        let mut progress = Progress::new();
         let acks = Selected::of(&batch.receipts, ReceiptKind::Ack);
         let acked = batch.acked.iter().map(|(token, id)| (*id, token.as_str()));
         let mut rows: Vec<(Uuid, &str)> = acks.ids.iter().map(|(token, id)| (*id, *token)).chain(acked).collect();
@@ -387,8 +394,18 @@ impl Transaction<'_> {
             .await?;
         }
         if !acks.upto.is_empty() {
-            let (tokens, rows): (Vec<&str>, Vec<UpTo>) = acks.upto.iter().unzip();
-            let (after, upto): (Vec<Rev>, Vec<Rev>) = rows.into_iter().map(|rows| (rows.after, rows.upto)).unzip();
+            let limit = batch.mark_limit();
+            let is_large = |rows: &UpTo| rows.life.is_some() || rows.upto.saturating_sub(rows.after) > limit;
+            if acks.upto.values().any(is_large) {
+                progress = self.reach(&acks, limit).await?;
+            }
+            let rows = acks.upto.iter().filter_map(|(token, rows)| match (progress.get(*token), rows.life) {
+                (Some(reached), _) => Some((*token, (rows.after, reached.reached))),
+                (None, None) => Some((*token, (rows.after, rows.upto))),
+                (None, Some(_)) => None,
+            });
+            let (tokens, rows): (Vec<&str>, Vec<(Rev, Rev)>) = rows.unzip();
+            let (after, upto): (Vec<Rev>, Vec<Rev>) = rows.into_iter().unzip();
             sqlx::query!(
                 "update notification set delivered_at = $4
                 from unnest($1::text[], $2::bigint[], $3::bigint[]) as acked (token, after, upto), inbox
@@ -402,7 +419,36 @@ impl Transaction<'_> {
             .execute(&mut *self.connection)
             .await?;
         }
-        Ok(())
+        Ok(progress)
+    }
+
+    /// How far acks up to a rev come if each looks at so many rows.
+    async fn reach(&mut self, acks: &Selected<'_>, limit: i64) -> Result<Progress, sqlx::Error> {
+        let (tokens, rows): (Vec<&str>, Vec<&UpTo>) = acks.upto.iter().map(|(token, rows)| (*token, rows)).unzip();
+        let after: Vec<Rev> = rows.iter().map(|rows| rows.after).collect();
+        let upto: Vec<Rev> = rows.iter().map(|rows| rows.upto).collect();
+        let lives: Vec<Option<i64>> = rows.iter().map(|rows| rows.life).collect();
+        let rows = sqlx::query!(
+            r#"select token, life, top as "top!", coalesce(
+                (select seq - 1 from notification as row
+                where row.token = acked.token and row.seq > after and row.seq <= top
+                order by row.seq limit 1 offset $5),
+                top) as "reached!"
+            from (
+                select inbox.token, inbox.life, greatest(delivered_upto, given.after) as after, least(given.upto, rev) as top
+                from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) as given (token, after, upto, life)
+                join inbox on inbox.token = given.token and (given.life is null or given.life = inbox.life)
+            ) as acked"#,
+            &tokens[..] as &[&str],
+            &after[..],
+            &upto[..],
+            &lives[..] as &[Option<i64>],
+            limit
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        let rows = rows.into_iter();
+        Ok(rows.map(|row| (row.token, Reached { reached: row.reached, top: row.top, life: row.life })).collect())
     }
 
     async fn read_ids(&mut self, reads: &Selected<'_>) -> Result<HashMap<String, Vec<Uuid>>, sqlx::Error> {
@@ -429,16 +475,31 @@ impl Transaction<'_> {
         Ok(changed)
     }
 
-    /// Marks everything up to the marks read and returns how many rows of each token that changed.
-    async fn read_upto(&mut self, reads: &Selected<'_>) -> Result<HashMap<String, i64>, sqlx::Error> {
+    /// Marks everything up to the marks read, `limit` rows of each inbox at most; returns how many rows of each token that
+    /// changed, and how far it came.
+    async fn read_upto(
+        &mut self,
+        reads: &Selected<'_>,
+        limit: i64,
+    ) -> Result<(HashMap<String, (i64, Rev)>, Progress), sqlx::Error> {
         if reads.upto.is_empty() {
-            return Ok(HashMap::new());
+            return Ok((HashMap::new(), Progress::new()));
         }
-        let (tokens, upto): (Vec<&str>, Vec<Rev>) = reads.upto.iter().map(|(token, rows)| (*token, rows.upto)).unzip();
+        let (tokens, rows): (Vec<&str>, Vec<&UpTo>) = reads.upto.iter().map(|(token, rows)| (*token, rows)).unzip();
+        let upto: Vec<Rev> = rows.iter().map(|rows| rows.upto).collect();
+        let lives: Vec<Option<i64>> = rows.iter().map(|rows| rows.life).collect();
         let rows = sqlx::query!(
-            r#"with seen as (
-                select inbox.token, unread, read_upto as after, least(given.upto, rev) as upto
-                from unnest($1::text[], $2::bigint[]) as given (token, upto) join inbox on inbox.token = given.token
+            r#"with given as materialized (
+                select inbox.token, unread, read_upto as after, least(given.upto, rev) as top, inbox.life
+                from unnest($1::text[], $2::bigint[], $5::bigint[]) as given (token, upto, life)
+                join inbox on inbox.token = given.token and (given.life is null or given.life = inbox.life)
+            ), seen as materialized (
+                select token, unread, after, top, life, case when unread = 0 or top - after <= $4 then top else coalesce(
+                    (select seq - 1 from notification as row
+                    where row.token = given.token and row.seq > after and row.seq <= top
+                    order by row.seq limit 1 offset $4),
+                    top) end as upto
+                from given
             ), marked as (
                 update inbox set read_upto = seen.upto from seen where inbox.token = seen.token and read_upto < seen.upto
             ), changed as (
@@ -447,15 +508,27 @@ impl Transaction<'_> {
                 where seen.unread > 0 and notification.token = seen.token and seq > seen.after and seq <= seen.upto
                     and read_at is null and retracted_at is null
                 returning notification.token
+            ), counted as (
+                select token, count(*) as rows from changed group by token
             )
-            select token, count(*) as "rows!" from changed group by token"#,
+            select seen.token, greatest(after, upto) as "reached!", top as "top!", life, coalesce(rows, 0) as "rows!"
+            from seen left join counted on counted.token = seen.token"#,
             &tokens[..] as &[&str],
             &upto[..],
-            self.now
+            self.now,
+            limit,
+            &lives[..] as &[Option<i64>]
         )
         .fetch_all(&mut *self.connection)
         .await?;
-        Ok(rows.into_iter().map(|row| (row.token, row.rows)).collect())
+        let (mut changed, mut progress) = (HashMap::new(), Progress::new());
+        for row in rows {
+            if row.rows > 0 {
+                changed.insert(row.token.clone(), (row.rows, row.reached));
+            }
+            progress.insert(row.token, Reached { reached: row.reached, top: row.top, life: row.life });
+        }
+        Ok((changed, progress))
     }
 
     async fn unread_ids(&mut self, unreads: &Selected<'_>) -> Result<HashMap<String, Vec<Uuid>>, sqlx::Error> {

@@ -14,7 +14,7 @@ use crate::notification::{
 };
 use crate::store::commit::{self, Changed, Fresh, SHARED};
 use crate::store::plan::{self, Found, Kind, OpenRow, Plan, Slot};
-use crate::store::{Edit, KeyedPush, PURGED, json};
+use crate::store::{ACTORS_PER_STEP, Edit, Erasing, KeyedPush, PURGED, RELEASED_BYTES, json};
 
 /// A row that goes.
 struct Going {
@@ -23,6 +23,9 @@ struct Going {
     unread: bool,
     retracted: bool,
 }
+
+/// How many rows a step of an edit changed, and what is left to be done.
+type Done = (u64, Option<Edit>);
 
 impl Transaction<'_> {
     /// Finds out what the pushes depend on and decides what they become. Their inboxes are locked.
@@ -258,28 +261,51 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// One edit, all but the begin and the commit; returns how many rows it changed.
-    pub(super) async fn edit(&mut self, edit: &Edit) -> Result<u64, sqlx::Error> {
+    /// One step of an edit, all but the begin and the commit.
+    pub(super) async fn edit(&mut self, edit: &Edit, limit: i64) -> Result<Done, sqlx::Error> {
+        let whole = |rows| (rows, None);
         match edit {
-            Edit::Retract { id } => self.retract(*id).await,
-            Edit::Ungroup { token, key, actor } => self.ungroup(token, key, actor).await,
-            Edit::Erase { token } => self.erase(token).await,
+            Edit::Retract { id, after } => self.retract(*id, after, limit).await,
+            Edit::Ungroup { token, key, actor } => self.ungroup(token, key, actor).await.map(whole),
+            Edit::Erase { token, begun } => self.erase(token, begun.as_ref(), limit).await,
             Edit::Expire { limit } => self.expire(*limit).await,
             Edit::Release { limit } => self.release(*limit).await,
             Edit::Purge { rows, history, seen } => self.purge(rows, history, *seen).await,
-            Edit::NoteUse { keys } => keys::note_use(&mut *self.connection, keys).await,
+            Edit::NoteUse { keys } => keys::note_use(&mut *self.connection, keys).await.map(whole),
         }
     }
 
-    async fn retract(&mut self, id: Uuid) -> Result<u64, sqlx::Error> {
-        let cancelled = sqlx::query!("delete from scheduled where id = $1", id)
+    async fn retract(&mut self, id: Uuid, after: &str, limit: i64) -> Result<Done, sqlx::Error> {
+        let mut cancelled = 0;
+        // What is scheduled first: none of it becomes a row that was passed already.
+        if after.is_empty() {
+            cancelled = sqlx::query!(
+                // By their places, or a plan for any limit may go through all of the table to find them again.
+                "delete from scheduled where ctid = any(array(
+                    select ctid from scheduled where id = $1 order by token limit $2 for update))",
+                id,
+                limit
+            )
             .execute(&mut *self.connection)
             .await?
             .rows_affected();
-        let tokens = sqlx::query_scalar!("select token from notification where id = $1 and retracted_at is null", id)
-            .fetch_all(&mut *self.connection)
-            .await?;
-        let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+        }
+        let left = limit - cancelled.cast_signed();
+        if left <= 0 {
+            return Ok((cancelled, Some(Edit::retract(id))));
+        }
+        let rows = sqlx::query!(
+            r#"select token, retracted_at is null as "visible!" from notification where id = $1 and token > $2
+            order by token limit $3"#,
+            id,
+            after,
+            left
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        let last = rows.last().filter(|_| rows.len() as i64 >= left);
+        let next = last.map(|row| Edit::Retract { id, after: row.token.clone() });
+        let tokens: Vec<&str> = rows.iter().filter(|row| row.visible).map(|row| row.token.as_str()).collect();
         let heads = self.lock(&tokens, &BTreeSet::new()).await?;
         let rows = sqlx::query_as!(
             Going,
@@ -293,7 +319,7 @@ impl Transaction<'_> {
         .fetch_all(&mut *self.connection)
         .await?;
         self.depart(&rows, ChangeKind::Retracted, heads).await?;
-        Ok(cancelled + rows.len() as u64)
+        Ok((cancelled + rows.len() as u64, next))
     }
 
     /// Tells of rows that go.
@@ -368,33 +394,178 @@ impl Transaction<'_> {
         Ok(1)
     }
 
-    async fn erase(&mut self, token: &Token) -> Result<u64, sqlx::Error> {
+    /// Erases some of what was there when it began, the oldest first, or all that is left of it.
+    async fn erase(&mut self, token: &Token, begun: Option<&Erasing>, limit: i64) -> Result<Done, sqlx::Error> {
         let name = token.as_str();
         // Before the inbox is locked, as in every edit that wants both: one that waits here holds up nobody.
-        let scheduled = sqlx::query!("delete from scheduled where token = $1", name)
+        let scheduled_upto = match begun {
+            Some(begun) => begun.scheduled_upto,
+            None => Some(Uuid::max()),
+        };
+        let mut rows = 0;
+        if let Some(last) = scheduled_upto {
+            rows = sqlx::query!(
+                // The id as text, or it may be taken for what finds the rows.
+                r#"delete from scheduled where ctid = any(array(
+                    select ctid from scheduled where token = $1 and id::text collate "C" <= $2 limit $3 for update))"#,
+                name,
+                last.to_string(),
+                limit
+            )
             .execute(&mut *self.connection)
             .await?
             .rows_affected();
-        if self.lock(&[name], &BTreeSet::new()).await?.is_empty() {
+        }
+        let more_scheduled = scheduled_upto.filter(|_| rows.cast_signed() >= limit);
+        let mut heads = self.lock(&[name], &BTreeSet::new()).await?;
+        let Some(head) = heads.get_mut(name) else {
             // One that somebody makes at this moment comes after this, and is not locked: what was deleted here of it now
             // would be missing from its counts.
-            return Ok(scheduled);
+            let none = |last: Uuid| Erasing { scheduled_upto: Some(last.min(Uuid::now_v7())), upto: 0, life: 0 };
+            let next = more_scheduled.map(|last| Edit::Erase { token: token.clone(), begun: Some(none(last)) });
+            return Ok((rows, next));
+        };
+        let life = sqlx::query_scalar!("select life from inbox where token = $1", name)
+            .fetch_one(&mut *self.connection)
+            .await?;
+        let upto = match begun {
+            Some(begun) if begun.upto == 0 || begun.life == life => begun.upto,
+            // Somebody else erased the inbox meanwhile, which ends this, or not: what it has now goes too.
+            Some(_) | None => head.rev,
+        };
+        let next = |scheduled_upto| {
+            Some(Edit::Erase { token: token.clone(), begun: Some(Erasing { scheduled_upto, upto, life }) })
+        };
+        if let Some(last) = more_scheduled {
+            return Ok((rows, next(Some(last.min(Uuid::now_v7())))));
         }
-        let rows = sqlx::query!("delete from notification where token = $1", name)
+        if upto == 0 {
+            return Ok((rows, None));
+        }
+        let over = sqlx::query!(
+            r#"select
+                (select seq - 1 from notification where token = $1 and seq <= $2 order by seq limit 1 offset $3)
+                    as "rows?",
+                (select rev - 1 from inbox_change where token = $1 and rev <= $2 order by rev limit 1 offset $3)
+                    as "changes?",
+                (select seq - 1 from notification_actor where token = $1 and seq <= $2 order by seq limit 1 offset $3)
+                    as "actors?",
+                exists (select from notification where token = $1 and seq > $2) as "newer!""#,
+            name,
+            upto,
+            limit
+        )
+        .fetch_one(&mut *self.connection)
+        .await?;
+        let some = [over.rows, over.changes, over.actors].into_iter().flatten().min();
+        if some.is_none() && !over.newer {
+            rows += sqlx::query!("delete from notification where token = $1", name)
+                .execute(&mut *self.connection)
+                .await?
+                .rows_affected();
+            sqlx::query!(
+                "with changes as (delete from inbox_change where token = $1),
+                    keys as (delete from notification_key where token = $1),
+                    actors as (delete from notification_actor where token = $1),
+                    erased as (delete from inbox where token = $1 returning token)
+                update meta set erasures = erasures + 1 where exists (select from erased)",
+                name
+            )
             .execute(&mut *self.connection)
-            .await?
-            .rows_affected();
+            .await?;
+            return Ok((rows, None));
+        }
+        let (removed, progress) = self.forget(token, some.unwrap_or(upto), head).await?;
+        rows += removed;
+        if let Some(actors) = over.actors
+            && !progress
+        {
+            self.forget_actors(token, actors + 1, limit, ChangeKind::Retracted, head).await?;
+        }
+        if some.is_none() {
+            // It goes on as an inbox that has never had anything below what came meanwhile.
+            sqlx::query!(
+                "with erased as (update meta set erasures = erasures + 1 returning erasures)
+                update inbox set life = erased.erasures from erased where token = $1",
+                name
+            )
+            .execute(&mut *self.connection)
+            .await?;
+            return Ok((rows, None));
+        }
+        Ok((rows, next(None)))
+    }
+
+    /// Removes what an inbox has up to a rev, and its history. Returns how many rows that were, and whether it was anything.
+    async fn forget(&mut self, token: &Token, upto: Rev, head: &mut Head) -> Result<(u64, bool), sqlx::Error> {
+        let name = token.as_str();
+        // A key by its whole key: an inbox may have many.
+        let gone = sqlx::query!(
+            r#"with gone as (
+                delete from notification where token = $1 and seq <= $2
+                returning token, seq, read_at, retracted_at, collapse_key, group_key
+            ), keys as (
+                delete from notification_key as held using gone
+                where held.token = gone.token and held.kind = case when group_key is null then 'collapse' else 'group' end
+                    and held.key = coalesce(group_key, collapse_key) and held.seq = gone.seq
+            ), actors as (
+                delete from notification_actor where token = $1 and seq <= $2
+            ), changes as (
+                delete from inbox_change where token = $1 and rev <= $2 returning rev
+            ), marked as (
+                update inbox set purged_rev = greatest(purged_rev, $2), read_upto = greatest(read_upto, $2),
+                    delivered_upto = greatest(delivered_upto, $2)
+                where token = $1
+            )
+            select count(*) as "rows!", count(*) filter (where read_at is null and retracted_at is null) as "unread!",
+                (select count(*) from changes) as "changes!"
+            from gone"#,
+            name,
+            upto
+        )
+        .fetch_one(&mut *self.connection)
+        .await?;
+        if gone.unread > 0 {
+            let changed = Changed::make(token.clone(), head, -gone.unread, ChangeKind::ReadUpTo(upto), None);
+            self.change(vec![changed], &HashMap::from([(name.to_owned(), *head)])).await?;
+        }
+        Ok((gone.rows.cast_unsigned(), gone.rows + gone.changes > 0))
+    }
+
+    /// Takes some of its actors from the row of a group that goes. It is retracted first: what it names would not be true
+    /// any more. Its inbox is locked.
+    async fn forget_actors(
+        &mut self,
+        token: &Token,
+        seq: Rev,
+        limit: i64,
+        kind: fn(Vec<Uuid>) -> ChangeKind,
+        head: &mut Head,
+    ) -> Result<(), sqlx::Error> {
+        let name = token.as_str();
+        let row = sqlx::query!(
+            r#"update notification set retracted_at = $3 where token = $1 and seq = $2 and retracted_at is null
+            returning id, read_at is null as "unread!""#,
+            name,
+            seq,
+            self.now
+        )
+        .fetch_optional(&mut *self.connection)
+        .await?;
+        if let Some(row) = row {
+            let changed = Changed::make(token.clone(), head, -i64::from(row.unread), kind(vec![row.id]), None);
+            self.change(vec![changed], &HashMap::from([(name.to_owned(), *head)])).await?;
+        }
         sqlx::query!(
-            "with changes as (delete from inbox_change where token = $1),
-                keys as (delete from notification_key where token = $1),
-                actors as (delete from notification_actor where token = $1),
-                erased as (delete from inbox where token = $1 returning token)
-            update meta set erasures = erasures + 1 where exists (select from erased)",
-            name
+            "delete from notification_actor where ctid = any(array(
+                select ctid from notification_actor where token = $1 and seq = $2 order by actor limit $3 for update))",
+            name,
+            seq,
+            limit
         )
         .execute(&mut *self.connection)
         .await?;
-        Ok(rows + scheduled)
+        Ok(())
     }
 
     /// Whether no other node does the same at this moment. Two at once would do no harm but wait for each other's locks.
@@ -406,22 +577,69 @@ impl Transaction<'_> {
             .await
     }
 
-    async fn expire(&mut self, limit: u32) -> Result<u64, sqlx::Error> {
+    async fn expire(&mut self, limit: u32) -> Result<Done, sqlx::Error> {
         if !self.alone().await? {
-            return Ok(0);
+            return Ok((0, None));
         }
         let rows = sqlx::query!(
-            "select token, seq from notification where expires_at <= $1 order by expires_at limit $2",
+            r#"select token, seq, case when group_key is null then 0 else (
+                select count(*) from (select from notification_actor as known
+                    where known.token = row.token and known.seq = row.seq limit $3) as acting) end as "actors!"
+            from (select token, seq, group_key from notification where expires_at <= $1 order by expires_at limit $2) as row"#,
             self.now,
-            i64::from(limit)
+            i64::from(limit),
+            ACTORS_PER_STEP
         )
         .fetch_all(&mut *self.connection)
         .await?;
-        let rows: Vec<_> = rows.into_iter().map(|row| (Token::stored(&row.token), row.seq)).collect();
-        let tokens: Vec<&str> = rows.iter().map(|(token, _)| token.as_str()).collect();
+        let rows: Vec<_> = rows.into_iter().map(|row| (Token::stored(&row.token), row.seq, row.actors)).collect();
+        let tokens: Vec<&str> = rows.iter().map(|(token, ..)| token.as_str()).collect();
         let heads = self.lock(&tokens, &BTreeSet::new()).await?;
         // A push may have joined its group meanwhile, so it is asked again under the lock.
-        self.remove(&rows, self.now, Some(self.now), heads).await
+        let (removed, left) = self.remove_some(&rows, self.now, Some(self.now), heads).await?;
+        Ok((removed, (!left.is_empty()).then_some(Edit::Expire { limit })))
+    }
+
+    /// Removes as many of the rows as may go with their actors, of which each has so many, or takes some of its actors from
+    /// the first of them. Returns how many rows went, and those that are left.
+    async fn remove_some(
+        &mut self,
+        rows: &[(Token, Rev, i64)],
+        seen: DateTime<Utc>,
+        expired: Option<DateTime<Utc>>,
+        mut heads: HashMap<String, Head>,
+    ) -> Result<(u64, Vec<(Token, Rev)>), sqlx::Error> {
+        let mut actors = 0;
+        let fit = rows.iter().take_while(|(.., count)| {
+            actors += count;
+            actors < ACTORS_PER_STEP
+        });
+        let fit = fit.count();
+        let mut rows: Vec<_> = rows.iter().map(|(token, seq, _)| (token.clone(), *seq)).collect();
+        let left = rows.split_off(fit);
+        if !rows.is_empty() || left.is_empty() {
+            let removed = self.remove(&rows, seen, expired, heads).await?;
+            return Ok((removed, left));
+        }
+        let (token, seq) = &left[0];
+        // One whose inbox was not there to be locked is gone, and a push may have joined it meanwhile.
+        let is_there = sqlx::query_scalar!(
+            r#"select exists (select from notification where token = $1 and seq = $2 and created_at <= $4
+                and ($3::timestamptz is null or expires_at <= $3)) as "is_there!""#,
+            token.as_str(),
+            seq,
+            expired,
+            seen
+        )
+        .fetch_one(&mut *self.connection)
+        .await?;
+        match heads.get_mut(token.as_str()) {
+            Some(head) if is_there => {
+                self.forget_actors(token, *seq, ACTORS_PER_STEP, ChangeKind::Expired, head).await?;
+                Ok((0, left))
+            }
+            _ => Ok((0, left[1..].to_vec())),
+        }
     }
 
     /// Removes rows from the table that were there when they were `seen`, or those of them that have expired by then. Their
@@ -476,31 +694,41 @@ impl Transaction<'_> {
     }
 
     /// Moves due pushes into their inboxes, as if they were posted now. What another node is moving is left to it.
-    async fn release(&mut self, limit: u32) -> Result<u64, sqlx::Error> {
+    async fn release(&mut self, limit: u32) -> Result<Done, sqlx::Error> {
         let mut rows = sqlx::query!(
-            // Materialized, or a plan may look for what is due again and again and take more than the limit.
+            // Materialized, or a plan may look for what is due again and again and take more than the limit. Of the bytes one
+            // row at least is taken, whatever it holds.
             r#"with due as materialized (
-                select id, token from scheduled where due_at <= $1 order by due_at, id, token limit $2
+                select ctid as place, id, token, due_at, octet_length(data::text) as bytes
+                from scheduled where due_at <= $1 order by due_at, id, token limit $2
                 for update skip locked
+            ), fitting as materialized (
+                select place, first from (
+                    select place, sum(bytes) over before - bytes as before,
+                        row_number() over (partition by id order by token) = 1 as first
+                    from due window before as (order by due_at, id, token rows unbounded preceding)
+                ) as counted where before < $3
             ), taken as (
-                delete from scheduled as later using due where later.id = due.id and later.token = due.token
+                delete from scheduled as later using fitting where later.ctid = fitting.place
                 returning later.id, later.token, due_at, entity_type, ttl_secs, collapse_key, group_key, actor,
-                    data::text as data
+                    case when first then data::text end as data
             )
             -- What a push has stored once comes with the first of its rows.
             select taken.id as "id!", taken.token as "token!", due_at as "due_at!", entity_type as "entity_type!", ttl_secs,
-                collapse_key, group_key, actor, taken.data as "data!", payload.data::text as "shared?"
-            from (
-                select *, row_number() over (partition by id order by token) as place from taken
-            ) as taken left join notification_payload as payload on payload.id = taken.id and taken.data = $3 and place = 1"#,
+                collapse_key, group_key, actor, taken.data, payload.data::text as "shared?",
+                (select count(*) from due) as "due!"
+            from taken left join notification_payload as payload on payload.id = taken.id and taken.data = $4"#,
             self.now,
             i64::from(limit),
+            RELEASED_BYTES,
             SHARED
         )
         .fetch_all(&mut *self.connection)
         .await?;
         rows.sort_by(|a, b| (a.due_at, a.id, &a.token).cmp(&(b.due_at, b.id, &b.token)));
         let taken = rows.len() as u64;
+        let due = rows.first().map_or(0, |row| row.due.cast_unsigned());
+        let next = (due > taken).then_some(Edit::Release { limit });
         let mut pushes: Vec<(Uuid, KeyedPush)> = Vec::new();
         for row in rows {
             let token = Token::stored(&row.token);
@@ -515,7 +743,7 @@ impl Transaction<'_> {
                 entity_type: row.entity_type,
                 data: match row.shared {
                     Some(data) => Payload::stored(data).map_err(undecodable)?.shared(),
-                    None => Payload::stored(row.data).map_err(undecodable)?,
+                    None => Payload::stored(row.data.unwrap_or_default()).map_err(undecodable)?,
                 },
                 options: Options {
                     ttl_secs: row.ttl_secs.and_then(|secs| u32::try_from(secs).ok()),
@@ -527,14 +755,14 @@ impl Transaction<'_> {
             pushes.push((row.id, KeyedPush { push, key: None }));
         }
         if pushes.is_empty() {
-            return Ok(0);
+            return Ok((0, None));
         }
         let tokens = pushes.iter().flat_map(|(_, push)| &push.push.tokens).map(Token::as_str).collect();
         let heads = self.lock(&[], &tokens).await?;
         let fresh: Vec<_> = pushes.iter().map(|(id, push)| Fresh::new(push, *id, self.now)).collect();
         let plan = self.plan(&fresh, heads).await?;
         self.write(&fresh, plan).await?;
-        Ok(taken)
+        Ok((taken, next))
     }
 
     async fn purge(
@@ -542,16 +770,20 @@ impl Transaction<'_> {
         rows: &[(Token, Rev)],
         history: &[(Token, Rev)],
         seen: DateTime<Utc>,
-    ) -> Result<u64, sqlx::Error> {
+    ) -> Result<Done, sqlx::Error> {
         if !self.alone().await? {
-            return Ok(0);
+            return Ok((0, None));
         }
         // All at once: a second lock would be out of order.
         let tokens: Vec<&str> = rows.iter().chain(history).map(|(token, _)| token.as_str()).collect();
         let heads = self.lock(&tokens, &BTreeSet::new()).await?;
-        let removed = self.remove(rows, seen, None, heads).await?;
+        let rows = self.with_actors(rows).await?;
+        let (removed, left) = self.remove_some(&rows, seen, None, heads).await?;
+        if !left.is_empty() {
+            return Ok((removed, Some(Edit::Purge { rows: left, history: history.to_vec(), seen })));
+        }
         if history.is_empty() {
-            return Ok(removed);
+            return Ok((removed, None));
         }
         let tokens: Vec<&str> = history.iter().map(|(token, _)| token.as_str()).collect();
         let upto: Vec<Rev> = history.iter().map(|(_, rev)| *rev).collect();
@@ -572,7 +804,28 @@ impl Transaction<'_> {
         )
         .execute(&mut *self.connection)
         .await?;
-        Ok(removed + changes)
+        Ok((removed + changes, None))
+    }
+
+    /// Adds to each row how many of its actors would go with it.
+    async fn with_actors(&mut self, rows: &[(Token, Rev)]) -> Result<Vec<(Token, Rev, i64)>, sqlx::Error> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let tokens: Vec<&str> = rows.iter().map(|(token, _)| token.as_str()).collect();
+        let seqs: Vec<Rev> = rows.iter().map(|(_, seq)| *seq).collect();
+        let rows = sqlx::query!(
+            r#"select token as "token!", seq as "seq!", (
+                select count(*) from (select from notification_actor as known
+                    where known.token = gone.token and known.seq = gone.seq limit $3) as acting) as "actors!"
+            from unnest($1::text[], $2::bigint[]) as gone (token, seq)"#,
+            &tokens[..] as &[&str],
+            &seqs[..],
+            ACTORS_PER_STEP
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        Ok(rows.into_iter().map(|row| (Token::stored(&row.token), row.seq, row.actors)).collect())
     }
 }
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{result_code, unavailable};
 use crate::notification::{Event, Head, Pushed, ReceiptKind, Rev, Token, timestamp};
-use crate::store::commit::{self, Changed, EXPIRED_KEYS_PER_COMMIT, Fresh, Selected, Turned};
+use crate::store::commit::{self, Changed, EXPIRED_KEYS_PER_COMMIT, Fresh, Progress, Reached, Selected, Turned, UpTo};
 use crate::store::pending::ADVANCE_REVS;
 use crate::store::{
     Batch, Committed, Committer, Edit, Edited, Error, HeadRow, KeyName, KeyedPush, PushOutcome, json, plan, unreadable,
@@ -43,8 +43,8 @@ impl Committer for SqliteCommitter {
         result
     }
 
-    async fn edit(&mut self, edit: &Edit, now: DateTime<Utc>) -> Result<Edited, Error> {
-        let result = Transaction::new(&mut self.connection, now).edit(edit).await;
+    async fn edit(&mut self, edit: &Edit, rows: u32, now: DateTime<Utc>) -> Result<Edited, Error> {
+        let result = Transaction::new(&mut self.connection, now).edit(edit, rows).await;
         if result.is_err() {
             sqlx::query!("rollback -- sqlite").execute(&mut self.connection).await.ok();
         }
@@ -68,27 +68,30 @@ impl SqliteCommitter {
     async fn transaction(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, Error> {
         let mut transaction = Transaction::new(&mut self.connection, now);
         // Outside of the transaction of the pushes, as on Postgres: nothing depends on whether they come before or after.
-        transaction.ack(batch).await.map_err(unavailable)?;
+        let acked = transaction.ack(batch).await.map_err(unavailable)?;
         transaction.advance(&batch.advances).await.map_err(unavailable)?;
         let only_acks = batch.receipts.iter().all(|receipt| receipt.kind == ReceiptKind::Ack);
         if only_acks && batch.pushes.is_empty() {
             let receipts = commit::told(&batch.receipts, &HashMap::new());
-            return Ok(Committed { pushes: Vec::new(), receipts, events: Vec::new() });
+            let unfinished = commit::unfinished(&batch.receipts, &acked, &HashMap::new());
+            return Ok(Committed { pushes: Vec::new(), receipts, events: Vec::new(), unfinished });
         }
         let is_plain = |push: &KeyedPush| push.key.is_none() && !plan::depends(push) && !push.push.data.is_shared();
         if only_acks && batch.pushes.iter().all(is_plain) {
             let pushes = transaction.insert_at_once(&batch.pushes).await?;
             let receipts = commit::told(&batch.receipts, &HashMap::new());
-            return Ok(Committed { pushes, receipts, events: transaction.events });
+            let unfinished = commit::unfinished(&batch.receipts, &acked, &HashMap::new());
+            return Ok(Committed { pushes, receipts, events: transaction.events, unfinished });
         }
         let reads = Selected::of(&batch.receipts, ReceiptKind::Read);
         let unreads = Selected::of(&batch.receipts, ReceiptKind::Unread);
         let mut heads = transaction.begin(&batch.pushes).await?;
-        let turned = transaction.turn(&reads, &unreads).await.map_err(unavailable)?;
+        let (turned, read) = transaction.turn(&reads, &unreads, batch.mark_limit()).await.map_err(unavailable)?;
         let receipts = commit::told(&batch.receipts, &turned);
+        let unfinished = commit::unfinished(&batch.receipts, &acked, &read);
         heads.extend(turned);
         let pushes = transaction.pushes(&batch.pushes, heads, now + self.idempotency_ttl).await?;
-        Ok(Committed { pushes, receipts, events: transaction.events })
+        Ok(Committed { pushes, receipts, events: transaction.events, unfinished })
     }
 }
 
@@ -176,7 +179,8 @@ impl Transaction<'_> {
     }
 
     /// Marks what clients have delivered.
-    async fn ack(&mut self, batch: &Batch) -> Result<(), sqlx::Error> {
+    async fn ack(&mut self, batch: &Batch) -> Result<Progress, sqlx::Error> {
+        let mut progress = Progress::new();
         let acks = Selected::of(&batch.receipts, ReceiptKind::Ack);
         if !acks.ids.is_empty() || !batch.acked.is_empty() {
             let acked = batch.acked.iter().map(|(token, id)| (token.as_str(), *id));
@@ -192,7 +196,17 @@ impl Transaction<'_> {
             .await?;
         }
         if !acks.upto.is_empty() {
-            let upto = json(&acks.upto.iter().map(|(token, upto)| (token, upto.after, upto.upto)).collect::<Vec<_>>());
+            let limit = batch.mark_limit();
+            let is_large = |rows: &UpTo| rows.life.is_some() || rows.upto.saturating_sub(rows.after) > limit;
+            if acks.upto.values().any(is_large) {
+                progress = self.reach(&acks, limit).await?;
+            }
+            let upto = acks.upto.iter().filter_map(|(token, rows)| match (progress.get(*token), rows.life) {
+                (Some(reached), _) => Some((token, rows.after, reached.reached)),
+                (None, None) => Some((token, rows.after, rows.upto)),
+                (None, Some(_)) => None,
+            });
+            let upto = json(&upto.collect::<Vec<_>>());
             sqlx::query!(
                 "update notification set delivered_at = ?
                 from (select value ->> 0 as token, value ->> 1 as after, value ->> 2 as upto from json_each(?)) as acked
@@ -205,7 +219,31 @@ impl Transaction<'_> {
             .execute(&mut *self.connection)
             .await?;
         }
-        Ok(())
+        Ok(progress)
+    }
+
+    /// How far acks up to a rev come if each looks at so many rows.
+    async fn reach(&mut self, acks: &Selected<'_>, limit: i64) -> Result<Progress, sqlx::Error> {
+        let acks = acks.upto.iter().map(|(token, rows)| (token, rows.after, rows.upto, rows.life));
+        let acks = json(&acks.collect::<Vec<_>>());
+        let rows = sqlx::query!(
+            r#"select token as "token!: String", life as "life!: i64", top as "top!: i64", coalesce(
+                (select seq - 1 from notification as row
+                where row.token = acked.token and row.seq > after and row.seq <= top
+                order by row.seq limit 1 offset ?2),
+                top) as "reached!: i64"
+            from (
+                select inbox.token, life, max(delivered_upto, value ->> 1) as after, min(value ->> 2, rev) as top
+                from json_each(?1) cross join inbox on inbox.token = value ->> 0
+                where value ->> 3 is null or value ->> 3 = life
+            ) as acked"#,
+            acks,
+            limit
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        let rows = rows.into_iter();
+        Ok(rows.map(|row| (row.token, Reached { reached: row.reached, top: row.top, life: row.life })).collect())
     }
 
     /// Moves the watermarks of inboxes, each over what is delivered up to a rev that the inbox had before.
@@ -249,24 +287,27 @@ impl Transaction<'_> {
         Ok(super::parse::<Vec<(String, Rev, i64)>>(&heads)?.into_iter().map(head).collect())
     }
 
-    /// Marks rows read or unread and returns the heads of those inboxes.
+    /// Marks rows read or unread and returns the heads of those inboxes, and how far the marks came.
     pub(super) async fn turn(
         &mut self,
         reads: &Selected<'_>,
         unreads: &Selected<'_>,
-    ) -> Result<HashMap<String, Head>, sqlx::Error> {
+        limit: i64,
+    ) -> Result<(HashMap<String, Head>, Progress), sqlx::Error> {
         if reads.is_empty() && unreads.is_empty() {
-            return Ok(HashMap::new());
+            return Ok((HashMap::new(), Progress::new()));
         }
-        let turned = Turned {
-            read_by_id: self.read_ids(reads).await?,
-            read_by_mark: self.read_upto(reads).await?,
-            unread_by_id: self.unread_ids(unreads).await?,
-        };
+        let read_by_id = self.read_ids(reads).await?;
+        let (read_by_mark, mut progress) = self.read_upto(reads, limit).await?;
+        let turned = Turned { read_by_id, read_by_mark, unread_by_id: self.unread_ids(unreads).await? };
         let mut heads = self.heads(&reads.tokens().union(&unreads.tokens()).copied().collect()).await?;
+        for (token, reached) in &mut progress {
+            let rev = heads.get(token).map_or(0, |head| head.rev);
+            reached.top = reads.upto.get(token.as_str()).map_or(0, |rows| rows.upto.min(rev));
+        }
         let changes = commit::changes(reads, unreads, &turned, &mut heads);
         self.change(changes, &heads).await?;
-        Ok(heads)
+        Ok((heads, progress))
     }
 
     /// Writes down changes and the heads after them.
@@ -369,18 +410,30 @@ impl Transaction<'_> {
         Ok(changed)
     }
 
-    /// Marks everything up to the marks read and returns how many rows of each token that changed.
-    async fn read_upto(&mut self, reads: &Selected<'_>) -> Result<HashMap<String, i64>, sqlx::Error> {
-        let mut changed = HashMap::new();
+    /// Marks everything up to the marks read, `limit` rows of each inbox at most; returns how many rows of each token that
+    /// changed, and how far it came.
+    async fn read_upto(
+        &mut self,
+        reads: &Selected<'_>,
+        limit: i64,
+    ) -> Result<(HashMap<String, (i64, Rev)>, Progress), sqlx::Error> {
         if reads.upto.is_empty() {
-            return Ok(changed);
+            return Ok((HashMap::new(), Progress::new()));
         }
-        let upto = json(&reads.upto.iter().map(|(token, rows)| (token, rows.upto)).collect::<Vec<_>>());
+        let upto = json(&reads.upto.iter().map(|(token, rows)| (token, rows.upto, rows.life)).collect::<Vec<_>>());
         let rows = sqlx::query!(
             r#"-- Materialized, or SQLite would go through all of an inbox before it looks where to begin.
-            with seen as materialized (
-                select inbox.token, read_upto as after, value ->> 1 as upto from json_each(?1)
-                cross join inbox on inbox.token = value ->> 0 where unread > 0
+            with given as materialized (
+                select inbox.token, read_upto as after, min(value ->> 1, rev) as top from json_each(?1)
+                cross join inbox on inbox.token = value ->> 0
+                where unread > 0 and (value ->> 2 is null or value ->> 2 = life)
+            ), seen as materialized (
+                select token, after, iif(top - after <= ?3, top, coalesce(
+                    (select seq - 1 from notification as row
+                    where row.token = given.token and row.seq > after and row.seq <= top
+                    order by row.seq limit 1 offset ?3),
+                    top)) as upto
+                from given
             )
             update notification set read_at = ?2, delivered_at = coalesce(delivered_at, ?2)
             from seen
@@ -388,22 +441,44 @@ impl Transaction<'_> {
                 and retracted_at is null
             returning notification.token as "token!""#,
             upto,
-            self.now_text
+            self.now_text,
+            limit
         )
         .fetch_all(&mut *self.connection)
         .await?;
-        sqlx::query!(
-            "update inbox set read_upto = max(read_upto, min(seen.upto, rev))
-            from (select value ->> 0 as token, value ->> 1 as upto from json_each(?1)) as seen
-            where inbox.token = seen.token",
-            upto
+        // No row came or went since, so it comes as far.
+        let marks = sqlx::query!(
+            r#"update inbox set read_upto = max(read_upto, seen.upto)
+            from (
+                select token, iif(unread = 0 or top - after <= ?2, top, coalesce(
+                    (select seq - 1 from notification as row
+                    where row.token = given.token and row.seq > after and row.seq <= top
+                    order by row.seq limit 1 offset ?2),
+                    top)) as upto
+                from (
+                    select inbox.token, unread, read_upto as after, min(value ->> 1, rev) as top from json_each(?1)
+                    cross join inbox on inbox.token = value ->> 0 where value ->> 2 is null or value ->> 2 = life
+                ) as given
+            ) as seen
+            where inbox.token = seen.token
+            returning inbox.token as "token!", read_upto as "read_upto!", life as "life!""#,
+            upto,
+            limit
         )
-        .execute(&mut *self.connection)
+        .fetch_all(&mut *self.connection)
         .await?;
+        let mut changed: HashMap<String, (i64, Rev)> = HashMap::new();
         for row in rows {
-            *changed.entry(row.token).or_default() += 1;
+            changed.entry(row.token).or_default().0 += 1;
         }
-        Ok(changed)
+        let mut progress = Progress::new();
+        for mark in marks {
+            if let Some((_, reached)) = changed.get_mut(&mark.token) {
+                *reached = mark.read_upto;
+            }
+            progress.insert(mark.token, Reached { reached: mark.read_upto, top: 0, life: mark.life });
+        }
+        Ok((changed, progress))
     }
 
     /// Inserts the rows of the pushes and commits.

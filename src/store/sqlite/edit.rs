@@ -12,10 +12,11 @@ use crate::notification::{
 };
 use crate::store::commit::{self, Changed, Fresh, SHARED};
 use crate::store::plan::{self, Found, Kind, OpenRow, Plan, Slot};
-use crate::store::{Edit, Edited, Error, KeyedPush, PURGED, json};
+use crate::store::{ACTORS_PER_STEP, Edit, Edited, Erasing, Error, KeyedPush, PURGED, RELEASED_BYTES, json};
 
-/// The rows of an edit as one JSON text: token, seq, id, whether unread, whether retracted.
-type Going = (String, Rev, Uuid, u8, u8);
+/// The rows of an edit as one JSON text: token, seq, id, whether unread, whether retracted, and how many of its actors go
+/// with it.
+type Going = (String, Rev, Uuid, u8, u8, u32);
 
 impl Transaction<'_> {
     /// Finds out what the pushes depend on and decides what they become.
@@ -210,47 +211,69 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// One edit, from the begin to the commit.
-    pub(super) async fn edit(mut self, edit: &Edit) -> Result<Edited, Error> {
+    /// One step of an edit, from the begin to the commit.
+    pub(super) async fn edit(mut self, edit: &Edit, limit: u32) -> Result<Edited, Error> {
         sqlx::query!("begin immediate -- sqlite").execute(&mut *self.connection).await.map_err(unavailable)?;
-        let rows = match edit {
-            Edit::Retract { id } => self.retract(*id).await,
-            Edit::Ungroup { token, key, actor } => self.ungroup(token, key, actor).await,
-            Edit::Erase { token } => self.erase(token).await,
+        let limit = i64::from(limit.max(1));
+        let whole = |rows| (rows, None);
+        let done = match edit {
+            Edit::Retract { id, after } => self.retract(*id, after, limit).await,
+            Edit::Ungroup { token, key, actor } => self.ungroup(token, key, actor).await.map(whole),
+            Edit::Erase { token, begun } => self.erase(token, begun.as_ref(), limit).await,
             Edit::Expire { limit } => self.expire(*limit).await,
             Edit::Release { limit } => self.release(*limit).await,
             Edit::Purge { rows, history, seen } => self.purge(rows, history, *seen).await,
-            Edit::NoteUse { keys } => keys::note_use(self.connection, keys).await,
+            Edit::NoteUse { keys } => keys::note_use(self.connection, keys).await.map(whole),
         };
-        let rows = rows.map_err(unavailable)?;
+        let (rows, next) = done.map_err(unavailable)?;
         sqlx::query!("commit -- sqlite").execute(&mut *self.connection).await.map_err(uncommitted)?;
-        Ok(Edited { rows, events: self.events })
+        Ok(Edited { rows, events: self.events, next })
     }
 
-    async fn retract(&mut self, id: Uuid) -> Result<u64, sqlx::Error> {
+    async fn retract(&mut self, id: Uuid, after: &str, limit: i64) -> Result<(u64, Option<Edit>), sqlx::Error> {
         let id_text = id.to_string();
-        let cancelled = sqlx::query!("delete from scheduled where id = ?1", id_text)
+        let mut cancelled = 0;
+        // What is scheduled first: none of it becomes a row that was passed already.
+        if after.is_empty() {
+            cancelled = sqlx::query!(
+                "delete from scheduled where (id, token) in (
+                    select id, token from scheduled where id = ?1 order by token limit ?2)",
+                id_text,
+                limit
+            )
             .execute(&mut *self.connection)
             .await?
             .rows_affected();
+        }
+        let left = limit - cancelled.cast_signed();
+        if left <= 0 {
+            return Ok((cancelled, Some(Edit::retract(id))));
+        }
         let rows = sqlx::query_scalar!(
-            r#"select json_group_array(json_array(token, seq, id, read_at is null, 0)) as "rows!: String"
-            from notification where id = ?1 and retracted_at is null"#,
-            id_text
+            r#"select json_group_array(json_array(token, seq, id, read_at is null, retracted_at is not null, 0))
+                as "rows!: String"
+            from (select token, seq, id, read_at, retracted_at from notification where id = ?1 and token > ?2
+                order by token limit ?3)"#,
+            id_text,
+            after,
+            left
         )
         .fetch_one(&mut *self.connection)
         .await?;
-        let rows: Vec<Going> = super::parse(&rows).map_err(undecodable)?;
+        let mut rows: Vec<Going> = super::parse(&rows).map_err(undecodable)?;
+        let last = rows.last().filter(|_| rows.len() as i64 >= left);
+        let next = last.map(|(token, ..)| Edit::Retract { id, after: token.clone() });
+        rows.retain(|(.., retracted, _)| *retracted == 0);
         let hidden: Vec<_> = rows.iter().map(|(token, seq, ..)| (Token::stored(token), *seq)).collect();
         self.hide(&hidden).await?;
         self.depart(&rows, ChangeKind::Retracted).await?;
-        Ok(cancelled + rows.len() as u64)
+        Ok((cancelled + rows.len() as u64, next))
     }
 
     /// Tells of rows that go.
     async fn depart(&mut self, rows: &[Going], kind: fn(Vec<Uuid>) -> ChangeKind) -> Result<(), sqlx::Error> {
         let mut gone: BTreeMap<String, (Vec<Uuid>, i64)> = BTreeMap::new();
-        for (token, _, id, unread, retracted) in rows {
+        for (token, _, id, unread, retracted, _) in rows {
             let (ids, unread_rows) = gone.entry(token.clone()).or_default();
             if *retracted == 0 {
                 ids.push(*id);
@@ -318,46 +341,214 @@ impl Transaction<'_> {
         Ok(1)
     }
 
-    async fn erase(&mut self, token: &Token) -> Result<u64, sqlx::Error> {
+    /// Erases some of what was there when it began, the oldest first, or all that is left of it.
+    async fn erase(
+        &mut self,
+        token: &Token,
+        begun: Option<&Erasing>,
+        limit: i64,
+    ) -> Result<(u64, Option<Edit>), sqlx::Error> {
         let name = token.as_str();
-        let rows = sqlx::query!("delete from notification where token = ?1", name)
+        let inbox = sqlx::query!("select rev, unread, life from inbox where token = ?1", name)
+            .fetch_optional(&mut *self.connection)
+            .await?;
+        // An inbox that came in the place of the one that is to go, and was erased by somebody else.
+        let begun =
+            begun.filter(|begun| begun.upto == 0 || inbox.as_ref().is_none_or(|inbox| inbox.life == begun.life));
+        let (upto, life) = match (begun, &inbox) {
+            (Some(begun), _) => (begun.upto, begun.life),
+            (None, Some(inbox)) => (inbox.rev, inbox.life),
+            (None, None) => (0, 0),
+        };
+        let next = |scheduled_upto| {
+            Some(Edit::Erase { token: token.clone(), begun: Some(Erasing { scheduled_upto, upto, life }) })
+        };
+        let scheduled_upto = match begun {
+            Some(begun) => begun.scheduled_upto,
+            None => Some(Uuid::max()),
+        };
+        let mut rows = 0;
+        if let Some(last) = scheduled_upto {
+            let last_text = last.to_string();
+            rows = sqlx::query!(
+                "delete from scheduled where (id, token) in (
+                    select id, token from scheduled where token = ?1 and +id <= ?2 limit ?3)",
+                name,
+                last_text,
+                limit
+            )
             .execute(&mut *self.connection)
             .await?
             .rows_affected();
-        let scheduled = sqlx::query!("delete from scheduled where token = ?1", name)
-            .execute(&mut *self.connection)
-            .await?
-            .rows_affected();
-        sqlx::query!(
-            "delete from inbox_change where token = ?;
-            delete from notification_key where token = ?;
-            delete from notification_actor where token = ?;
-            delete from inbox where token = ?;
-            update meta set erasures = erasures + 1 where changes() > 0;",
+            if rows.cast_signed() >= limit {
+                return Ok((rows, next(Some(last.min(Uuid::now_v7())))));
+            }
+        }
+        let Some(inbox) = inbox.filter(|_| upto > 0) else { return Ok((rows, None)) };
+        let over = sqlx::query!(
+            r#"select
+                (select seq - 1 from notification where token = ?1 and seq <= ?2 order by seq limit 1 offset ?3)
+                    as "rows?: i64",
+                (select rev - 1 from inbox_change where token = ?1 and rev <= ?2 order by rev limit 1 offset ?3)
+                    as "changes?: i64",
+                (select seq - 1 from notification_actor where token = ?1 and seq <= ?2 order by seq limit 1 offset ?3)
+                    as "actors?: i64",
+                exists (select 1 from notification where token = ?1 and seq > ?2) as "newer!: bool""#,
             name,
-            name,
-            name,
-            name
-        )
-        .execute(&mut *self.connection)
-        .await?;
-        Ok(rows + scheduled)
-    }
-
-    async fn expire(&mut self, limit: u32) -> Result<u64, sqlx::Error> {
-        let rows = sqlx::query_scalar!(
-            r#"select json_group_array(json_array(token, seq, id, read_at is null, retracted_at is not null))
-                as "rows!: String"
-            from (select token, seq, id, read_at, retracted_at from notification where expires_at <= ?1
-                order by expires_at limit ?2)"#,
-            self.now_text,
+            upto,
             limit
         )
         .fetch_one(&mut *self.connection)
         .await?;
+        let some = [over.rows, over.changes, over.actors].into_iter().flatten().min();
+        if some.is_none() && !over.newer {
+            rows += sqlx::query!("delete from notification where token = ?1", name)
+                .execute(&mut *self.connection)
+                .await?
+                .rows_affected();
+            sqlx::query!(
+                "delete from inbox_change where token = ?;
+                delete from notification_key where token = ?;
+                delete from notification_actor where token = ?;
+                delete from inbox where token = ?;
+                update meta set erasures = erasures + 1 where changes() > 0;",
+                name,
+                name,
+                name,
+                name
+            )
+            .execute(&mut *self.connection)
+            .await?;
+            return Ok((rows, None));
+        }
+        let mut head = Head { rev: inbox.rev, unread: inbox.unread, ..Head::default() };
+        let (removed, progress) = self.forget(token, some.unwrap_or(upto), &mut head).await?;
+        rows += removed;
+        if let Some(actors) = over.actors
+            && !progress
+        {
+            self.forget_actors(token, actors + 1, limit, ChangeKind::Retracted, &mut head).await?;
+        }
+        if some.is_none() {
+            // It goes on as an inbox that has never had anything below what came meanwhile.
+            sqlx::query!(
+                "update meta set erasures = erasures + 1;
+                update inbox set life = (select erasures from meta) where token = ?",
+                name
+            )
+            .execute(&mut *self.connection)
+            .await?;
+            return Ok((rows, None));
+        }
+        Ok((rows, next(None)))
+    }
+
+    /// Removes what an inbox has up to a rev, and its history. Returns how many rows that were, and whether it was anything.
+    async fn forget(&mut self, token: &Token, upto: Rev, head: &mut Head) -> Result<(u64, bool), sqlx::Error> {
+        let name = token.as_str();
+        let unread = sqlx::query_scalar!(
+            r#"select count(*) as "unread!: i64" from notification
+            where token = ?1 and seq <= ?2 and read_at is null and retracted_at is null"#,
+            name,
+            upto
+        )
+        .fetch_one(&mut *self.connection)
+        .await?;
+        sqlx::query!(
+            "-- By its whole key, which the row still says: an inbox may have many.
+            delete from notification_key where (token, kind, key) in (
+                select held.token, held.kind, held.key from notification as row
+                cross join notification_key as held on held.token = row.token
+                    and held.kind = iif(row.group_key is null, 'collapse', 'group')
+                    and held.key = coalesce(row.group_key, row.collapse_key)
+                where row.token = ? and row.seq <= ? and held.seq = row.seq);
+
+            delete from notification_actor where token = ? and seq <= ?;",
+            name,
+            upto,
+            name,
+            upto
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        let rows = sqlx::query!("delete from notification where token = ?1 and seq <= ?2", name, upto)
+            .execute(&mut *self.connection)
+            .await?
+            .rows_affected();
+        let changes = sqlx::query!("delete from inbox_change where token = ?1 and rev <= ?2", name, upto)
+            .execute(&mut *self.connection)
+            .await?
+            .rows_affected();
+        sqlx::query!(
+            "update inbox set purged_rev = max(purged_rev, ?2), read_upto = max(read_upto, ?2),
+                delivered_upto = max(delivered_upto, ?2)
+            where token = ?1",
+            name,
+            upto
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        if unread > 0 {
+            let changed = Changed::make(token.clone(), head, -unread, ChangeKind::ReadUpTo(upto), None);
+            self.change(vec![changed], &HashMap::from([(name.to_owned(), *head)])).await?;
+        }
+        Ok((rows, rows + changes > 0))
+    }
+
+    /// Takes some of its actors from the row of a group that goes. It is retracted first: what it names would not be true
+    /// any more.
+    async fn forget_actors(
+        &mut self,
+        token: &Token,
+        seq: Rev,
+        limit: i64,
+        kind: fn(Vec<Uuid>) -> ChangeKind,
+        head: &mut Head,
+    ) -> Result<(), sqlx::Error> {
+        let name = token.as_str();
+        let row = sqlx::query!(
+            r#"select id, read_at is null as "unread!: bool" from notification
+            where token = ?1 and seq = ?2 and retracted_at is null"#,
+            name,
+            seq
+        )
+        .fetch_optional(&mut *self.connection)
+        .await?;
+        if let Some(row) = row {
+            let id = Uuid::parse_str(&row.id).map_err(undecodable)?;
+            self.hide(&[(token.clone(), seq)]).await?;
+            let changed = Changed::make(token.clone(), head, -i64::from(row.unread), kind(vec![id]), None);
+            self.change(vec![changed], &HashMap::from([(name.to_owned(), *head)])).await?;
+        }
+        sqlx::query!(
+            "delete from notification_actor where (token, seq, actor) in (
+                select token, seq, actor from notification_actor where token = ?1 and seq = ?2 limit ?3)",
+            name,
+            seq,
+            limit
+        )
+        .execute(&mut *self.connection)
+        .await?;
+        Ok(())
+    }
+
+    async fn expire(&mut self, limit: u32) -> Result<(u64, Option<Edit>), sqlx::Error> {
+        let rows = sqlx::query_scalar!(
+            r#"select json_group_array(json_array(token, seq, id, read_at is null, retracted_at is not null,
+                iif(group_key is null, 0, (select count(*) from (select 1 from notification_actor as known
+                    where known.token = row.token and known.seq = row.seq limit ?3)))))
+                as "rows!: String"
+            from (select token, seq, id, read_at, retracted_at, group_key from notification where expires_at <= ?1
+                order by expires_at limit ?2) as row"#,
+            self.now_text,
+            limit,
+            ACTORS_PER_STEP
+        )
+        .fetch_one(&mut *self.connection)
+        .await?;
         let rows: Vec<Going> = super::parse(&rows).map_err(undecodable)?;
-        self.remove(&rows).await?;
-        Ok(rows.len() as u64)
+        let (removed, left) = self.remove_some(&rows).await?;
+        Ok((removed, (!left.is_empty()).then_some(Edit::Expire { limit })))
     }
 
     async fn purge(
@@ -365,20 +556,27 @@ impl Transaction<'_> {
         rows: &[(Token, Rev)],
         history: &[(Token, Rev)],
         seen: DateTime<Utc>,
-    ) -> Result<u64, sqlx::Error> {
-        let (wanted, seen) = (json(&rows), timestamp(seen));
+    ) -> Result<(u64, Option<Edit>), sqlx::Error> {
+        let (wanted, seen_text) = (json(&rows), timestamp(seen));
         let rows = sqlx::query_scalar!(
-            r#"select json_group_array(json_array(token, seq, id, read_at is null, retracted_at is not null))
+            r#"select json_group_array(json_array(token, seq, id, read_at is null, retracted_at is not null,
+                iif(group_key is null, 0, (select count(*) from (select 1 from notification_actor as known
+                    where known.token = row.token and known.seq = row.seq limit ?3)))))
                 as "rows!: String"
-            from notification
+            from notification as row
             where (token, seq) in (select value ->> 0, value ->> 1 from json_each(?1)) and created_at <= ?2"#,
             wanted,
-            seen
+            seen_text,
+            ACTORS_PER_STEP
         )
         .fetch_one(&mut *self.connection)
         .await?;
         let rows: Vec<Going> = super::parse(&rows).map_err(undecodable)?;
-        self.remove(&rows).await?;
+        let (removed, left) = self.remove_some(&rows).await?;
+        if !left.is_empty() {
+            let rows = left.iter().map(|(token, seq, ..)| (Token::stored(token), *seq)).collect();
+            return Ok((removed, Some(Edit::Purge { rows, history: history.to_vec(), seen })));
+        }
         let history = json(&history);
         let changes = sqlx::query!(
             "delete from inbox_change where (token, rev) in (
@@ -399,7 +597,28 @@ impl Transaction<'_> {
         )
         .execute(&mut *self.connection)
         .await?;
-        Ok(rows.len() as u64 + changes)
+        Ok((removed + changes, None))
+    }
+
+    /// Removes as many of the rows as may go with their actors, or takes some of its actors from the first of them. Returns
+    /// how many rows went, and those that are left.
+    async fn remove_some<'g>(&mut self, rows: &'g [Going]) -> Result<(u64, &'g [Going]), sqlx::Error> {
+        let mut actors = 0;
+        let fit = rows.iter().take_while(|(.., count)| {
+            actors += i64::from(*count);
+            actors < ACTORS_PER_STEP
+        });
+        let (some, left) = rows.split_at(fit.count());
+        match left.first() {
+            Some((token, seq, ..)) if some.is_empty() => {
+                let token = Token::stored(token);
+                let mut heads = self.heads(&BTreeSet::from([token.as_str()])).await?;
+                let head = heads.entry(token.as_str().to_owned()).or_default();
+                self.forget_actors(&token, *seq, ACTORS_PER_STEP, ChangeKind::Expired, head).await?;
+            }
+            _ => self.remove(some).await?,
+        }
+        Ok((some.len() as u64, left))
     }
 
     /// Removes rows from the table. Their place in the history stays, so that it has no gap.
@@ -449,20 +668,39 @@ impl Transaction<'_> {
     }
 
     /// Moves due pushes into their inboxes, as if they were posted now.
-    async fn release(&mut self, limit: u32) -> Result<u64, sqlx::Error> {
-        let rows = sqlx::query!(
-            r#"select id, token, entity_type, ttl_secs as "ttl_secs: u32", collapse_key, group_key, actor, data
+    async fn release(&mut self, limit: u32) -> Result<(u64, Option<Edit>), sqlx::Error> {
+        let due = sqlx::query!(
+            r#"select id, token, entity_type, ttl_secs as "ttl_secs: u32", collapse_key, group_key, actor,
+                octet_length(data) as "bytes!: i64"
             from scheduled where due_at <= ?1 order by due_at, id, token limit ?2"#,
             self.now_text,
             limit
         )
         .fetch_all(&mut *self.connection)
         .await?;
+        // One at least, whatever it holds.
+        let mut bytes = 0;
+        let fit = due.iter().enumerate().take_while(|(at, row)| {
+            bytes += row.bytes;
+            *at == 0 || bytes <= RELEASED_BYTES
+        });
+        let fit = fit.count();
+        let next = (fit < due.len()).then_some(Edit::Release { limit });
+        let firsts = due[..fit].chunk_by(|one, other| one.id == other.id).map(|rows| (&rows[0].id, &rows[0].token));
+        let firsts = json(&firsts.collect::<Vec<_>>());
+        let data = sqlx::query!(
+            "select id, data from scheduled where (id, token) in (select value ->> 0, value ->> 1 from json_each(?1))",
+            firsts
+        )
+        .fetch_all(&mut *self.connection)
+        .await?;
+        let mut data: HashMap<String, String> = data.into_iter().map(|row| (row.id, row.data)).collect();
         let mut pushes: Vec<(Uuid, KeyedPush)> = Vec::new();
         let mut taken = Vec::new();
-        for row in rows {
+        for row in due.into_iter().take(fit) {
             let id = Uuid::parse_str(&row.id).map_err(undecodable)?;
             let token = Token::stored(&row.token);
+            let data = data.remove(&row.id);
             taken.push((row.id, row.token));
             if let Some((last, keyed)) = pushes.last_mut()
                 && *last == id
@@ -473,9 +711,9 @@ impl Transaction<'_> {
             let push = NewPush {
                 tokens: vec![token],
                 entity_type: row.entity_type,
-                data: match row.data == SHARED {
-                    true => Payload::stored(self.payload(id).await?).map_err(undecodable)?.shared(),
-                    false => Payload::stored(row.data).map_err(undecodable)?,
+                data: match data.unwrap_or_default() {
+                    data if data == SHARED => Payload::stored(self.payload(id).await?).map_err(undecodable)?.shared(),
+                    data => Payload::stored(data).map_err(undecodable)?,
                 },
                 options: Options {
                     ttl_secs: row.ttl_secs,
@@ -487,7 +725,7 @@ impl Transaction<'_> {
             pushes.push((id, KeyedPush { push, key: None }));
         }
         if pushes.is_empty() {
-            return Ok(0);
+            return Ok((0, None));
         }
         let gone = json(&taken);
         sqlx::query!(
@@ -501,7 +739,7 @@ impl Transaction<'_> {
         let fresh: Vec<_> = pushes.iter().map(|(id, push)| Fresh::new(push, *id, self.now)).collect();
         let plan = self.plan(&fresh, heads).await?;
         self.write(&fresh, plan).await?;
-        Ok(taken.len() as u64)
+        Ok((taken.len() as u64, next))
     }
 }
 

@@ -56,7 +56,7 @@ async fn removing_rows_looks_at_their_own_keys_only() {
     let steps = count_steps(&mut connection).await;
     let rows = (1..=ROWS).map(|seq| (Token::stored("1"), seq.cast_signed())).collect();
     let purge = Edit::Purge { rows, history: Vec::new(), seen: Utc::now() };
-    let edited = Transaction::new(&mut connection, Utc::now()).edit(&purge).await.unwrap();
+    let edited = Transaction::new(&mut connection, Utc::now()).edit(&purge, 1_000).await.unwrap();
     assert_eq!(edited.rows, ROWS);
     assert!(steps.load(Ordering::Relaxed) < 1_000 * ROWS, "{steps:?} steps");
     let keys = "select count(*) from notification_key";
@@ -69,11 +69,18 @@ async fn reading_all_looks_behind_what_was_read_before_only() {
     let folder = tempfile::tempdir().unwrap();
     let mut connection = large_inbox(&folder).await;
     let read = async |connection: &mut SqliteConnection, selection| {
-        let receipt = Receipt { token: Token::stored("1"), kind: ReceiptKind::Read, selection, after: 0, origin: None };
+        let receipt = Receipt {
+            token: Token::stored("1"),
+            kind: ReceiptKind::Read,
+            selection,
+            after: 0,
+            origin: None,
+            life: None,
+        };
         let (receipts, nothing) = ([receipt], []);
         let (reads, none) = (Selected::of(&receipts, ReceiptKind::Read), Selected::of(&nothing, ReceiptKind::Unread));
-        let heads = Transaction::new(connection, Utc::now()).turn(&reads, &none).await.unwrap();
-        heads["1"].unread
+        let heads = Transaction::new(connection, Utc::now()).turn(&reads, &none, 1_000_000).await.unwrap();
+        heads.0["1"].unread
     };
     assert_eq!(read(&mut connection, Selection::UpTo(19_990)).await, 10);
     let steps = count_steps(&mut connection).await;
