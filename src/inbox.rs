@@ -399,12 +399,17 @@ impl Inbox {
     ///
     /// # Errors
     /// As for [`Writer::edit`].
-    pub async fn erase(&self, token: Token) -> Result<u64, WriterError> {
-        let rows = self.writer.edit(Edit::erase(token.clone()), Some(&token)).await;
-        if matches!(rows, Ok(_) | Err(WriterError::Unfinished)) {
-            self.disconnect(&token);
-        }
-        rows
+    pub async fn erase(self: &Arc<Self>, token: Token) -> Result<u64, WriterError> {
+        let inbox = Arc::clone(self);
+        // A task of its own: the sessions end also when the caller has gone.
+        let work = tokio::spawn(async move {
+            let rows = inbox.writer.edit(Edit::erase(token.clone()), Some(&token)).await;
+            if matches!(rows, Ok(_) | Err(WriterError::Unfinished)) {
+                inbox.disconnect(&token);
+            }
+            rows
+        });
+        work.await.unwrap_or(Err(WriterError::Stopped))
     }
 
     /// Ends the sessions of a token here and has other nodes do so; returns how many were here. Their sockets are closed,

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::Inbox;
 use crate::notification::{Rev, Token};
-use crate::store::{self, Edit, Keep, Place, Stale};
+use crate::store::{self, Edit, Keep, Place, Stale, WriterError};
 
 /// How often to look for what is due: the most that a push for later is late, and that an expired row is still counted.
 const TEND_INTERVAL: Duration = Duration::from_secs(1);
@@ -82,6 +82,8 @@ impl Inbox {
                 *rows = rows.saturating_mul(2).min(TEND_ROWS);
                 is_full
             }
+            // It goes on without being asked.
+            Err(WriterError::Unfinished) => false,
             Err(error) => {
                 *rows = (*rows / 4).max(1);
                 warn!(%error, "Cannot process what is due, retrying");

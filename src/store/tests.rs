@@ -1371,6 +1371,24 @@ async fn a_row_that_is_marked_unread_after_all_were_read_stays_unread(make: fn()
     stop.cancel();
 }
 
+/// Queued together they could share a transaction, and the later steps of the read would undo it.
+async fn an_unread_right_behind_a_read_of_all_is_the_last_word(make: fn() -> Database) {
+    let database = make();
+    let mut opened = database.open().await;
+    let pushed = commit_pushes(&mut opened, (0..20).map(|_| push(&["1"], "{}")).collect()).await;
+    let (writer, stop) = writer(&mut opened, 3);
+    let ids = Selection::Ids(vec![pushed[1].id, pushed[19].id]);
+    let (read, unread) = tokio::join!(
+        biased;
+        writer.receipt(receipt("1", ReceiptKind::Read, Selection::All)),
+        writer.receipt(receipt("1", ReceiptKind::Unread, ids)),
+    );
+    assert_eq!((read.unwrap().unwrap().unread, unread.unwrap().unwrap().unread), (0, 2));
+    assert_eq!(list(&*opened.store, &token("1"), Some(true), now()).await.len(), 2);
+    assert_all_holds(&database).await;
+    stop.cancel();
+}
+
 /// Not for its own fault, and not while others' pushes share its transaction.
 async fn a_receipt_that_fails_fails_no_push(make: fn() -> Database) {
     let database = make();
@@ -1448,6 +1466,7 @@ on_each_database!(
     what_is_due_at_one_instant_is_released_in_its_order_and_a_few_bytes_at_a_time,
     others_have_their_turn_between_the_steps_of_a_large_change,
     a_row_that_is_marked_unread_after_all_were_read_stays_unread,
+    an_unread_right_behind_a_read_of_all_is_the_last_word,
     a_receipt_that_fails_fails_no_push,
 );
 

@@ -133,12 +133,24 @@ impl Job {
     }
 
     /// Whether it may share a transaction with those before it: in one the reads come first, so none may follow an unread
-    /// that it is to undo.
-    fn fits(&self, unread: bool) -> bool {
+    /// that it is to undo. Nor may an unread follow a read of many rows in the same inbox (`read`), which may need more
+    /// steps: it waits for them.
+    fn fits(&self, unread: bool, read: &HashSet<Token>) -> bool {
         match self {
             Self::Push(..) => true,
-            Self::Receipt(receipt, _) => !unread || receipt.kind == ReceiptKind::Unread,
+            Self::Receipt(receipt, _) => match receipt.kind {
+                ReceiptKind::Unread => !read.contains(&receipt.token),
+                ReceiptKind::Ack | ReceiptKind::Read => !unread,
+            },
             Self::Edit(..) => false,
+        }
+    }
+
+    /// The inbox of which it may mark so many rows read that it takes more than one step.
+    fn reads_many(&self) -> Option<&Token> {
+        match self {
+            Self::Receipt(receipt, _) if receipt.kind == ReceiptKind::Read && receipt.is_mark() => Some(&receipt.token),
+            _ => None,
         }
     }
 
@@ -418,6 +430,7 @@ impl WriterTask {
                 continue;
             }
             let (mut jobs, mut rows, mut bytes, mut unread, mut keys) = (Vec::new(), 0, 0, false, HashSet::new());
+            let mut read = HashSet::new();
             while let Some(job) = next {
                 if job.is_ack() {
                     self.put_aside(job);
@@ -427,13 +440,14 @@ impl WriterTask {
                 } else {
                     let repeated = job.key().is_some_and(|key| !keys.insert(key));
                     let is_full = rows + job.rows() > self.max_rows || bytes + job.bytes() > self.max_bytes;
-                    if repeated || !job.fits(unread) || (rows > 0 && is_full) {
+                    if repeated || !job.fits(unread, &read) || (rows > 0 && is_full) {
                         held = Some(job);
                         break;
                     }
                     rows += job.rows();
                     bytes += job.bytes();
                     unread |= job.is_unread();
+                    read.extend(job.reads_many().cloned());
                     jobs.push(job);
                 }
                 next = self.next_job();
@@ -575,7 +589,14 @@ impl WriterTask {
         self.tell();
         let started = Instant::now();
         match self.steps.next() {
-            Some(Step::Edit(steps)) => self.step_edit(steps).await,
+            Some(Step::Edit(steps)) => {
+                // They are about the inbox as it was before, which may be gone then.
+                if matches!(steps.edit, Edit::Erase { .. }) && !self.acks.is_empty() {
+                    self.commit_acks().await;
+                    self.tell();
+                }
+                self.step_edit(steps).await;
+            }
             Some(Step::Receipts(steps)) => self.step_receipts(steps).await,
             None => return,
         }
@@ -696,9 +717,15 @@ impl WriterTask {
                         "Commit failed, trying its pushes alone"
                     );
                 }
+                if batch.mark_rows.is_some() {
+                    self.steps.try_fewer_marks();
+                }
                 self.commit_apart(batch, push_answers, receipt_answers).await;
             }
             Err(error) => {
+                if batch.mark_rows.is_some() {
+                    self.steps.try_fewer_marks();
+                }
                 self.fails();
                 if let Some(left_out) = log_due("commit_failed") {
                     error!(batch.pushes = pushes, batch.receipts = receipts, %error, left_out, "Commit failed");

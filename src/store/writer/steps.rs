@@ -187,6 +187,7 @@ impl Steps {
         let same = self.edits.iter_mut().find(|steps| match (&steps.edit, &edit) {
             (Edit::Retract { id, .. }, Edit::Retract { id: same, .. }) => id == same,
             (Edit::Erase { token, .. }, Edit::Erase { token: same, .. }) => token == same,
+            (Edit::Release { .. }, Edit::Release { .. }) | (Edit::Expire { .. }, Edit::Expire { .. }) => true,
             _ => false,
         });
         let Some(steps) = same else { return Some((edit, caller)) };
@@ -275,8 +276,13 @@ impl Steps {
             }
             self.finished(steps);
         }
-        self.marks.rows = (self.marks.rows / 8).max(1);
+        self.try_fewer_marks();
         self.next_at = Instant::now() + RETRY_PAUSE;
+    }
+
+    /// Has receipts up to a rev look at fewer rows at a time: the database may be too slow for as many.
+    pub(super) fn try_fewer_marks(&mut self) {
+        self.marks.rows = (self.marks.rows / 8).max(1);
     }
 
     /// Gives up the receipts of an inbox that is erased: they are not about what comes in its place.
@@ -333,7 +339,9 @@ impl ReceiptSteps {
         let Receipt { after, origin, life, .. } = self.receipt;
         let (upto, before) = (other.upto(), self.receipt.upto());
         let joined = if life == other.life {
-            Receipt { after: after.min(other.after), origin: origin.filter(|_| origin == other.origin), ..other }
+            // Up to the `after` of either all is delivered, so an ack need not look there again.
+            let after = if other.kind == ReceiptKind::Ack { after.max(other.after) } else { after.min(other.after) };
+            Receipt { after, origin: origin.filter(|_| origin == other.origin), ..other }
         } else {
             other
         };
