@@ -50,6 +50,13 @@
 //!    `delivered_upto` is a lower bound that moves later: at a login, at the end of a session, after a thousand acks.
 //! 5. A read also changes `unread`, takes a `rev` of its own and is told to the other sessions as `inbox_changed`.
 //! 6. After the commit the client's callbacks are called.
+//!
+//! # One large change
+//! 1. Reading all, acking up to a rev, retracting, erasing, releasing and expiring begin like any receipt or edit, with a
+//!    transaction of a bounded number of rows.
+//! 2. What is left goes on in [`store`]'s writer, a step at a time and in turns with others, between the jobs of the queue.
+//!    Its rows adapt to `--step-ms`; counts are exact after each.
+//! 3. The caller is answered after the last step. A repeat joins a change in progress, or completes it after a restart.
 
 pub mod access;
 pub mod app;
