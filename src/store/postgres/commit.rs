@@ -8,6 +8,9 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,7 +36,8 @@ use crate::store::{
 /// may have theirs in the database.
 const ATTEMPTS: u32 = 5;
 
-/// The part of the timeout that a batch of pushes and receipts may take, so that enough of it is left to try the pushes alone.
+/// The part of the timeout that a batch of pushes and receipts may take, so that enough of it is left to try the pushes alone;
+/// unless it may commit by then.
 const MIXED_SHARE: f32 = 0.4;
 
 /// One writing connection, made anew whenever it breaks.
@@ -45,7 +49,7 @@ pub(super) struct PostgresCommitter {
     allow_fsync_off: bool,
     idempotency_ttl: Duration,
     /// Whether what was sent last may commit: if its answer is lost, nobody knows.
-    in_doubt: bool,
+    in_doubt: Arc<AtomicBool>,
 }
 
 impl PostgresCommitter {
@@ -57,7 +61,7 @@ impl PostgresCommitter {
             timeout: settings.timeout,
             allow_fsync_off: settings.allow_fsync_off,
             idempotency_ttl: settings.idempotency_ttl,
-            in_doubt: false,
+            in_doubt: Arc::default(),
         }
     }
 
@@ -67,7 +71,11 @@ impl PostgresCommitter {
             // And with the connection every transaction that was not committed.
             self.connection = None;
             let text = error.to_string();
-            return if self.in_doubt { Error::OutcomeUnknown(text.into()) } else { Error::Unavailable(text.into()) };
+            return if self.in_doubt.load(Ordering::Relaxed) {
+                Error::OutcomeUnknown(text.into())
+            } else {
+                Error::Unavailable(text.into())
+            };
         }
         if code(&error).is_some_and(|code| code == READ_ONLY) {
             // Of a server that another took the place of: a new connection may lead there.
@@ -85,7 +93,7 @@ impl PostgresCommitter {
 
     /// A connection that works, if there was one or one can be made.
     async fn connect(&mut self, now: DateTime<Utc>) -> Result<Transaction<'_>, sqlx::Error> {
-        self.in_doubt = false;
+        self.in_doubt.store(false, Ordering::Relaxed);
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
@@ -98,7 +106,7 @@ impl PostgresCommitter {
             }
         };
         let connection = self.connection.insert(connection);
-        Ok(Transaction { connection, in_doubt: &mut self.in_doubt, now, events: Vec::new() })
+        Ok(Transaction { connection, in_doubt: &self.in_doubt, now, events: Vec::new() })
     }
 
     async fn transaction(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, sqlx::Error> {
@@ -117,7 +125,7 @@ impl PostgresCommitter {
         if batch.receipts.iter().all(|receipt| receipt.kind == ReceiptKind::Ack) && !keyed && !depends && !shares {
             let fresh = commit::fresh(&batch.pushes, &HashMap::new(), now);
             // A statement outside of a transaction is one of its own.
-            *transaction.in_doubt = true;
+            transaction.in_doubt.store(true, Ordering::Relaxed);
             let stored = transaction.insert(&fresh).await?;
             let pushes = commit::outcomes(&batch.pushes, &HashMap::new(), stored);
             let receipts = commit::told(&batch.receipts, &HashMap::new());
@@ -140,7 +148,7 @@ impl PostgresCommitter {
         if keyed {
             transaction.remember(&fresh, &stored).await?;
         }
-        *transaction.in_doubt = true;
+        transaction.in_doubt.store(true, Ordering::Relaxed);
         sqlx::query!("commit -- postgres").execute(&mut *transaction.connection).await?;
         let pushes = commit::outcomes(&batch.pushes, &earlier, stored);
         Ok(Committed { pushes, receipts, events: transaction.events, unfinished })
@@ -150,7 +158,7 @@ impl PostgresCommitter {
         let mut transaction = self.connect(now).await?;
         sqlx::query!("begin -- postgres").execute(&mut *transaction.connection).await?;
         let (rows, next) = transaction.edit(edit, i64::from(rows.max(1))).await?;
-        *transaction.in_doubt = true;
+        transaction.in_doubt.store(true, Ordering::Relaxed);
         sqlx::query!("commit -- postgres").execute(&mut *transaction.connection).await?;
         Ok(Edited { rows, events: transaction.events, next })
     }
@@ -165,12 +173,32 @@ impl PostgresCommitter {
     }
 }
 
+/// Waits for a transaction until `deadline`, or only until `early` while it is sure that it does not commit.
+async fn in_time<T>(
+    early: Option<Instant>,
+    deadline: Instant,
+    in_doubt: &AtomicBool,
+    transaction: impl Future<Output = T>,
+) -> Result<T, Elapsed> {
+    let mut transaction = pin!(transaction);
+    if let Some(early) = early {
+        match timeout_at(early, &mut transaction).await {
+            Ok(done) => return Ok(done),
+            Err(elapsed) if !in_doubt.load(Ordering::Relaxed) => return Err(elapsed),
+            Err(_) => {}
+        }
+    }
+    timeout_at(deadline, transaction).await
+}
+
 #[async_trait]
 impl Committer for PostgresCommitter {
     async fn commit(&mut self, batch: &Batch, now: DateTime<Utc>) -> Result<Committed, Error> {
-        let deadline = Instant::now() + if batch.is_mixed() { self.timeout.mul_f32(MIXED_SHARE) } else { self.timeout };
+        let began = Instant::now();
+        let early = batch.is_mixed().then(|| began + self.timeout.mul_f32(MIXED_SHARE));
+        let (deadline, in_doubt) = (began + self.timeout, Arc::clone(&self.in_doubt));
         for attempt in 1.. {
-            match timeout_at(deadline, self.transaction(batch, now)).await {
+            match in_time(early, deadline, &in_doubt, self.transaction(batch, now)).await {
                 Ok(Ok(committed)) => return Ok(committed),
                 Ok(Err(error)) => self.again(Ok(error), attempt).await?,
                 Err(elapsed) => self.again(Err(elapsed), attempt).await?,
@@ -234,7 +262,7 @@ fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
 /// One transaction; the statements of its steps.
 pub(super) struct Transaction<'c> {
     pub(super) connection: &'c mut PgConnection,
-    in_doubt: &'c mut bool,
+    in_doubt: &'c AtomicBool,
     pub(super) now: DateTime<Utc>,
     pub(super) events: Vec<(Token, Event)>,
 }
@@ -794,5 +822,26 @@ impl Transaction<'_> {
         .execute(&mut *self.connection)
         .await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transaction_that_may_commit_is_not_given_up_early() {
+        let [early, needs, deadline] = [2, 3, 5].map(Duration::from_secs);
+        for (in_doubt, commits) in [(false, false), (true, true)] {
+            let began = Instant::now();
+            let slow = tokio::time::sleep(needs);
+            let done = in_time(Some(began + early), began + deadline, &AtomicBool::new(in_doubt), slow).await;
+            assert_eq!(done.is_ok(), commits);
+            assert_eq!(began.elapsed(), if commits { needs } else { early });
+        }
+        let began = Instant::now();
+        let endless = tokio::time::sleep(deadline * 2);
+        assert!(in_time(None, began + deadline, &AtomicBool::new(false), endless).await.is_err());
+        assert_eq!(began.elapsed(), deadline);
     }
 }
