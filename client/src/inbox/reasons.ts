@@ -8,6 +8,7 @@ const REASONS: Readonly<Record<string, Reason>> = {
   busy: "busy",
   draining: "busy",
   outcome_unknown: "busy",
+  unfinished: "busy",
   storage_full: "busy",
   storage_unavailable: "busy",
   unavailable: "busy",
