@@ -101,7 +101,7 @@ impl Problem {
             WriterError::Stopped => Self::draining(),
             WriterError::Unfinished => Self::unavailable(
                 "unfinished",
-                "it is about many rows, some are done and the rest goes on; the same request again is answered when all are",
+                "the change affects many notifications and is still in progress; repeat the request to be answered when it is complete",
             ),
             WriterError::Store(failure) => Self::store(failure),
         }

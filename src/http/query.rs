@@ -55,17 +55,17 @@ fn check(query: &str, known: &'static [&'static str]) -> Result<(), Problem> {
     // What is none would be read as other characters.
     match percent_decode_str(query).decode_utf8() {
         Ok(_) => Ok(()),
-        Err(_) => Err(Problem::bad_request("invalid_query", "the query is not UTF-8")),
+        Err(_) => Err(Problem::bad_request("invalid_query", "the query must be UTF-8")),
     }
 }
 
 fn unknown(name: &str, known: &[&'static str]) -> String {
     let name = names::shortened(name);
     let [most @ .., last] = known else {
-        return format!("{name:?} is no parameter of this request, which has none: its path and body say everything");
+        return format!("{name:?} is not a parameter of this request, which has none");
     };
     let meant = meant(&name, known).map(|meant| format!(": did you mean {meant}?")).unwrap_or_default();
-    format!("{name:?} is no parameter of this request{meant} (it has {} and {last})", most.join(", "))
+    format!("{name:?} is not a parameter of this request{meant} (it has {} and {last})", most.join(", "))
 }
 
 /// The parameter that a name was perhaps meant to be: `Unread`, `unread_only`, `type`.
@@ -128,9 +128,9 @@ mod tests {
             ("page_limit=a=", "did you mean limit?"),
             ("page_limit=5", "did you mean limit?"),
             ("unred=true", "did you mean unread?"),
-            ("_=1700000000", "\"_\" is no parameter of this request (it has unread, entityType and limit)"),
-            ("tokens%5B%5D=1", "\"tokens[]\" is no parameter"),
-            ("=1", "\"\" is no parameter"),
+            ("_=1700000000", "\"_\" is not a parameter of this request (it has unread, entityType and limit)"),
+            ("tokens%5B%5D=1", "\"tokens[]\" is not a parameter"),
+            ("=1", "\"\" is not a parameter"),
             ("unread=True", "unread"),
             ("entityType=%ff", "UTF-8"),
             ("limit=1&limit=2", "limit"),

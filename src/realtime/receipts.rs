@@ -307,7 +307,9 @@ fn why_not_stored(error: &WriterError) -> &'static str {
     match error {
         WriterError::Busy => "the service is busy, send this again later",
         WriterError::Stopped => "the service is stopping",
-        WriterError::Unfinished => "this is about many rows and goes on, send it again to learn when it is done",
+        WriterError::Unfinished => {
+            "this affects many notifications and is still in progress, send it again to be answered when it is complete"
+        }
         WriterError::Store(error) => {
             if let Some(left_out) = log_due("receipt_failed") {
                 warn!(%error, left_out, "Receipt failed");

@@ -331,8 +331,7 @@ impl Store for PostgresStore {
             .fetch_all(&self.readers)
             .await
             .map_err(unavailable)?;
-            let payloads = self.payloads(&shared_ids(&mut rows, |row| shared_slot(row.id, &mut row.data))).await?;
-            if !fill_in(&mut rows, payloads, self.page_bytes, |row| shared_slot(row.id, &mut row.data)) {
+            if !self.fill_in(&mut rows, |row| shared_slot(row.id, &mut row.data)).await? {
                 continue;
             }
             let mut builder = PageBuilder::new(page.limit, self.page_bytes);
@@ -403,16 +402,12 @@ impl Store for PostgresStore {
             .await
             .map_err(unavailable)?;
             // What is gone needs no data.
-            let payloads = self
-                .payloads(&shared_ids(&mut rows, |row| match (row.id, &row.change) {
+            let is_filled = self
+                .fill_in(&mut rows, |row| match (row.id, &row.change) {
                     (Some(id), None) => shared_slot(id, &mut row.data),
                     _ => None,
-                }))
+                })
                 .await?;
-            let is_filled = fill_in(&mut rows, payloads, self.page_bytes, |row| match (row.id, &row.change) {
-                (Some(id), None) => shared_slot(id, &mut row.data),
-                _ => None,
-            });
             if !is_filled {
                 continue;
             }
@@ -466,8 +461,7 @@ impl Store for PostgresStore {
             .fetch_all(&self.readers)
             .await
             .map_err(unavailable)?;
-            let payloads = self.payloads(&shared_ids(&mut rows, |row| shared_slot(row.id, &mut row.data))).await?;
-            if !fill_in(&mut rows, payloads, self.page_bytes, |row| shared_slot(row.id, &mut row.data)) {
+            if !self.fill_in(&mut rows, |row| shared_slot(row.id, &mut row.data)).await? {
                 continue;
             }
             let mut builder = PageBuilder::new(query.limit, self.page_bytes);
@@ -675,6 +669,16 @@ impl Store for PostgresStore {
 }
 
 impl PostgresStore {
+    /// Fills in the `data` of rows whose push has it stored once, as [`fill_in`] does.
+    async fn fill_in<R>(
+        &self,
+        rows: &mut Vec<R>,
+        slot: impl Fn(&mut R) -> Option<(Uuid, &mut String)>,
+    ) -> Result<bool, Error> {
+        let payloads = self.payloads(&shared_ids(rows, &slot)).await?;
+        Ok(fill_in(rows, payloads, self.page_bytes, slot))
+    }
+
     /// What is stored once for all rows of a push, for the first pushes up to the bytes of a page. Most pages have nothing of
     /// the kind.
     async fn payloads(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, String>, Error> {

@@ -211,6 +211,16 @@ async fn epoch(connection: &mut SqliteConnection) -> Result<String, OpenError> {
 }
 
 impl SqliteStore {
+    /// Fills in the `data` of rows whose push has it stored once, as [`fill_in`] does.
+    async fn fill_in<R>(
+        &self,
+        rows: &mut Vec<R>,
+        slot: impl Fn(&mut R) -> Option<(Uuid, &mut String)>,
+    ) -> Result<bool, Error> {
+        let payloads = self.payloads(&shared_ids(rows, &slot)).await?;
+        Ok(fill_in(rows, payloads, self.page_bytes, slot))
+    }
+
     /// What is stored once for all rows of a push, for the first pushes up to the bytes of a page. Most pages have nothing of
     /// the kind.
     async fn payloads(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, String>, Error> {
@@ -306,8 +316,7 @@ impl Store for SqliteStore {
         .await
         .map_err(unavailable)?;
             let mut rows: Vec<NotificationRow<'_>> = parse(&rows)?;
-            let payloads = self.payloads(&shared_ids(&mut rows, |row| shared_slot(&row.1, &mut row.4))).await?;
-            if !fill_in(&mut rows, payloads, self.page_bytes, |row| shared_slot(&row.1, &mut row.4)) {
+            if !self.fill_in(&mut rows, |row| shared_slot(&row.1, &mut row.4)).await? {
                 continue;
             }
             let mut builder = PageBuilder::new(page.limit, self.page_bytes);
@@ -382,16 +391,12 @@ impl Store for SqliteStore {
             .map_err(unavailable)?;
             let mut rows: Vec<Row<'_>> = parse(&rows)?;
             // What is gone needs no data.
-            let payloads = self
-                .payloads(&shared_ids(&mut rows, |row| match (&row.1, &row.9) {
+            let is_filled = self
+                .fill_in(&mut rows, |row| match (&row.1, &row.9) {
                     (Some(id), None) => shared_slot(id, &mut row.4),
                     _ => None,
-                }))
+                })
                 .await?;
-            let is_filled = fill_in(&mut rows, payloads, self.page_bytes, |row| match (&row.1, &row.9) {
-                (Some(id), None) => shared_slot(id, &mut row.4),
-                _ => None,
-            });
             if !is_filled {
                 continue;
             }
@@ -444,8 +449,7 @@ impl Store for SqliteStore {
             .await
             .map_err(unavailable)?;
             let mut rows: Vec<(NotificationRow<'_>, Time<'_>, Time<'_>, Time<'_>)> = parse(&rows)?;
-            let payloads = self.payloads(&shared_ids(&mut rows, |row| shared_slot(&row.0.1, &mut row.0.4))).await?;
-            if !fill_in(&mut rows, payloads, self.page_bytes, |row| shared_slot(&row.0.1, &mut row.0.4)) {
+            if !self.fill_in(&mut rows, |row| shared_slot(&row.0.1, &mut row.0.4)).await? {
                 continue;
             }
             let mut builder = PageBuilder::new(query.limit, self.page_bytes);

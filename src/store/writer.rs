@@ -68,7 +68,7 @@ pub enum WriterError {
     #[error("the service is stopping")]
     Stopped,
     /// It is large and goes on; the same again tells when it is done.
-    #[error("the change goes on")]
+    #[error("the change is still in progress")]
     Unfinished,
     /// The database did not do it.
     #[error(transparent)]
@@ -697,6 +697,9 @@ impl WriterTask {
         if !batch.acked.is_empty() || batch.receipts.iter().any(|receipt| receipt.kind == ReceiptKind::Ack) {
             self.acks_took = took;
         }
+        if result.is_err() && batch.mark_rows.is_some() {
+            self.steps.try_fewer_marks();
+        }
         match result {
             Ok(committed) => {
                 let duration_ms = took.as_millis();
@@ -717,15 +720,9 @@ impl WriterTask {
                         "Commit failed, trying its pushes alone"
                     );
                 }
-                if batch.mark_rows.is_some() {
-                    self.steps.try_fewer_marks();
-                }
                 self.commit_apart(batch, push_answers, receipt_answers).await;
             }
             Err(error) => {
-                if batch.mark_rows.is_some() {
-                    self.steps.try_fewer_marks();
-                }
                 self.fails();
                 if let Some(left_out) = log_due("commit_failed") {
                     error!(batch.pushes = pushes, batch.receipts = receipts, %error, left_out, "Commit failed");

@@ -352,7 +352,7 @@ impl ReceiptSteps {
 
 /// Tells a caller that too much is going on.
 fn refuse<T>(caller: Caller<T>) {
-    let error = Error::Unavailable("too many large changes are going on, send this again later".into());
+    let error = Error::Unavailable("too many large changes are in progress, send this again later".into());
     caller.send(Err(error)).ok();
 }
 
