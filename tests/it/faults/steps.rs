@@ -9,8 +9,11 @@ use tokio::time::sleep;
 use crate::api::Answer;
 use crate::server::{Place, TestServer};
 
-/// Rows of the inbox `big`, and inboxes with a row of one wide push.
-const ROWS: i64 = 12_000;
+/// Rows of the inbox `big`: three times as many as the first transaction of a receipt marks.
+const ROWS: i64 = 30_000;
+
+/// Inboxes with a row of one wide push.
+const INBOXES: i64 = 12_000;
 
 const WIDE: &str = "00000000-0000-7000-8000-000000000000";
 
@@ -20,7 +23,8 @@ async fn fill(server: &TestServer) {
         Place::File(_) => ("'00000000-0000-7000-8001-' || (100000000000 + i)", format!("'{WIDE}'")),
         Place::Postgres(_) => ("('00000000-0000-7000-8001-' || (100000000000 + i))::uuid", format!("'{WIDE}'::uuid")),
     };
-    let rows = format!("with recursive n (i) as (select 1 union all select i + 1 from n where i < {ROWS})");
+    let upto = |last: i64| format!("with recursive n (i) as (select 1 union all select i + 1 from n where i < {last})");
+    let (rows, inboxes) = (upto(ROWS), upto(INBOXES));
     let at = "2026-01-02T03:04:05.678Z";
     let life = "(select erasures from meta)";
     server
@@ -29,10 +33,10 @@ async fn fill(server: &TestServer) {
             "insert into inbox (token, rev, unread, created_at, life) values ('big', {ROWS}, {ROWS}, '{at}', {life});
             {rows} insert into notification (token, seq, id, entity_type, created_at, data)
             select 'big', i, {id}, 'like', '{at}', '{{}}' from n;
-            {rows} insert into inbox (token, rev, unread, created_at, life) select 'user ' || i, 1, 1, '{at}', {life} from n;
-            {rows} insert into notification (token, seq, id, entity_type, created_at, data)
+            {inboxes} insert into inbox (token, rev, unread, created_at, life) select 'user ' || i, 1, 1, '{at}', {life} from n;
+            {inboxes} insert into notification (token, seq, id, entity_type, created_at, data)
             select 'user ' || i, 1, {wide}, 'like', '{at}', '{{}}' from n;
-            {rows} insert into scheduled (id, token, due_at, entity_type, created_at, data)
+            {inboxes} insert into scheduled (id, token, due_at, entity_type, created_at, data)
             select {wide}, 'late ' || i, '2099-01-02T03:04:05.678Z', 'like', '{at}', '{{}}' from n;"
         ))
         .await;
@@ -116,9 +120,11 @@ async fn pushes_are_stored_and_counts_are_exact_while_a_large_change_goes_on() {
         tokio::pin!(change);
         let mut between = 0;
         let answer = loop {
+            // In this order: where both have come before this task has its turn, the push came while the change went on.
             tokio::select! {
-                answer = &mut change => break answer,
+                biased;
                 pushed = api.push("watcher", "{}") => drop(pushed),
+                answer = &mut change => break answer,
             }
             between += 1;
             watcher.expect_message().await;
